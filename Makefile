@@ -1,0 +1,25 @@
+# The Python that makes the environment in .venv.
+PYTHON ?= python3
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: quickstart test lint
+
+# Train on the embedded sample data, export to OpenVINO and look at an image.
+quickstart: $(INSTALLED)
+	$(BIN)/anomalib train -c configs/quickstart.yaml
+	$(BIN)/python -m anomalib_students.quickstart
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[dev,ray]'
+	touch $@

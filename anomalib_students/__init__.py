@@ -1,0 +1,44 @@
+"""Uninformed Students (Bergmann et al., CVPR 2020) for anomalib.
+
+The public names are loaded on first use, so that importing the package, as its entry point does within
+``import torch``, imports nothing else.
+
+Example:
+    >>> import anomalib_students
+    >>> anomalib_students.__all__
+    ['MVTec', 'SampleParts', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .data import MVTec, SampleParts
+    from .lightning_model import UninformedStudents
+    from .torch_model import UninformedStudentsModel
+
+__version__ = "0.1.0"
+
+__all__ = ["MVTec", "SampleParts", "UninformedStudents", "UninformedStudentsModel", "__version__"]
+
+_HOME = {
+    "MVTec": ".data",
+    "SampleParts": ".data",
+    "UninformedStudents": ".lightning_model",
+    "UninformedStudentsModel": ".torch_model",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the public name's module (PEP 562)."""
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the names that are not loaded yet too."""
+    return sorted({*globals(), *__all__})
