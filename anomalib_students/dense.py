@@ -1,0 +1,197 @@
+"""Dense descriptors: the patch network on every patch of an image at the cost of one pass (Section 3.1).
+
+A patch network with pooling describes only the patches on a coarse grid when it slides over an image. The others are
+the same network after a shift of each pooling by one pixel, in each direction. So every pooling splits its input into
+2 x 2 phases, which go on as separate images of the batch; when the last layer is done, the phases are interleaved to
+the full resolution. The result is exact: no descriptor differs from the one of its patch cropped out alone. The idea
+is that of Bailer et al., "Fast Dense Feature Extraction with CNNs that have Pooling or Striding Layers" (BMVC 2017).
+
+With an output stride s only every s-th pixel is described, from the same networks: phases that fall between these
+pixels are left out, and where the network has too few poolings for s, its last convolution takes larger steps.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional
+
+from .patch_network import PatchNetwork
+
+__all__ = ["OUTPUT_STRIDES", "check_output_stride", "dense_descriptors", "reflect_pad", "sample_phase"]
+
+OUTPUT_STRIDES = (1, 2, 4, 8)
+"""Supported distances in pixels between neighbouring descriptors."""
+PHASE_SIDE = 32
+"""Patches in each direction that a training step sees. On a fixed budget, many steps on few patches of an image learn
+more than few steps on many: they tell the networks less of one image, and more of all."""
+
+
+def check_output_stride(output_stride: int) -> None:
+    """Refuse an output stride that is not supported.
+
+    Args:
+        output_stride: Distance s in pixels between neighbouring descriptors.
+
+    Raises:
+        ValueError: If ``output_stride`` is not one of :data:`OUTPUT_STRIDES`.
+    """
+    if output_stride not in OUTPUT_STRIDES:
+        msg = f"The output stride must be one of {OUTPUT_STRIDES}, got {output_stride}."
+        raise ValueError(msg)
+
+
+def reflect_pad(images: torch.Tensor, left: int, right: int, top: int, bottom: int) -> torch.Tensor:
+    """Pad images by reflection about their border pixels, as often as the padding needs it.
+
+    Unlike :func:`torch.nn.functional.pad`, the padding may be larger than the image: a reflection is then itself
+    reflected, as in :func:`numpy.pad`.
+
+    Args:
+        images: Images of shape ``(B, C, H, W)`` with ``H, W >= 1``.
+        left: Columns to add on the left.
+        right: Columns to add on the right.
+        top: Rows to add at the top.
+        bottom: Rows to add at the bottom.
+
+    Returns:
+        Images of shape ``(B, C, top + H + bottom, left + W + right)``.
+    """
+    height, width = images.shape[-2:]
+    # Where the sides are symbols of an export, a comparison would limit the sizes that the exported model takes.
+    is_static = isinstance(height, int) and isinstance(width, int)
+    if is_static and max(left, right) < width and max(top, bottom) < height:
+        return functional.pad(images, (left, right, top, bottom), mode="reflect")
+    rows = _reflected_indices(height, top, bottom, images.device)
+    columns = _reflected_indices(width, left, right, images.device)
+    return images.index_select(-2, rows).index_select(-1, columns)
+
+
+def dense_descriptors(network: PatchNetwork, images: torch.Tensor, output_stride: int = 1) -> torch.Tensor:
+    """Describe the patch around every ``output_stride``-th pixel of images.
+
+    The patch of side p around a pixel is cropped from the image padded by ``(p - 1) / 2`` pixels with reflection.
+
+    Args:
+        network: Patch network with receptive field p and descriptor dimension d.
+        images: Images of shape ``(B, 3, H, W)`` with ``H, W >= 1``.
+        output_stride: Distance s between described pixels, 1, 2, 4 or 8.
+
+    Returns:
+        Descriptors of shape ``(B, d, ceil(H / s), ceil(W / s))``; entry ``(i, j)`` describes pixel ``(s i, s j)``.
+
+    Raises:
+        ValueError: If ``output_stride`` is not supported.
+
+    Example:
+        >>> network = PatchNetwork(patch_size=33)
+        >>> dense_descriptors(network, torch.rand(1, 3, 50, 41), output_stride=4).shape
+        torch.Size([1, 128, 13, 11])
+    """
+    check_output_stride(output_stride)
+    rows, columns = (-(-side // output_stride) for side in images.shape[-2:])
+    steps = _layer_steps(network, output_stride)
+    n_splits = sum(step.split for step in steps)
+    # Every phase describes the same number of pixels, a few of them beyond the border where the sides do not divide.
+    features = _pad_to(
+        images,
+        height=_input_side(steps, -(-rows // 2**n_splits)),
+        width=_input_side(steps, -(-columns // 2**n_splits)),
+        border=network.patch_size // 2,
+    )
+    for step, module in zip(steps, network.convolutions, strict=True):
+        convolution = cast("nn.Conv2d", module)
+        features = functional.conv2d(features, convolution.weight, convolution.bias, stride=step.stride)
+        if convolution is not network.convolutions[-1]:
+            features = network.activation(features)
+        if step.split:
+            features = _pool_every_phase(network, features)
+        elif step.pool:
+            features = network.pool(features)
+    for _ in range(n_splits):
+        features = rearrange(features, "(row column b) d h w -> b d (h row) (w column)", row=2, column=2)
+    return features[..., :rows, :columns]
+
+
+def sample_phase(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
+    """Draw a random part of all patches of images that one plain pass of the patch network describes.
+
+    Neighbouring patches are nearly the same sample, so a training step need not see them all. It gets those of a
+    random tile of the image, and of them one phase of the network's poolings: every ``stride``-th patch in each
+    direction from a random offset, up to :data:`PHASE_SIDE` of them. Each patch is as likely as any other, so that the
+    mean of a loss over the part estimates its mean over all patches (eq. 7) without bias.
+
+    Args:
+        network: Patch network with receptive field p.
+        images: Images of shape ``(B, 3, H, W)``.
+
+    Returns:
+        Part of the padded images, of shape ``(B, 3, h, w)`` with ``h, w >= p``, to be passed to ``network`` and to
+        others of its architecture.
+    """
+    border = network.patch_size // 2
+    padded = reflect_pad(images, border, border, border, border)
+    rows, columns = (_random_phase(side, network.stride) for side in images.shape[-2:])
+    return padded[..., rows.start : rows.stop + 2 * border, columns.start : columns.stop + 2 * border]
+
+
+class _LayerStep(NamedTuple):
+    """How the dense network evaluates one layer of the patch network."""
+
+    kernel_size: int
+    stride: int
+    pool: bool
+    split: bool
+
+
+def _layer_steps(network: PatchNetwork, output_stride: int) -> list[_LayerStep]:
+    """Decide for each layer whether its pooling splits into phases, and the stride of its convolution."""
+    steps = []
+    pooling_stride = 1
+    for index, layer in enumerate(network.architecture):
+        is_last = index == len(network.architecture) - 1
+        stride = max(1, output_stride // network.stride) if is_last else 1
+        steps.append(_LayerStep(layer.kernel_size, stride, layer.pool, layer.pool and pooling_stride >= output_stride))
+        pooling_stride *= 2 if layer.pool else 1
+    return steps
+
+
+def _input_side(steps: list[_LayerStep], outputs: int) -> int:
+    """Side of the input, in pixels, from which the network computes ``outputs`` descriptors a phase."""
+    side = outputs
+    for step in reversed(steps):
+        if step.pool:
+            side = 2 * side + step.split
+        side = (side - 1) * step.stride + step.kernel_size
+    return side
+
+
+def _pad_to(images: torch.Tensor, height: int, width: int, border: int) -> torch.Tensor:
+    """Pad images by ``border`` on the left and top, and on the right and bottom to the given size."""
+    right = width - border - images.shape[-1]
+    bottom = height - border - images.shape[-2]
+    return reflect_pad(images, border, right, border, bottom)
+
+
+def _pool_every_phase(network: PatchNetwork, features: torch.Tensor) -> torch.Tensor:
+    """Pool features of shape ``(B, C, 2h + 1, 2w + 1)`` at each of 2 x 2 offsets to ``(4B, C, h, w)``."""
+    return torch.cat([network.pool(features[..., row:, column:]) for row in (0, 1) for column in (0, 1)])
+
+
+def _reflected_indices(side: int, before: int, after: int, device: torch.device) -> torch.Tensor:
+    """Indices of the pixels of a side that appear in its padded form."""
+    # As a tensor, since exporters cannot divide by a side that is known only at run time.
+    period = torch.scalar_tensor(max(2 * (side - 1), 1), dtype=torch.int64, device=device)
+    offsets = torch.arange(-before, side + after, device=device).remainder(period)
+    return torch.minimum(offsets, period - offsets)
+
+
+def _random_phase(side: int, stride: int) -> range:
+    """Draw the span from the first to the last patch of a random phase of a random tile of a side."""
+    n_tiles = -(-side // (PHASE_SIDE * stride))
+    tile = -(-side // n_tiles)
+    # The last tile overlaps the one before it where they do not divide the side.
+    start = min(int(torch.randint(n_tiles, ())) * tile, side - tile)
+    phase = range(start + int(torch.randint(min(stride, tile), ())), start + tile, stride)
+    return range(phase[0], phase[-1] + 1)

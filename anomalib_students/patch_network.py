@@ -1,0 +1,137 @@
+"""Patch networks: one descriptor for one square patch (Tables 4, 5a and 5b of the paper).
+
+The architectures are data (:data:`ARCHITECTURES`), from which the network, its receptive field and its pooling stride
+follow. They correct three slips of the printed tables, each of which contradicts the output sizes beside it:
+
+- p = 17: Conv1 has kernel 6 (17 -> 12), not 5;
+- p = 33: Conv1 has kernel 5 (33 -> 29), not 3;
+- p = 65: Conv5 sees a 1 x 1 map and has kernel 1, not 3; Conv3 has 128 outputs.
+
+Paper:
+    Bergmann, Fauser, Sattlegger, Steger: "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative
+    Latent Embeddings", CVPR 2020.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+__all__ = ["ARCHITECTURES", "NEGATIVE_SLOPE", "ConvolutionLayer", "PatchNetwork", "check_patch_size"]
+
+NEGATIVE_SLOPE = 5e-3
+"""Slope of the leaky rectified linear unit that follows every convolution but the last."""
+
+
+class ConvolutionLayer(NamedTuple):
+    """One convolution of a patch network, valid and with stride 1.
+
+    Attributes:
+        kernel_size: Side of the square kernel in pixels.
+        channels: Output channels; ``None`` stands for the descriptor dimension d.
+        pool: Whether a 2 x 2 max-pooling with stride 2 follows the activation.
+    """
+
+    kernel_size: int
+    channels: int | None
+    pool: bool = False
+
+
+ARCHITECTURES: dict[int, tuple[ConvolutionLayer, ...]] = {
+    17: (
+        ConvolutionLayer(6, 128),
+        ConvolutionLayer(5, 256),
+        ConvolutionLayer(5, 256),
+        ConvolutionLayer(4, None),
+    ),
+    33: (
+        ConvolutionLayer(5, 128, pool=True),
+        ConvolutionLayer(5, 256, pool=True),
+        ConvolutionLayer(2, 256),
+        ConvolutionLayer(4, None),
+    ),
+    65: (
+        ConvolutionLayer(5, 128, pool=True),
+        ConvolutionLayer(5, 128, pool=True),
+        ConvolutionLayer(5, 128, pool=True),
+        ConvolutionLayer(4, 256),
+        ConvolutionLayer(1, None),
+    ),
+}
+"""Layers of the patch network for each patch size p."""
+
+
+def check_patch_size(patch_size: int) -> None:
+    """Refuse a patch size for which the paper gives no architecture.
+
+    Args:
+        patch_size: Side p of the patch in pixels.
+
+    Raises:
+        ValueError: If there is no architecture for ``patch_size``.
+    """
+    if patch_size not in ARCHITECTURES:
+        msg = f"No architecture for patch size {patch_size}: choose from {sorted(ARCHITECTURES)}."
+        raise ValueError(msg)
+
+
+class PatchNetwork(nn.Module):
+    """Map patches of side p to descriptors (Tables 4, 5a, 5b); teacher and students share this architecture.
+
+    Applied to an image larger than p it is fully convolutional, and describes the patches whose top left corners lie
+    on a grid with the spacing :attr:`stride`. :func:`anomalib_students.dense.dense_descriptors` fills in the rest.
+
+    Args:
+        patch_size: Side p of the square patch in pixels: 17, 33 or 65.
+        descriptor_dim: Dimension d of the descriptor.
+
+    Raises:
+        ValueError: If there is no architecture for ``patch_size``, or ``descriptor_dim`` is less than 1.
+
+    Example:
+        >>> network = PatchNetwork(patch_size=33)
+        >>> network(torch.rand(4, 3, 33, 33)).shape
+        torch.Size([4, 128, 1, 1])
+    """
+
+    def __init__(self, patch_size: int, descriptor_dim: int = 128) -> None:
+        super().__init__()
+        check_patch_size(patch_size)
+        if descriptor_dim < 1:
+            msg = f"The descriptor dimension must be at least 1, got {descriptor_dim}."
+            raise ValueError(msg)
+        self.patch_size = patch_size
+        self.descriptor_dim = descriptor_dim
+        self.architecture = ARCHITECTURES[patch_size]
+
+        channels = [3, *(layer.channels or descriptor_dim for layer in self.architecture)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels[index], channels[index + 1], layer.kernel_size)
+            for index, layer in enumerate(self.architecture)
+        )
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+
+    @property
+    def stride(self) -> int:
+        """Spacing in pixels between the patches that one pass over an image describes: 2 to the power of poolings."""
+        return 2 ** sum(layer.pool for layer in self.architecture)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describe patches.
+
+        Args:
+            patches: Patches of shape ``(B, 3, p, p)``, or images of shape ``(B, 3, H, W)`` with ``H, W >= p``.
+
+        Returns:
+            Descriptors of shape ``(B, d, 1, 1)``, for images ``(B, d, h, w)`` with one descriptor every
+            :attr:`stride` pixels.
+        """
+        features = patches
+        for index, (layer, convolution) in enumerate(zip(self.architecture, self.convolutions, strict=True)):
+            features = convolution(features)
+            if index < len(self.architecture) - 1:
+                features = self.activation(features)
+            if layer.pool:
+                features = self.pool(features)
+        return features
