@@ -1,0 +1,84 @@
+"""From descriptors to anomaly scores (eqs. 8 to 12)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+__all__ = ["combine_scales", "normalised_score", "predictive_uncertainty", "regression_error", "upsample"]
+
+
+def regression_error(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared distance between the mean of the students and the teacher (eqs. 8 and 9).
+
+    Args:
+        students: Descriptors of M students, of shape ``(M, B, d, h, w)``.
+        target: Normalised descriptors of the teacher, of shape ``(B, d, h, w)``.
+
+    Returns:
+        Regression error e of shape ``(B, h, w)`` in float32, in ``[0, inf)``.
+    """
+    return (students.float().mean(dim=0) - target.float()).square().sum(dim=1)
+
+
+def predictive_uncertainty(students: torch.Tensor) -> torch.Tensor:
+    """Spread of the students around their mean (eq. 10).
+
+    Eq. 10 subtracts the squared norm of the mean from the mean squared norm. The mean squared distance to the mean is
+    the same number, without the cancellation.
+
+    Args:
+        students: Descriptors of M students, of shape ``(M, B, d, h, w)``.
+
+    Returns:
+        Predictive uncertainty v of shape ``(B, h, w)`` in float32, in ``[0, inf)``; zero for M = 1.
+    """
+    students = students.float()
+    return (students - students.mean(dim=0)).square().sum(dim=2).mean(dim=0)
+
+
+def normalised_score(value: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Express a score in standard deviations from its mean over anomaly-free images (a term of eq. 11).
+
+    Args:
+        value: Regression error or predictive uncertainty, of shape ``(B, h, w)``.
+        mean: Its mean over anomaly-free images, a scalar.
+        std: Its standard deviation over anomaly-free images, a positive scalar.
+
+    Returns:
+        Normalised score of shape ``(B, h, w)``.
+    """
+    return (value - mean) / std
+
+
+def upsample(scores: torch.Tensor, output_stride: int, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate scores of every s-th pixel bilinearly to all pixels; exact where scores are given.
+
+    Pixels beyond the last given row or column take the value of the nearest pixel before them.
+
+    Args:
+        scores: Scores of shape ``(B, 1, ceil(H / s), ceil(W / s))``; entry ``(i, j)`` belongs to pixel ``(s i, s j)``.
+        output_stride: Distance s between the given pixels.
+        size: Height H and width W of the map.
+
+    Returns:
+        Scores of shape ``(B, 1, H, W)``.
+    """
+    if output_stride == 1:
+        return scores
+    # With aligned corners, the first and the last entry are the centres of the first and the last pixel.
+    covered = [output_stride * (side - 1) + 1 for side in scores.shape[-2:]]
+    scores = functional.interpolate(scores, size=covered, mode="bilinear", align_corners=True)
+    return functional.pad(scores, (0, size[1] - covered[1], 0, size[0] - covered[0]), mode="replicate")
+
+
+def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Average the normalised scores of several patch sizes (eq. 12).
+
+    Args:
+        scores: One map of shape ``(B, 1, H, W)`` for each patch size.
+
+    Returns:
+        Anomaly map of shape ``(B, 1, H, W)``.
+    """
+    return torch.stack(tuple(scores)).mean(dim=0)

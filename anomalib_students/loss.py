@@ -1,0 +1,58 @@
+"""Losses of the teacher's pretraining (eqs. 1, 5 and 6) and of the students (eq. 7)."""
+
+import torch
+
+__all__ = ["compactness_loss", "distillation_loss", "regression_loss"]
+
+
+def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared distance between decoded descriptors and those of the source network (eq. 1).
+
+    Args:
+        decoded: Decoded descriptors D(T(p)) of shape ``(B, k)``.
+        target: Descriptors P(p) of the source network, of shape ``(B, k)``.
+
+    Returns:
+        Squared l2 distance, averaged over the batch; a scalar in ``[0, inf)``.
+    """
+    return (decoded - target).square().sum(dim=1).mean()
+
+
+def compactness_loss(descriptors: torch.Tensor) -> torch.Tensor:
+    """Sum of the absolute correlations between different descriptor dimensions over a batch (eq. 5).
+
+    Eq. 5 sums the correlations as they are, so that two dimensions of opposite sign would count as compact, although
+    they are as redundant as two equal ones. The absolute value closes that gap.
+
+    Args:
+        descriptors: Descriptors of shape ``(B, d)``; for ``B = 1`` there is no correlation, and the loss is 0.
+
+    Returns:
+        Sum of ``|c_ij|`` over ``i != j``; a scalar in ``[0, d (d - 1)]``.
+
+    Example:
+        >>> compactness_loss(torch.tensor([[1.0, -1.0], [2.0, -2.0], [3.0, -3.0]]))
+        tensor(2.0000)
+    """
+    centred = descriptors - descriptors.mean(dim=0)
+    # The floor keeps the gradient finite where a dimension is constant over the batch.
+    norms = centred.square().sum(dim=0).clamp_min(torch.finfo(centred.dtype).eps).sqrt()
+    normalised = centred / norms
+    # Autocast would round the correlations to bfloat16, most of which are near zero.
+    with torch.autocast(descriptors.device.type, enabled=False):
+        correlations = normalised.T @ normalised
+    return correlations.abs().sum() - correlations.diagonal().abs().sum()
+
+
+def regression_loss(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared distance between the students' predictions and the teacher's normalised descriptors (eq. 7).
+
+    Args:
+        students: Descriptors of M students, of shape ``(M, B, d, h, w)``.
+        target: Normalised descriptors of the teacher, of shape ``(B, d, h, w)``.
+
+    Returns:
+        Squared l2 distance averaged over batch and pixels and summed over the students; a scalar in ``[0, inf)``. No
+        two students share a parameter, so the sum gives each the gradient of its own eq. 7.
+    """
+    return (students.float() - target.float()).square().sum(dim=2).mean(dim=(1, 2, 3)).sum()
