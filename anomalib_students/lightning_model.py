@@ -1,0 +1,344 @@
+"""Uninformed Students for anomalib.
+
+Bergmann et al., "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative Latent Embeddings", CVPR
+2020: a teacher describes the neighbourhood of every pixel, an ensemble of students learns to imitate it on good parts
+only, and where they err or disagree, a part is anomalous.
+
+Example:
+    >>> from anomalib.data import MVTec
+    >>> from anomalib.engine import Engine
+    >>> from anomalib.models import UninformedStudents
+    >>> Engine().train(UninformedStudents(patch_sizes=(33,)), datamodule=MVTec())  # doctest: +SKIP
+
+See Also:
+    :class:`anomalib_students.torch_model.UninformedStudentsModel`: the networks, without the training.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast, get_args
+
+import torch
+import wrapt
+from anomalib import LearningType
+from anomalib.data import AnomalibDataset, Batch
+from anomalib.data.dataclasses import DatasetItem
+from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Score
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from tqdm import tqdm
+
+from .dense import dense_descriptors
+from .normalization_split import NormalizationSplit
+from .resize import exportable_transform
+from .statistics import RunningStatistics
+from .teacher.weights import BUNDLED, load_teacher, teacher_path
+from .torch_model import TrainingMode, UninformedStudentsModel
+
+__all__ = ["UninformedStudents"]
+
+LearningRateSchedule = Literal["constant", "cosine"]
+
+MAX_EPOCHS = 100
+"""Epochs that the paper trains for (Section 4.2)."""
+ONNX_OPSET = 18
+"""Operator set of exported models: the one in which torch exports."""
+
+
+class UninformedStudents(AnomalibModule):
+    """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
+
+    Args:
+        patch_sizes: Sides p of the receptive fields in pixels, each 17, 33 or 65. The scores of several are averaged.
+        n_students: Number M of students for each patch size.
+        output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8. The paper scores every
+            pixel; the others are interpolated.
+        training_mode: ``"dense"`` trains on every pixel of an image in each step, as the paper; ``"phase"`` on a random
+            part of them, at a fraction of the cost.
+        teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
+            from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
+        descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
+        lr: Learning rate of Adam.
+        lr_schedule: ``"constant"`` as the paper, or ``"cosine"`` to let it decay to zero over the training, which short
+            trainings profit from.
+        weight_decay: Weight decay of Adam.
+        normalization_split: Part of the anomaly-free training images that is held out for the statistics of eq. 11.
+        pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation.
+        post_processor: Post-processor, or ``True`` for anomalib's default.
+        evaluator: Evaluator, or ``True`` for AUROC and F1 of images and pixels, and AUPRO up to a false positive rate
+            of 0.3.
+        visualizer: Visualizer, or ``True`` for anomalib's default.
+
+    Raises:
+        ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes`` and ``descriptor_dim``.
+        FileNotFoundError: If a teacher file does not exist.
+
+    Example:
+        >>> model = UninformedStudents(patch_sizes=(33,), n_students=2, output_stride=8)
+        >>> model.model.patch_sizes
+        (33,)
+    """
+
+    def __init__(
+        self,
+        patch_sizes: Sequence[int] = (17, 33, 65),
+        n_students: int = 3,
+        output_stride: int = 4,
+        training_mode: TrainingMode = "phase",
+        teacher: str | Mapping[int, str] | None = BUNDLED,
+        descriptor_dim: int = 128,
+        lr: float = 1e-4,
+        lr_schedule: LearningRateSchedule = "constant",
+        weight_decay: float = 1e-5,
+        normalization_split: float = 0.1,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self._keep_antialiasing_in_exports()
+        self.model: UninformedStudentsModel = UninformedStudentsModel(
+            patch_sizes=patch_sizes,
+            n_students=n_students,
+            output_stride=output_stride,
+            training_mode=training_mode,
+            descriptor_dim=descriptor_dim,
+        )
+        if lr <= 0 or weight_decay < 0:
+            msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
+            raise ValueError(msg)
+        if lr_schedule not in get_args(LearningRateSchedule):
+            msg = f"lr_schedule must be one of {get_args(LearningRateSchedule)}, got {lr_schedule!r}."
+            raise ValueError(msg)
+        if teacher is not None:
+            for patch_size, ensemble in zip(patch_sizes, self.model.scales, strict=True):
+                path = teacher_path(teacher, patch_size)
+                ensemble.teacher.load_state_dict(load_teacher(path, patch_size, descriptor_dim).state_dict())
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.weight_decay = weight_decay
+        self.normalization_split = NormalizationSplit(normalization_split)
+        self._scores_normalised_at: int | None = None
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add the hold-out of the normalisation images to anomalib's callbacks.
+
+        Returns:
+            Pre- and post-processor, evaluator and visualizer, and the hold-out.
+        """
+        return [*cast("Sequence[Callback]", super().configure_callbacks()), self.normalization_split]
+
+    def on_fit_start(self) -> None:
+        """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""
+        self._scores_normalised_at = None
+        if self.trainer.ckpt_path is None:
+            self._normalise_descriptors()
+
+    def training_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Compute the students' loss (eq. 7).
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Dictionary with the loss.
+        """
+        images = cast("torch.Tensor", batch.image)
+        loss = self.model(images)
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))
+        return {"loss": loss}
+
+    def on_validation_start(self) -> None:
+        """Normalise the scores before anomalib measures their range and threshold."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._normalise_scores()
+
+    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Predict anomaly maps and scores.
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            The batch, with predictions.
+        """
+        predictions = self.model(batch.image)
+        return batch.update(**predictions._asdict())
+
+    def on_train_end(self) -> None:
+        """Normalise the scores with the final students, where no validation has done so."""
+        self._normalise_scores()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint complete: normalised scores, and no need for the teacher's file.
+
+        Args:
+            checkpoint: Checkpoint about to be written.
+        """
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            # The checkpoint refers to the statistics, which change in place.
+            self._normalise_scores()
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["teacher"] = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the pre- and post-processor.
+
+        Args:
+            checkpoint: Checkpoint that is loaded.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._keep_antialiasing_in_exports()
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
+        """Export to ONNX as every anomalib model, in the operator set that needs no conversion of the padding.
+
+        Args:
+            args: See :meth:`anomalib.models.components.ExportMixin.to_onnx`.
+            kwargs: Likewise.
+
+        Returns:
+            Path of the ONNX model.
+        """
+        kwargs.setdefault("opset_version", ONNX_OPSET)
+        return super().to_onnx(*args, **kwargs)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam over the students, with the learning rate of the chosen schedule.
+
+        Returns:
+            The optimizer, and the scheduler where there is one.
+        """
+        optimizer = torch.optim.Adam(
+            (parameter for parameter in self.model.parameters() if parameter.requires_grad),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+        )
+        if self.lr_schedule == "constant":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure the default evaluator.
+
+        Returns:
+            AUROC and F1 of images and pixels, and AUPRO up to a false positive rate of 0.3, the paper's measure.
+        """
+        return Evaluator(
+            test_metrics=[
+                AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+                F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+                AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+                AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False, fpr_limit=0.3),
+            ],
+        )
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments of the trainer that the model depends on: no validation before there are statistics."""
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """The model learns from anomaly-free images."""
+        return LearningType.ONE_CLASS
+
+    def _keep_antialiasing_in_exports(self) -> None:
+        """Have exported models resize images as the engine does."""
+        if isinstance(self.pre_processor, PreProcessor):
+            self.pre_processor.export_transform = exportable_transform(self.pre_processor.transform)
+
+    @torch.no_grad()
+    def _normalise_descriptors(self) -> None:
+        """Compute mean and standard deviation of the teachers' descriptors over the training images."""
+        ensembles = self.model.scales
+        statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
+        for images in self._images(self.normalization_split.training, "Teacher descriptors"):
+            for ensemble, part in zip(ensembles, statistics, strict=True):
+                descriptors = dense_descriptors(ensemble.teacher, images, self.model.output_stride)
+                part.update(descriptors.movedim(1, -1).flatten(0, -2))
+        for ensemble, total in zip(ensembles, statistics, strict=True):
+            ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
+            ensemble.descriptor_std.copy_(_divisor(total.std).view(-1, 1, 1))
+
+    @torch.no_grad()
+    def _normalise_scores(self) -> None:
+        """Compute mean and standard deviation of the scores over the held-out images (eq. 11)."""
+        if self._scores_normalised_at == self.global_step:
+            return
+        ensembles = self.model.scales
+        statistics = [RunningStatistics(dim=2) for _ in ensembles]
+        for images in self._images(self.normalization_split.held_out, "Score statistics"):
+            for ensemble, part in zip(ensembles, statistics, strict=True):
+                part.update(torch.stack(ensemble.raw_scores(images, self.model.output_stride), dim=-1).flatten(0, -2))
+        for ensemble, total in zip(ensembles, statistics, strict=True):
+            if not total.mean.isfinite().all():
+                msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
+                raise ValueError(msg)
+            divisor = _divisor(total.std)
+            ensemble.error_mean.copy_(total.mean[0])
+            ensemble.error_std.copy_(divisor[0])
+            ensemble.uncertainty_mean.copy_(total.mean[1])
+            ensemble.uncertainty_std.copy_(divisor[1])
+        self._scores_normalised_at = self.global_step
+
+    def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[torch.Tensor]:
+        """Iterate over the pre-processed images of a data set, in the trainer's precision."""
+        if dataset is None:
+            msg = "The statistics can be computed only while the model is fitted."
+            raise RuntimeError(msg)
+        for index in tqdm(range(len(dataset)), desc=description, leave=False):
+            images = dataset.collate_fn([_read(dataset, index)]).image.to(self.device)
+            if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+                images = self.pre_processor.transform(images)
+            with self.trainer.precision_plugin.forward_context():
+                yield images
+
+
+def _read(dataset: AnomalibDataset, index: int) -> DatasetItem:
+    """Read an image, or say which one cannot be read: that is not among what the decoder tells."""
+    try:
+        return dataset[index]
+    except (OSError, SyntaxError, ValueError) as error:
+        path = dataset.samples.iloc[index].image_path
+        msg = f"Cannot read the training image {path}: {error}. Repair or remove it."
+        raise ValueError(msg) from error
+
+
+def _divisor(std: torch.Tensor) -> torch.Tensor:
+    """Keep what does not vary at all from being divided by zero."""
+    return torch.where(std > 0, std, torch.ones_like(std)).float()
+
+
+def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
+    """Give anomalib's engine the paper's number of epochs for our model where the user names no limit.
+
+    ``trainer_arguments`` would not do: they take precedence over what the user says.
+    """
+    model = args[0] if args else kwargs["model"]
+    limits = engine._cache.args  # noqa: SLF001
+    unlimited = limits.get("max_epochs") is None and limits.get("max_time") is None
+    if isinstance(model, UninformedStudents) and unlimited and limits.get("max_steps") in {None, -1}:
+        limits["max_epochs"] = MAX_EPOCHS
+    setup(*args, **kwargs)
+
+
+@wrapt.when_imported("anomalib.engine.engine")
+def _train_as_long_as_the_paper(engine: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(engine, "Engine._setup_trainer", _setup_trainer)

@@ -1,0 +1,126 @@
+"""Anomaly-free training images held out for the statistics of eq. 11."""
+
+import logging
+
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from pandas import DataFrame
+
+__all__ = ["NormalizationSplit", "split_indices"]
+
+logger = logging.getLogger(__name__)
+
+SEED = 0
+"""Seed of the split, so that a resumed run holds out the same images."""
+
+
+def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]:
+    """Split images at random into those to train on and those to hold out; the same at every call.
+
+    Args:
+        n_images: Number of images, at least 1.
+        fraction: Part to hold out, in ``(0, 1)``. At least one image is held out.
+
+    Returns:
+        Sorted indices of the images to train on, and of those held out. A single image is used for both.
+    """
+    if n_images == 1:
+        return [0], [0]
+    n_held_out = min(max(1, round(n_images * fraction)), n_images - 1)
+    order = torch.randperm(n_images, generator=torch.Generator().manual_seed(SEED)).tolist()
+    return sorted(order[n_held_out:]), sorted(order[:n_held_out])
+
+
+class NormalizationSplit(Callback):
+    """Hold out part of the training images while a model is fitted.
+
+    The images are taken out of the training set for the time of the fit only, so that the data module can be used
+    again. They are never taken from the validation or test images, among which are anomalies.
+
+    Args:
+        fraction: Part of the training images to hold out, in ``(0, 1)``. At least one image is held out.
+
+    Attributes:
+        training: Images that the students learn from, during a fit.
+        held_out: Images that they never see, during a fit.
+
+    Raises:
+        ValueError: If ``fraction`` is out of range.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        if not 0 < fraction < 1:
+            msg = f"normalization_split must lie between 0 and 1, got {fraction}."
+            raise ValueError(msg)
+        self.fraction = fraction
+        self.training: AnomalibDataset | None = None
+        self.held_out: AnomalibDataset | None = None
+        self._all_samples: DataFrame | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the images out before the trainer builds its data loader.
+
+        Args:
+            trainer: Trainer that starts a fit.
+            pl_module: Model that is fitted.
+            stage: Function of the trainer; only ``"fit"`` matters.
+
+        Raises:
+            ValueError: If the training data are not an anomalib data set, or have no images.
+        """
+        del pl_module
+        if stage != TrainerFn.FITTING:
+            return
+        dataset = _training_dataset(trainer)
+        if len(dataset) == 0:
+            msg = "There are no anomaly-free images to train on: the training set is empty."
+            raise ValueError(msg)
+        training, held_out = split_indices(len(dataset), self.fraction)
+        if training == held_out:
+            logger.warning("There is a single training image: the scores are normalised on the image trained on.")
+        self.training, self.held_out = dataset, dataset.subsample(held_out)
+        self._all_samples = dataset.samples
+        # In place, since the data loader may exist already, and reads the samples only when it is iterated.
+        dataset.subsample(training, inplace=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the images back after the fit.
+
+        Args:
+            trainer: Trainer of the fit.
+            pl_module: Model that was fitted.
+            stage: Function of the trainer.
+        """
+        del trainer, pl_module, stage
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the images back when the fit was interrupted.
+
+        Args:
+            trainer: Trainer of the fit.
+            pl_module: Model that was fitted.
+            exception: Why it was interrupted.
+        """
+        del trainer, pl_module, exception
+        self._restore()
+
+    def _restore(self) -> None:
+        if self.training is not None:
+            self.training.samples = self._all_samples
+        self.training = self.held_out = self._all_samples = None
+
+
+def _training_dataset(trainer: Trainer) -> AnomalibDataset:
+    # The trainer has no public name for the source of its data before it has built its data loader.
+    source = trainer.fit_loop._data_source.instance  # noqa: SLF001
+    dataset = source.train_data if isinstance(source, AnomalibDataModule) else getattr(source, "dataset", None)
+    if not isinstance(dataset, AnomalibDataset):
+        msg = (
+            "UninformedStudents holds out training images to normalise its scores, and can do so only for an anomalib "
+            f"data module or a data loader over an AnomalibDataset, not for {type(source).__name__}."
+        )
+        raise ValueError(msg)
+    return dataset

@@ -1,0 +1,96 @@
+"""Antialiased resizing that can be exported.
+
+Anomalib resizes with antialiasing in training and in its engine, but not in exported models, for which torch has no
+such operator. An image that the camera delivers larger than the model's input is then seen differently after export,
+and scored differently. Here the same resampling is written as two products of matrices.
+"""
+
+from typing import Any
+
+import torch
+from anomalib.pre_processing.utils.transform import get_exportable_transform
+from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+
+__all__ = ["AntialiasedResize", "antialiased_resize", "exportable_transform"]
+
+
+def antialiased_resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize images with a triangular filter as wide as the scale, as torch's antialiased bilinear interpolation.
+
+    Args:
+        images: Images of shape ``(B, C, H, W)`` in floating point.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+
+    Returns:
+        Images of shape ``(B, C, height, width)``.
+    """
+    rows = _resampling_matrix(images.shape[-2], height, images)
+    columns = _resampling_matrix(images.shape[-1], width, images)
+    return rows @ images @ columns.T
+
+
+class AntialiasedResize(Transform):
+    """Transform that resizes batches of images with :func:`antialiased_resize`.
+
+    Args:
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.height = height
+        self.width = width
+
+    def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
+        """Resize images of shape ``(B, C, H, W)``.
+
+        Args:
+            inpt: Images in floating point.
+            params: Unused.
+
+        Returns:
+            Images of shape ``(B, C, height, width)``.
+        """
+        del params
+        return antialiased_resize(inpt, self.height, self.width)
+
+
+def exportable_transform(transform: Transform | None) -> Transform | None:
+    """Make a transform exportable, as anomalib does, but without taking the antialiasing out.
+
+    Args:
+        transform: Transform of a pre-processor.
+
+    Returns:
+        Transform that gives the same images, within the precision of floating point.
+    """
+    exportable = get_exportable_transform(transform)
+    if isinstance(transform, Compose) and isinstance(exportable, Compose):
+        pairs = zip(transform.transforms, exportable.transforms, strict=True)
+        return Compose([_antialiased(original, replacement) for original, replacement in pairs])
+    return _antialiased(transform, exportable)
+
+
+def _antialiased(original: Transform | None, exportable: Transform | None) -> Transform | None:
+    if not isinstance(original, Resize):
+        return exportable
+    is_antialiased = (
+        original.antialias
+        and InterpolationMode(original.interpolation) is InterpolationMode.BILINEAR
+        # A single number stands for the shorter side, and leaves the other to the image.
+        and isinstance(original.size, list | tuple)
+        and len(original.size) == 2
+    )
+    return AntialiasedResize(*original.size) if is_antialiased else exportable
+
+
+def _resampling_matrix(side: int, new_side: int, like: torch.Tensor) -> torch.Tensor:
+    """Weights of the old pixels in each new pixel, of shape ``(new_side, side)``."""
+    # As tensors, since exporters cannot divide by a side that is known only at run time.
+    scale = torch.scalar_tensor(side, dtype=like.dtype, device=like.device) / new_side
+    centres = (torch.arange(new_side, device=like.device, dtype=like.dtype) + 0.5) * scale
+    pixels = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
+    weights = (1 - (pixels - centres[:, None]).abs() / scale.clamp_min(1)).clamp_min(0)
+    return weights / weights.sum(dim=1, keepdim=True)

@@ -1,0 +1,227 @@
+"""Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, cast, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .anomaly_map import combine_scales, normalised_score, predictive_uncertainty, regression_error, upsample
+from .dense import check_output_stride, dense_descriptors, sample_phase
+from .loss import regression_loss
+from .patch_network import PatchNetwork, check_patch_size
+
+__all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
+
+TrainingMode = Literal["phase", "dense"]
+
+TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256}
+"""Pixels of a batch whose activations are kept for the backward pass, in each training mode. The images of a larger
+batch are worked off in parts, whose activations are computed once more in the backward pass."""
+EVALUATION_PIXELS = 4 * 256 * 256
+"""Pixels of a batch that are scored together."""
+
+
+class StudentTeacherEnsemble(nn.Module):
+    """A teacher, its M students, and the statistics that make their scores comparable, for one patch size.
+
+    Args:
+        patch_size: Side p of the receptive field: 17, 33 or 65.
+        n_students: Number M of students, at least 1.
+        descriptor_dim: Dimension d of the descriptors.
+
+    Attributes:
+        teacher: Frozen patch network. Its weights are random until they are loaded.
+        students: M patch networks with random weights.
+        descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
+        descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
+        error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
+        error_std: Its standard deviation; a scalar.
+        uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
+        uncertainty_std: Its standard deviation; a scalar.
+    """
+
+    descriptor_mean: torch.Tensor
+    descriptor_std: torch.Tensor
+    error_mean: torch.Tensor
+    error_std: torch.Tensor
+    uncertainty_mean: torch.Tensor
+    uncertainty_std: torch.Tensor
+
+    def __init__(self, patch_size: int, n_students: int, descriptor_dim: int) -> None:
+        super().__init__()
+        self.teacher = PatchNetwork(patch_size, descriptor_dim).requires_grad_(requires_grad=False)
+        self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim) for _ in range(n_students))
+        self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
+        self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
+        for score in ("error", "uncertainty"):
+            self.register_buffer(f"{score}_mean", torch.zeros(()))
+            self.register_buffer(f"{score}_std", torch.ones(()))
+
+    def describe(
+        self,
+        images: torch.Tensor,
+        describe: Callable[[PatchNetwork, torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe images with all networks.
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            describe: How to apply a patch network to images.
+
+        Returns:
+            Descriptors of the students, of shape ``(M, B, d, h, w)``, and the normalised descriptors of the teacher, of
+            shape ``(B, d, h, w)``.
+        """
+        with torch.no_grad():
+            descriptors = describe(self.teacher, images).float()
+        target = (descriptors - self.descriptor_mean) / self.descriptor_std
+        students = [describe(cast("PatchNetwork", student), images) for student in self.students]
+        return torch.stack(students), target
+
+    def training_loss(self, images: torch.Tensor, mode: TrainingMode) -> torch.Tensor:
+        """Compute the loss of all students (eq. 7).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them.
+
+        Returns:
+            Sum of the students' losses; a scalar.
+        """
+        if mode == "phase":
+            images = sample_phase(self.teacher, images)
+        parts = images.split(max(1, TRAINING_PIXELS[mode] // images[0, 0].numel()))
+        if len(parts) == 1:
+            return self._part_loss(images, mode)
+        losses = [checkpoint(self._part_loss, part, mode, use_reentrant=False) * len(part) for part in parts]
+        return torch.stack(losses).sum() / len(images)
+
+    def raw_scores(self, images: torch.Tensor, output_stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute regression error and predictive uncertainty (eqs. 8 to 10).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            output_stride: Distance s between scored pixels.
+
+        Returns:
+            Regression error e and predictive uncertainty v, each of shape ``(B, ceil(H / s), ceil(W / s))``.
+        """
+
+        def describe(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
+            return dense_descriptors(network, images, output_stride)
+
+        students, target = self.describe(images, describe)
+        return regression_error(students, target), predictive_uncertainty(students)
+
+    def forward(self, images: torch.Tensor, output_stride: int) -> torch.Tensor:
+        """Compute the normalised score of each pixel (eq. 11).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            output_stride: Distance s between pixels whose score is computed; the others are interpolated.
+
+        Returns:
+            Scores of shape ``(B, 1, H, W)``.
+        """
+        error, uncertainty = self.raw_scores(images, output_stride)
+        score = normalised_score(error, self.error_mean, self.error_std)
+        if len(self.students) > 1:
+            score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
+        return upsample(score.unsqueeze(1), output_stride, images.shape[-2:])
+
+    def _part_loss(self, images: torch.Tensor, mode: TrainingMode) -> torch.Tensor:
+        return regression_loss(*self.describe(images, dense_descriptors if mode == "dense" else _apply))
+
+
+class UninformedStudentsModel(nn.Module):
+    """Student-teacher ensembles at several scales.
+
+    Args:
+        patch_sizes: Sides p of the receptive fields, each 17, 33 or 65.
+        n_students: Number M of students for each patch size, at least 1.
+        output_stride: Distance in pixels between descriptors at inference: 1, 2, 4 or 8.
+        training_mode: ``"phase"`` or ``"dense"``.
+        descriptor_dim: Dimension d of the descriptors.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> model = UninformedStudentsModel(patch_sizes=(33,), n_students=2).eval()
+        >>> predictions = model(torch.rand(1, 3, 64, 64))
+        >>> predictions.anomaly_map.shape, predictions.pred_score.shape
+        (torch.Size([1, 1, 64, 64]), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        patch_sizes: Sequence[int] = (17, 33, 65),
+        n_students: int = 3,
+        output_stride: int = 4,
+        training_mode: TrainingMode = "phase",
+        descriptor_dim: int = 128,
+    ) -> None:
+        super().__init__()
+        _check_arguments(patch_sizes, n_students, output_stride, training_mode)
+        self.patch_sizes = tuple(patch_sizes)
+        self.output_stride = output_stride
+        self.training_mode = training_mode
+        # Keyed by the patch size, so that the scales of a checkpoint can be told apart.
+        self.ensembles = nn.ModuleDict(
+            {f"p{size}": StudentTeacherEnsemble(size, n_students, descriptor_dim) for size in patch_sizes}
+        )
+
+    @property
+    def scales(self) -> list[StudentTeacherEnsemble]:
+        """The ensembles, in the order of the patch sizes."""
+        return [cast("StudentTeacherEnsemble", ensemble) for ensemble in self.ensembles.values()]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
+        """Compute the loss in training, and predictions in evaluation.
+
+        Args:
+            images: Normalised images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            In training, the loss of all students of all patch sizes (eq. 7), a scalar. In evaluation, the anomaly map
+            of shape ``(B, 1, H, W)`` (eq. 12) and its maximum as the score of the image, of shape ``(B,)``.
+        """
+        if self.training:
+            losses = [ensemble.training_loss(images, self.training_mode) for ensemble in self.scales]
+            return torch.stack(losses).sum()
+        if torch.compiler.is_exporting():
+            return _prediction(self._anomaly_map(images))
+        parts = images.split(max(1, EVALUATION_PIXELS // images[0, 0].numel()))
+        # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
+        with torch.no_grad():
+            maps = torch.cat([self._anomaly_map(part) for part in parts])
+        return _prediction(maps)
+
+    def _anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
+        return combine_scales([ensemble(images, self.output_stride) for ensemble in self.scales])
+
+
+def _prediction(anomaly_map: torch.Tensor) -> InferenceBatch:
+    return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
+
+
+def _apply(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
+    return network(images)
+
+
+def _check_arguments(patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str) -> None:
+    for patch_size in patch_sizes:
+        check_patch_size(patch_size)
+    if not patch_sizes or len(set(patch_sizes)) != len(patch_sizes):
+        msg = f"patch_sizes must name at least one patch size, each once; got {tuple(patch_sizes)}."
+        raise ValueError(msg)
+    if n_students < 1:
+        msg = f"n_students must be at least 1, got {n_students}."
+        raise ValueError(msg)
+    check_output_stride(output_stride)
+    if training_mode not in get_args(TrainingMode):
+        msg = f"training_mode must be one of {get_args(TrainingMode)}, got {training_mode!r}."
+        raise ValueError(msg)
