@@ -1,0 +1,147 @@
+"""MVTec AD, and any data set in its layout, with the paper's batch size."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+from pathlib import Path
+
+from anomalib.data import MVTecAD
+from anomalib.data.datasets.image.mvtecad import CATEGORIES, IMG_EXTENSIONS
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from torchvision.transforms.v2 import Transform
+
+DEFAULT_ROOT = "./datasets/MVTecAD"
+LAYOUT = (
+    "Expected in it: train/good/*.png, test/good/*.png, test/<defect>/*.png and ground_truth/<defect>/*.png, "
+    "where a mask is named like its image (000.png) or with a suffix (000_mask.png)."
+)
+# What a failed transfer, a wrong checksum and a broken archive raise.
+DOWNLOAD_ERRORS = (OSError, ValueError, EOFError, tarfile.TarError, lzma.LZMAError)
+
+
+class MVTec(MVTecAD):
+    """MVTec AD, trained with one image per step as in the paper.
+
+    The categories of MVTec AD are downloaded by anomalib if ``root`` is the default (or None, anomalib's cache folder).
+    Under a ``root`` of one's own, ``category`` is any folder in MVTec AD's layout.
+
+    Args:
+        root: Folder of the data set; None for anomalib's cache folder.
+        category: Folder in it with the images of one kind of object.
+        train_batch_size: Images per training step; the paper's is 1.
+        eval_batch_size: Images per batch in validation, test and prediction.
+        num_workers: Processes that load images.
+        train_augmentations: Augmentations of the training images.
+        val_augmentations: Augmentations of the validation images.
+        test_augmentations: Augmentations of the test images.
+        augmentations: Augmentations of all images that have none of their own.
+        test_split_mode: Where the normal test images come from.
+        test_split_ratio: Share of the training images to test on, if there are no normal test images.
+        val_split_mode: Where the validation images come from.
+        val_split_ratio: Share of the images to validate on, if the mode is a split.
+        seed: Seed of the splits.
+
+    Example:
+        >>> datamodule = MVTec(category="pill")
+        >>> datamodule.name, datamodule.category, datamodule.train_batch_size
+        ('MVTec', 'pill', 1)
+    """
+
+    def __init__(
+        self,
+        root: Path | str | None = DEFAULT_ROOT,
+        category: str = "bottle",
+        train_batch_size: int = 1,
+        eval_batch_size: int = 8,
+        num_workers: int = 8,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
+        test_split_ratio: float = 0.2,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            root=root,
+            category=category,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+        self._downloadable = category in CATEGORIES and (root is None or self.root == Path(DEFAULT_ROOT))
+
+    def prepare_data(self) -> None:
+        """Download the data set if it's missing and ``root`` is the default.
+
+        Raises:
+            FileNotFoundError: If the category's folder is missing and can't be downloaded, or isn't in the layout of
+                MVTec AD.
+        """
+        folder = self.root / self.category
+        if self._downloadable and not folder.is_dir():
+            try:
+                super().prepare_data()
+            except DOWNLOAD_ERRORS as error:
+                msg = (
+                    f"MVTec AD isn't in {self.root.resolve()}, and its download failed: {error}. If the data set is "
+                    f"elsewhere, name its folder with --data.root; the one looked for is {folder.resolve()}. {LAYOUT} "
+                    f"If an archive is left in {self.root.resolve()}, delete it before trying again."
+                )
+                raise FileNotFoundError(msg) from error
+        check_layout(self.root, self.category)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        check_layout(self.root, self.category)
+        super()._setup(_stage)
+
+
+def check_layout(root: Path, category: str) -> None:
+    """Checks that a category's folder is in the layout of MVTec AD.
+
+    Args:
+        root: Folder of the data set.
+        category: Folder in it with the images of one kind of object.
+
+    Raises:
+        FileNotFoundError: If the folder is missing, has no normal training images, or has defective images without
+            masks.
+    """
+    folder = root / category
+    if not folder.is_dir():
+        found = sorted(path.parent.name for path in root.glob("*/train") if path.is_dir())
+        choice = f"has the categories {', '.join(found)}" if found else "has no category"
+        unknown = "" if category in CATEGORIES else f" {category!r} isn't one of MVTec AD's: {', '.join(CATEGORIES)}."
+        msg = (
+            f"There is no folder {folder.resolve()}; {root.resolve()} {choice}.{unknown} Name the data set's folder "
+            f"with --data.root and the category's with --data.category. {LAYOUT} Without --data.root, anomalib "
+            f"downloads MVTec AD to {DEFAULT_ROOT}."
+        )
+        raise FileNotFoundError(msg)
+    if not _has_images(folder / "train" / "good"):
+        msg = f"There are no PNG images in {(folder / 'train' / 'good').resolve()}. {LAYOUT}"
+        raise FileNotFoundError(msg)
+    defects = [path.name for path in sorted((folder / "test").glob("*")) if path.name != "good" and _has_images(path)]
+    unmasked = [defect for defect in defects if not _has_images(folder / "ground_truth" / defect)]
+    if unmasked:
+        msg = (
+            f"The defective images in {(folder / 'test').resolve()} have no masks: {', '.join(unmasked)} is missing in "
+            f"{(folder / 'ground_truth').resolve()}. {LAYOUT} For images without masks there is anomalib's Folder."
+        )
+        raise FileNotFoundError(msg)
+
+
+def _has_images(folder: Path) -> bool:
+    return any(path.suffix in IMG_EXTENSIONS for path in folder.glob("*"))
