@@ -1,0 +1,106 @@
+"""The powerful network P whose descriptors are distilled into a teacher (eq. 1)."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
+
+__all__ = ["DistillationSource"]
+
+
+class DistillationSource(nn.Module):
+    """Describe patches with a frozen timm model.
+
+    Args:
+        name: Name of a timm model.
+        checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm's pretrained
+            weights are downloaded.
+        layer: Name of an intermediate layer whose globally pooled features are the descriptor (``"layer3"`` of a
+            ResNet). By default the model's own pooled feature vector.
+        input_size: Side in pixels to which patches are resized before the model sees them.
+
+    Raises:
+        ValueError: If there is no model, or no layer, of that name.
+        FileNotFoundError: If ``checkpoint_path`` does not exist.
+        RuntimeError: If the checkpoint lacks weights of the model, or has them in other shapes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint_path: Path | None = None,
+        layer: str | None = None,
+        input_size: int = 64,
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.model = _create_model(name, layer, pretrained=checkpoint_path is None)
+        if checkpoint_path is not None:
+            _load_weights(self.model, checkpoint_path, name)
+        # Convolutions on the CPU are faster by half with the channels last.
+        self.model.to(memory_format=torch.channels_last)
+        self.model.eval().requires_grad_(requires_grad=False)
+
+    @property
+    def dim(self) -> int:
+        """Length k of the descriptor."""
+        return self(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
+
+    def train(self, mode: bool = True) -> "DistillationSource":
+        """Stay in evaluation mode: the source's statistics are part of its weights."""
+        del mode
+        return super().train(mode=False)
+
+    @torch.no_grad()
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describe patches.
+
+        Args:
+            patches: Patches of shape ``(B, 3, p, p)``, normalised as for ImageNet.
+
+        Returns:
+            Descriptors of shape ``(B, k)``.
+        """
+        resized = transforms.resize(patches, [self.input_size, self.input_size], antialias=True)
+        features = self.model(resized.to(memory_format=torch.channels_last))
+        if isinstance(features, list):
+            features = functional.adaptive_avg_pool2d(features[0], 1).flatten(1)
+        return features
+
+
+def _create_model(name: str, layer: str | None, pretrained: bool) -> nn.Module:
+    if not timm.is_model(name):
+        similar = timm.list_models(f"*{name.partition('_')[0].partition('.')[0]}*")[:8]
+        hint = f" Similar names: {', '.join(similar)}." if similar else ""
+        msg = f"timm has no model named {name!r}.{hint}"
+        raise ValueError(msg)
+    if layer is None:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    features: Any = timm.create_model(name, features_only=True)
+    layers = features.feature_info.module_name()
+    if layer not in layers:
+        msg = f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}."
+        raise ValueError(msg)
+    return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(layers.index(layer),))
+
+
+def _load_weights(model: nn.Module, path: Path, name: str) -> None:
+    if not path.is_file():
+        msg = f"The checkpoint of the source network does not exist: {path}"
+        raise FileNotFoundError(msg)
+    state = (
+        load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    )
+    try:
+        missing, _ = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        msg = f"{path} holds weights of another architecture than {name}."
+        raise RuntimeError(msg) from error
+    if missing:
+        msg = f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}."
+        raise RuntimeError(msg)

@@ -1,0 +1,143 @@
+"""Teacher files: the weights of a patch network as safetensors, with metadata that says where they come from."""
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from anomalib_students.patch_network import PatchNetwork
+
+__all__ = ["BUNDLED", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
+
+BUNDLED = "bundled"
+"""Name that stands for the teachers that come with the package."""
+
+Teachers = str | Path | Mapping[int, str | Path]
+
+
+def teacher_path(teacher: Teachers, patch_size: int) -> Path:
+    """Find the file of the teacher for a patch size.
+
+    Args:
+        teacher: ``"bundled"``, the path of a teacher file, or a mapping from patch size to either.
+        patch_size: Side p of the patch in pixels.
+
+    Returns:
+        Path of the teacher's file, which need not exist.
+
+    Raises:
+        ValueError: If a mapping has no entry for ``patch_size``.
+    """
+    if isinstance(teacher, Mapping):
+        if patch_size not in teacher:
+            msg = f"No teacher is given for patch size {patch_size}, only for {sorted(teacher)}."
+            raise ValueError(msg)
+        return teacher_path(teacher[patch_size], patch_size)
+    if str(teacher) == BUNDLED:
+        return Path(str(files("anomalib_students.teacher") / "weights" / f"p{patch_size}.safetensors"))
+    return Path(teacher)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read what a teacher file says of itself.
+
+    Args:
+        path: Path of a teacher file.
+
+    Returns:
+        Metadata: ``patch_size``, ``descriptor_dim``, and the source, data and settings of its pretraining.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a teacher file.
+    """
+    return _read(path)[0]
+
+
+def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int) -> PatchNetwork:
+    """Load a teacher.
+
+    Args:
+        path: Path of a teacher file.
+        patch_size: Side p of the patch that the teacher must describe.
+        descriptor_dim: Dimension d that its descriptors must have.
+
+    Returns:
+        The patch network in float32, frozen and in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, is no teacher file, or holds a teacher of another p or d.
+    """
+    metadata, state = _read(path)
+    for name, expected in (("patch_size", patch_size), ("descriptor_dim", descriptor_dim)):
+        if metadata[name] != str(expected):
+            msg = f"The teacher {path} has {name} {metadata[name]}, but {name} {expected} is needed."
+            raise ValueError(msg)
+    network = PatchNetwork(patch_size, descriptor_dim)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        msg = f"The teacher {path} does not have the weights of a patch network with patch_size {patch_size}: {error}"
+        raise ValueError(msg) from error
+    if not all(weight.isfinite().all() for weight in state.values()):
+        msg = f"The teacher {path} has weights that are not finite."
+        raise ValueError(msg)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write a teacher file in float16, whole or not at all.
+
+    Args:
+        network: Patch network.
+        path: Path of the file. An older file of that name is replaced.
+        metadata: What to tell of the pretraining; p and d are added.
+
+    Raises:
+        ValueError: If the weights are not finite in float16.
+        OSError: If the file cannot be written.
+    """
+    path = Path(path)
+    state = {
+        name: weight.detach().cpu().to(torch.float16).contiguous() for name, weight in network.state_dict().items()
+    }
+    if not all(weight.isfinite().all() for weight in state.values()):
+        msg = "The teacher's weights are not finite: its pretraining diverged. Nothing was written."
+        raise ValueError(msg)
+    description = {
+        "patch_size": str(network.patch_size),
+        "descriptor_dim": str(network.descriptor_dim),
+        **metadata,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(state, temporary, metadata=description)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not Path(path).is_file():
+        msg = (
+            f"The teacher file does not exist: {path}. "
+            "Use teacher='bundled', or pretrain one with `anomalib-students pretrain`."
+        )
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        msg = f"{path} is not a teacher file, or is damaged: {error}"
+        raise ValueError(msg) from error
+    if not {"patch_size", "descriptor_dim"} <= metadata.keys():
+        msg = f"{path} is not a teacher file: its metadata lack patch_size and descriptor_dim."
+        raise ValueError(msg)
+    return metadata, state
