@@ -1,0 +1,59 @@
+"""The second half of ``make quickstart``: export what was trained and inspect one image as an application would."""
+
+from pathlib import Path
+
+import numpy as np
+from anomalib.deploy import OpenVINOInferencer
+from rich.console import Console
+
+from anomalib_students.data import SampleParts
+from anomalib_students.lightning_model import UninformedStudents
+
+__all__ = ["main"]
+
+RUN = Path("results/UninformedStudents/SampleParts/part/latest")
+
+
+def main() -> None:
+    """Export the model that the quickstart has trained to OpenVINO, and score one defective part with it.
+
+    Raises:
+        SystemExit: If the quickstart has not been trained.
+    """
+    checkpoint = RUN / "weights" / "lightning" / "model.ckpt"
+    if not checkpoint.is_file():
+        msg = f"There is no trained model at {checkpoint}. Run `anomalib train -c configs/quickstart.yaml` first."
+        raise SystemExit(msg)
+    console = Console(soft_wrap=True)
+    model = UninformedStudents.load_from_checkpoint(checkpoint)
+    console.print("Exporting to OpenVINO ...")
+    exported = model.to_openvino(RUN.resolve())
+
+    datamodule = SampleParts()
+    datamodule.prepare_data()
+    folder = datamodule.root / datamodule.category / "test"
+    inferencer = OpenVINOInferencer(exported)
+    for image in (min((folder / "good").iterdir()), max((folder / "dent").iterdir())):
+        prediction = inferencer.predict(image)
+        verdict = "anomalous" if np.all(np.asarray(prediction.pred_label)) else "good"
+        score = float(np.max(np.asarray(prediction.pred_score)))
+        console.print(f"OpenVINO on {image.parent.name}/{image.name}: {verdict}, score {score:.2f}")
+
+    run = RUN.resolve().relative_to(Path.cwd())
+    console.print(
+        "",
+        f"Heat maps of all test images:  {run / 'images' / 'test'}",
+        f"The model, for OpenVINO:       {exported.relative_to(Path.cwd())}",
+        f"The model, as a checkpoint:    {run / 'weights' / 'lightning' / 'model.ckpt'}",
+        "",
+        "Your own parts next, from a folder with pictures of good ones and one with pictures of bad ones:",
+        "  .venv/bin/anomalib train -c configs/folder.yaml \\",
+        "    --data.root path/to/my_parts --data.normal_dir good --data.abnormal_dir bad",
+        sep="\n",
+        markup=False,
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()
