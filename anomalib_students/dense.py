@@ -119,8 +119,9 @@ def sample_phase(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
 
     Neighbouring patches are nearly the same sample, so a training step need not see them all. It gets those of a
     random tile of the image, and of them one phase of the network's poolings: every ``stride``-th patch in each
-    direction from a random offset, up to :data:`PHASE_SIDE` of them. Each patch is as likely as any other, so that the
-    mean of a loss over the part estimates its mean over all patches (eq. 7) without bias.
+    direction from a random offset, up to :data:`PHASE_SIDE` of them. Where tiles and strides divide the sides of the
+    image, each patch is as likely as any other, so that the mean of a loss over the part estimates its mean over all
+    patches (eq. 7) without bias.
 
     Args:
         network: Patch network with receptive field p.

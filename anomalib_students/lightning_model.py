@@ -194,11 +194,27 @@ class UninformedStudents(AnomalibModule):
         checkpoint["hyper_parameters"]["teacher"] = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pre- and post-processor.
+        """Restore the pre- and post-processor, and see that the weights fit the model.
 
         Args:
             checkpoint: Checkpoint that is loaded.
+
+        Raises:
+            ValueError: If the checkpoint is of a model with other networks.
         """
+        saved = checkpoint.get("hyper_parameters", {})
+        for name, value in (
+            ("patch_sizes", list(self.model.patch_sizes)),
+            ("n_students", len(self.model.scales[0].students)),
+            ("descriptor_dim", self.model.scales[0].teacher.descriptor_dim),
+        ):
+            expected = saved.get(name)
+            expected = list(expected) if isinstance(expected, tuple) else expected
+            if value != expected:
+                msg = (
+                    f"The checkpoint is of a model with {name} {expected}, but the model has {value}: set {name} alike."
+                )
+                raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         self._keep_antialiasing_in_exports()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.progress import track
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as transforms
@@ -35,7 +35,7 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         msg = f"The image folder does not exist: {folder}"
         raise FileNotFoundError(msg)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
         msg = f"The folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})."
         raise FileNotFoundError(msg)
@@ -133,8 +133,12 @@ class PatchStream(IterableDataset):
 
 def _load_image(path: Path) -> torch.Tensor:
     try:
-        image = Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+        image = Image.open(path)
+        if image.mode.startswith("I"):
+            # Pillow would clip 16 bits to 8.
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        image = image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         msg = f"Cannot read {path} as an image: {error}. Repair or remove it."
         raise ValueError(msg) from error
     scale = STORED_SIDE / min(image.size)

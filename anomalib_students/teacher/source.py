@@ -1,10 +1,12 @@
 """The powerful network P whose descriptors are distilled into a teacher (eq. 1)."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
@@ -27,7 +29,7 @@ class DistillationSource(nn.Module):
     Raises:
         ValueError: If there is no model, or no layer, of that name.
         FileNotFoundError: If ``checkpoint_path`` does not exist.
-        RuntimeError: If the checkpoint lacks weights of the model, or has them in other shapes.
+        RuntimeError: If the checkpoint cannot be read, or its weights are not those of the model.
     """
 
     def __init__(
@@ -79,28 +81,47 @@ def _create_model(name: str, layer: str | None, pretrained: bool) -> nn.Module:
         hint = f" Similar names: {', '.join(similar)}." if similar else ""
         msg = f"timm has no model named {name!r}.{hint}"
         raise ValueError(msg)
-    if layer is None:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
-    features: Any = timm.create_model(name, features_only=True)
-    layers = features.feature_info.module_name()
-    if layer not in layers:
-        msg = f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}."
-        raise ValueError(msg)
-    return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(layers.index(layer),))
+    arguments: dict[str, Any] = {"num_classes": 0}
+    if layer is not None:
+        layers = _layer_names(name)
+        if layer not in layers:
+            msg = f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}."
+            raise ValueError(msg)
+        arguments = {"features_only": True, "out_indices": (layers.index(layer),)}
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except Exception as error:
+        # What a failed download raises depends on timm's hub client.
+        msg = f"timm could not make {name} with its pretrained weights ({error}). Without a network, name a checkpoint."
+        raise RuntimeError(msg) from error
+
+
+def _layer_names(name: str) -> list[str]:
+    model: Any = timm.create_model(name, features_only=True)
+    return list(model.feature_info.module_name())
 
 
 def _load_weights(model: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         msg = f"The checkpoint of the source network does not exist: {path}"
         raise FileNotFoundError(msg)
-    state = (
-        load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    )
+    is_safetensors = path.suffix == ".safetensors"
     try:
-        missing, _ = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
+        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, IndexError, KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        msg = f"{path} cannot be read as weights of a network."
+        raise RuntimeError(msg) from error
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (RuntimeError, TypeError) as error:
         msg = f"{path} holds weights of another architecture than {name}."
         raise RuntimeError(msg) from error
+    # The layers behind the distilled one may be in the file, but no others within the parts that the model has.
+    parts = {part for part, _ in model.named_children()}
+    foreign = {key for key in unexpected if key.split(".", maxsplit=1)[0] in parts}
+    if foreign - timm.create_model(name).state_dict().keys():
+        msg = f"{path} holds weights of another architecture than {name}."
+        raise RuntimeError(msg)
     if missing:
         msg = f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}."
         raise RuntimeError(msg)

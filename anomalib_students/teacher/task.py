@@ -124,7 +124,11 @@ def pretrain(
     )
     trainer.fit(module, ckpt_path=last if resume and last.is_file() else None)
 
-    r2 = float(trainer.callback_metrics["held_out_r2"])
+    if trainer.global_step < max_steps:
+        msg = f"Pretraining stopped after {trainer.global_step} of {max_steps} steps. Go on with --resume true."
+        raise RuntimeError(msg)
+    # Anew, since the last step need not be one at which the fit measures.
+    r2 = trainer.validate(module, verbose=False)[0]["held_out_r2"]
     metadata = {
         "data": data_name or images.resolve().name,
         "n_images": str(len(pictures)),
@@ -141,9 +145,6 @@ def pretrain(
         "licences": licences,
         "made_with": f"anomalib-students {__version__}",
     }
-    if trainer.global_step < max_steps:
-        msg = f"Pretraining stopped after {trainer.global_step} of {max_steps} steps. Go on with --resume true."
-        raise RuntimeError(msg)
     save_teacher(module.teacher, output, metadata)
     logger.info("Wrote %s: held-out R2 %.3f after %d steps.", output, r2, trainer.global_step)
     return output

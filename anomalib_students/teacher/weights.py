@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from anomalib_students.patch_network import PatchNetwork
 
@@ -110,14 +110,14 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
         msg = "The teacher's weights are not finite: its pretraining diverged. Nothing was written."
         raise ValueError(msg)
     description = {
+        **metadata,
         "patch_size": str(network.patch_size),
         "descriptor_dim": str(network.descriptor_dim),
-        **metadata,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(state, temporary, metadata=description)
+        temporary.write_bytes(save(state, metadata=description))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""What several test files share: reproducible random numbers, narrow networks, and a source network's checkpoint."""
+
+import os
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from anomalib_students import patch_network
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def narrow_architectures():
+    """The paper's architectures with a sixteenth of their channels."""
+    return {
+        patch_size: tuple(layer._replace(channels=layer.channels and layer.channels // 16) for layer in architecture)
+        for patch_size, architecture in patch_network.ARCHITECTURES.items()
+    }
+
+
+@pytest.fixture
+def narrow_networks(narrow_architectures, monkeypatch):
+    """Patch networks of the paper's geometry that are cheap to run."""
+    monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
+
+
+@pytest.fixture(scope="session")
+def resnet18_checkpoint(tmp_path_factory):
+    """Random weights of a ResNet-18 up to its third layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(18)
+        model = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 3))
+        # Running statistics of fresh weights are 0 and 1: with others, evaluation mode can be told from training.
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.8, 1.2)
+    path = tmp_path_factory.mktemp("source") / "resnet18.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of the real data sets, where there is one."""
+    folder = os.environ.get("ANOMALIB_STUDENTS_DATA")
+    if not folder:
+        pytest.skip("the environment variable ANOMALIB_STUDENTS_DATA names no folder of real data sets")
+    return Path(folder)

@@ -1,0 +1,238 @@
+"""What anomalib's public API does with its own models, done with ours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import MVTec
+from anomalib.deploy import ExportType
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents, get_model
+
+from .conftest import write_category
+
+SMALL = {"patch_sizes": (33,), "n_students": 2, "output_stride": 8}
+
+
+def small_model(side: int = 64, **arguments: Any) -> UninformedStudents:
+    return UninformedStudents(
+        pre_processor=UninformedStudents.configure_pre_processor((side, side)), **{**SMALL, **arguments}
+    )
+
+
+def small_engine(folder: Path, **arguments: Any) -> Engine:
+    return Engine(default_root_dir=folder, accelerator="cpu", **{"max_epochs": 1, **arguments})
+
+
+@pytest.fixture(scope="module")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a small model."""
+    engine = small_engine(tmp_path_factory.mktemp("trained"), max_epochs=2)
+    engine.fit(small_model(lr=1e-3), datamodule=MVTec(root=data_root, category="dots", num_workers=0))
+    return Path(engine.best_model_path)
+
+
+def test_every_default_fits_and_tests_in_batches_of_two(datamodule: MVTec, tmp_path: Path) -> None:
+    model = get_model("uninformed_students", pre_processor=UninformedStudents.configure_pre_processor((48, 48)))
+    results = small_engine(tmp_path).train(model, datamodule=datamodule)
+    assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"} == results[0].keys()
+
+
+def test_checkpoint_validates_tests_and_predicts(trained: Path, datamodule: MVTec, tmp_path: Path) -> None:
+    model, engine = small_model(), small_engine(tmp_path)
+    engine.validate(model, datamodule=datamodule, ckpt_path=trained)
+    results = engine.test(model, datamodule=datamodule, ckpt_path=trained)
+    assert results[0]["pixel_AUROC"] > 0.9
+    predictions = engine.predict(model, datamodule=datamodule, ckpt_path=trained)
+    assert all(batch.anomaly_map.shape[-2:] == (64, 64) for batch in predictions)
+    assert list(tmp_path.rglob("square/*.png")), "no visualisation was written"
+
+
+def test_predicts_a_folder_of_images(trained: Path, data_root: Path, tmp_path: Path) -> None:
+    folder = data_root / "dots" / "test" / "square"
+    predictions = small_engine(tmp_path).predict(small_model(), ckpt_path=trained, data_path=folder)
+    assert len(predictions) == len(list(folder.iterdir()))
+
+
+def test_checkpoint_alone_restores_the_model(trained: Path, datamodule: MVTec, tmp_path: Path) -> None:
+    restored = UninformedStudents.load_from_checkpoint(trained)
+    assert restored.hparams["teacher"] is None
+    assert restored.model.patch_sizes == (33,)
+    expected = small_engine(tmp_path).test(small_model(), datamodule=datamodule, ckpt_path=trained)
+    assert small_engine(tmp_path).test(restored, datamodule=datamodule) == expected
+
+
+@pytest.mark.parametrize("arguments", [{"patch_sizes": (33, 65)}, {"n_students": 3}])
+def test_checkpoint_of_another_model_is_one_clear_error(
+    arguments: dict[str, Any], trained: Path, datamodule: MVTec, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"checkpoint is of a model with {next(iter(arguments))}"):
+        small_engine(tmp_path).test(small_model(**arguments), datamodule=datamodule, ckpt_path=trained)
+
+
+def test_statistics_are_those_of_the_data(trained: Path, data_root: Path) -> None:
+    """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
+    from anomalib_students.dense import dense_descriptors
+    from anomalib_students.normalization_split import split_indices
+
+    model = UninformedStudents.load_from_checkpoint(trained).eval()
+    datamodule = MVTec(root=data_root, category="dots", num_workers=0)
+    datamodule.setup()
+    images = [model.pre_processor.transform(item.image.unsqueeze(0)) for item in datamodule.train_data]
+    training, held_out = split_indices(len(images), 0.1)
+    assert (len(training), len(held_out)) == (5, 1)
+
+    ensemble = model.model.ensembles["p33"].double()
+    with torch.no_grad():
+        descriptors = torch.cat(
+            [dense_descriptors(ensemble.teacher, images[i].double(), 8)[0].flatten(1) for i in training], dim=1
+        )
+        error, uncertainty = ensemble.raw_scores(images[held_out[0]].double(), output_stride=8)
+    expected = {
+        "descriptor_mean": descriptors.mean(dim=1).view(-1, 1, 1),
+        "descriptor_std": descriptors.std(dim=1, correction=0).view(-1, 1, 1),
+        "error_mean": error.double().mean(),
+        "error_std": error.double().std(correction=0),
+        "uncertainty_mean": uncertainty.double().mean(),
+        "uncertainty_std": uncertainty.double().std(correction=0),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(ensemble, name), value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_held_out_images_are_not_trained_on_and_come_back(datamodule: MVTec, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    class Watching(UninformedStudents):
+        def training_step(self, batch: Any) -> Any:
+            seen.update(batch.image_path)
+            return super().training_step(batch)
+
+    model = Watching(
+        pre_processor=UninformedStudents.configure_pre_processor((64, 64)), normalization_split=0.3, **SMALL
+    )
+    small_engine(tmp_path, max_epochs=2).fit(model, datamodule=datamodule)
+    assert len(seen) == 4
+    assert len(datamodule.train_data) == 6
+
+
+def test_training_images_come_back_after_a_failure(datamodule: MVTec, tmp_path: Path) -> None:
+    model = small_model()
+    model.training_step = lambda *_: (_ for _ in ()).throw(RuntimeError("power cut"))
+    with pytest.raises(RuntimeError, match="power cut"):
+        small_engine(tmp_path).fit(model, datamodule=datamodule)
+    assert len(datamodule.train_data) == 6
+
+
+def test_resumes_where_it_stopped(trained: Path, datamodule: MVTec, tmp_path: Path) -> None:
+    model, engine = small_model(), small_engine(tmp_path, max_epochs=3)
+    before = torch.load(trained, weights_only=False)
+    engine.fit(model, datamodule=datamodule, ckpt_path=trained)
+    assert engine.trainer.current_epoch == 3
+    assert engine.trainer.global_step > before["global_step"]
+    name = "model.ensembles.p33.descriptor_mean"
+    torch.testing.assert_close(model.state_dict()[name], before["state_dict"][name])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_loss_falls_in_either_precision(precision: str, data_root: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    class Watching(UninformedStudents):
+        def training_step(self, batch: Any) -> Any:
+            output = super().training_step(batch)
+            losses.append(float(output["loss"].detach()))
+            return output
+
+    torch.manual_seed(0)
+    model = Watching(pre_processor=UninformedStudents.configure_pre_processor((64, 64)), lr=1e-3, **SMALL)
+    datamodule = MVTec(root=data_root, category="dots", num_workers=0)
+    small_engine(tmp_path, max_epochs=6, precision=precision).fit(model, datamodule=datamodule)
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_dense_training_of_a_batch(datamodule: MVTec, tmp_path: Path) -> None:
+    engine = small_engine(tmp_path, max_epochs=None, max_steps=1)
+    engine.fit(small_model(side=40, training_mode="dense"), datamodule=datamodule)
+    assert engine.trainer.global_step == 1
+
+
+def test_trains_as_long_as_the_paper_unless_told_otherwise(tmp_path: Path) -> None:
+    def limits(**arguments: Any) -> tuple[int | None, int]:
+        engine = Engine(default_root_dir=tmp_path, accelerator="cpu", **arguments)
+        engine._setup_trainer(small_model())
+        return engine.trainer.max_epochs, engine.trainer.max_steps
+
+    assert limits() == (100, -1)
+    assert limits(max_epochs=None) == (100, -1)
+    assert limits(max_epochs=1000) == (1000, -1)
+    assert limits(max_epochs=7) == (7, -1)
+    assert limits(max_steps=5) == (-1, 5) or limits(max_steps=5) == (None, 5)
+
+
+@pytest.mark.parametrize("export_type", list(ExportType))
+def test_exports(export_type: ExportType, trained: Path, tmp_path: Path) -> None:
+    path = small_engine(tmp_path).export(
+        small_model(), export_type=export_type, export_root=tmp_path, ckpt_path=str(trained)
+    )
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_grey_and_transparent_images_work(mode: str, tmp_path: Path) -> None:
+    write_category(tmp_path / "data" / "dots", n_train=2, mode=mode)
+    datamodule = MVTec(root=tmp_path / "data", category="dots", num_workers=0)
+    results = small_engine(tmp_path).train(small_model(), datamodule=datamodule)
+    assert results[0]["pixel_AUROC"] >= 0
+
+
+def test_one_training_image_works(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_category(tmp_path / "data" / "dots", n_train=1)
+    datamodule = MVTec(root=tmp_path / "data", category="dots", num_workers=0)
+    small_engine(tmp_path).fit(small_model(), datamodule=datamodule)
+    assert "single training image" in caplog.text
+
+
+def test_diverged_training_is_one_clear_error(datamodule: MVTec, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="diverged"):
+        small_engine(tmp_path, max_epochs=2).fit(small_model(lr=1e18), datamodule=datamodule)
+
+
+def test_corrupt_training_image_is_one_clear_error(tmp_path: Path) -> None:
+    write_category(tmp_path / "data" / "dots")
+    corrupt = tmp_path / "data" / "dots" / "train" / "good" / "002.png"
+    corrupt.write_bytes(corrupt.read_bytes()[:500])
+    datamodule = MVTec(root=tmp_path / "data", category="dots", num_workers=0)
+    with pytest.raises(ValueError, match=r"002\.png"):
+        small_engine(tmp_path).fit(small_model(), datamodule=datamodule)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patch_sizes": (19,)}, "patch size 19"),
+        ({"output_stride": 3}, "output stride"),
+        ({"n_students": 0}, "n_students"),
+        ({"training_mode": "sparse"}, "training_mode"),
+        ({"normalization_split": 1.0}, "normalization_split"),
+        ({"lr": -1.0}, "lr"),
+        ({"lr_schedule": "linear"}, "lr_schedule"),
+        ({"descriptor_dim": 64}, "descriptor_dim 64"),
+    ],
+)
+def test_argument_out_of_range_is_one_clear_error(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UninformedStudents(**{**SMALL, **arguments})
+
+
+def test_missing_teacher_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="teacher file does not exist"):
+        UninformedStudents(teacher=str(tmp_path / "gone.safetensors"))
+
+
+def test_cuda_trains_where_there_is_one(datamodule: MVTec, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    engine = Engine(default_root_dir=tmp_path, accelerator="gpu", devices=1, max_epochs=1)
+    assert engine.train(small_model(), datamodule=datamodule)[0]["pixel_AUROC"] >= 0

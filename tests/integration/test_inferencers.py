@@ -1,0 +1,91 @@
+"""Exported models give what the engine gives, in anomalib's own inferencers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import MVTec
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+from PIL import Image
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def model(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> UninformedStudents:
+    """Trained model of two scales, whose input is smaller than the images."""
+    model = UninformedStudents(
+        patch_sizes=(17, 33),
+        n_students=2,
+        output_stride=4,
+        lr=1e-3,
+        pre_processor=UninformedStudents.configure_pre_processor((SIDE, SIDE)),
+    )
+    engine = Engine(default_root_dir=tmp_path_factory.mktemp("run"), max_epochs=1, accelerator="cpu")
+    engine.fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=["larger", "of_input_size"])
+def image(request: pytest.FixtureRequest, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Defective image, as the camera delivers it or resized to the model's input."""
+    original = data_root / "dots" / "test" / "square" / "000.png"
+    if request.param == "larger":
+        return original
+    path = tmp_path_factory.mktemp("image") / "resized.png"
+    Image.open(original).resize((SIDE, SIDE)).save(path)
+    return path
+
+
+@pytest.fixture
+def expected(model: UninformedStudents, image: Path, tmp_path: Path) -> tuple[float, np.ndarray]:
+    """Normalised score and map of the engine."""
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu")
+    prediction = engine.predict(model, data_path=image)[0]
+    return float(prediction.pred_score), prediction.anomaly_map.squeeze().numpy()
+
+
+def _assert_same(prediction: object, expected: tuple[float, np.ndarray]) -> None:
+    assert float(np.asarray(prediction.pred_score).squeeze()) == pytest.approx(expected[0], abs=1e-3)
+    np.testing.assert_allclose(np.asarray(prediction.anomaly_map).squeeze(), expected[1], atol=1e-3)
+
+
+def test_torch_inferencer(
+    model: UninformedStudents,
+    image: Path,
+    expected: tuple[float, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    _assert_same(TorchInferencer(model.to_torch(tmp_path), device="cpu").predict(image), expected)
+
+
+@pytest.mark.parametrize("input_size", [None, (SIDE, SIDE)], ids=["any_size", "fixed_size"])
+def test_openvino_inferencer(
+    input_size: tuple[int, int] | None,
+    model: UninformedStudents,
+    image: Path,
+    expected: tuple[float, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if input_size is not None and Image.open(image).size != input_size:
+        pytest.skip("a model of fixed input size takes images of that size only")
+    monkeypatch.chdir(tmp_path)
+    # The plugin chooses bfloat16 by itself on processors that have it.
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    exported = model.to_openvino(tmp_path, input_size=input_size)
+    _assert_same(OpenVINOInferencer(exported, config=config).predict(image), expected)
+
+
+def test_exported_program_takes_any_batch(model: UninformedStudents) -> None:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model.model, (torch.rand(2, 3, 48, 40),), dynamic_shapes=({0: batch},))
+    images = torch.rand(3, 3, 48, 40)
+    torch.testing.assert_close(
+        program.module()(images).anomaly_map, model.model(images).anomaly_map, rtol=1e-4, atol=1e-4
+    )

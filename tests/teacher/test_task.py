@@ -1,0 +1,279 @@
+"""The pretraining task on a few small images, with a source network of random weights."""
+
+import csv
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from anomalib_students import cli, patch_network
+from anomalib_students.teacher import pretraining
+from anomalib_students.teacher.pretraining import TeacherPretraining
+from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.weights import load_teacher, read_metadata
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap(narrow_architectures):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
+        monkeypatch.setattr(pretraining, "STATISTICS_BATCHES", 4)
+        monkeypatch.setattr(pretraining, "HELD_OUT_BATCHES", 2)
+        # Lightning leaves its seed in the environment.
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(6):
+        coarse = Image.fromarray(random.integers(256, size=(6, 8, 3), dtype=np.uint8))
+        coarse.resize((80, 60)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(images, resnet18_checkpoint):
+    return {
+        "images": images,
+        "patch_size": 17,
+        "descriptor_dim": 8,
+        "source_checkpoint": resnet18_checkpoint,
+        "source_layer": "layer1",
+        "source_size": 32,
+        "max_steps": 6,
+        "batch_size": 8,
+        "lr": 1e-2,
+        "accelerator": "cpu",
+        "checkpoint_every": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """Folder of a run that nothing has interrupted: its teacher, and its results."""
+    folder = tmp_path_factory.mktemp("finished")
+    pretrain(**settings, output=folder / "p17.safetensors", results=folder / "results")
+    return folder
+
+
+@pytest.fixture
+def run(settings, tmp_path):
+    """Pretrain a teacher in a few steps; keyword arguments replace the settings."""
+
+    def run(**changes):
+        return pretrain(
+            **{**settings, "output": tmp_path / "p17.safetensors", "results": tmp_path / "results", **changes}
+        )
+
+    return run
+
+
+def interrupt_at(monkeypatch, step):
+    def fail(module, _):
+        if module.global_step == step:
+            raise RuntimeError("power cut")
+
+    record_steps(monkeypatch, fail)
+
+
+def record_steps(monkeypatch, function):
+    """Call a function of the module and the loss at each training step; return the list that its results go to."""
+    results = []
+    training_step = TeacherPretraining.training_step
+
+    def step(module, patches):
+        loss = training_step(module, patches)
+        results.append(function(module, loss))
+        return loss
+
+    monkeypatch.setattr(TeacherPretraining, "training_step", step)
+    return results
+
+
+def assert_same_weights(path, other):
+    torch.testing.assert_close(load_file(path), load_file(other), rtol=0, atol=1e-6)
+
+
+def test_a_teacher_file_is_written_and_says_where_it_comes_from(run, tmp_path):
+    path = run(data_name="Pictures", licences="CC0", lr=1e-3, lambda_c=0.5)
+    assert path == tmp_path / "p17.safetensors"
+    assert load_teacher(path, patch_size=17, descriptor_dim=8)(torch.rand(2, 3, 17, 17)).shape == (2, 8, 1, 1)
+
+    metadata = read_metadata(path)
+    assert float(metadata.pop("held_out_r2")) <= 1
+    assert metadata.pop("made_with").startswith("anomalib-students ")
+    assert metadata == {
+        "patch_size": "17",
+        "descriptor_dim": "8",
+        "data": "Pictures",
+        "n_images": "6",
+        "source": "resnet18",
+        "source_layer": "layer1",
+        "source_size": "32",
+        "iterations": "6",
+        "batch_size": "8",
+        "lambda_k": "1.0",
+        "lambda_c": "0.5",
+        "lr": "0.001",
+        "seed": "0",
+        "licences": "CC0",
+    }
+
+
+def test_the_same_seed_gives_the_same_teacher(run, finished):
+    expected = load_file(finished / "p17.safetensors")
+    same, other = load_file(run()), load_file(run(seed=1))
+    torch.testing.assert_close(same, expected, rtol=0, atol=0)
+    assert not any(torch.equal(other[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("checkpoint_every", [2, 4])
+def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(run, finished, checkpoint_every, monkeypatch):
+    with monkeypatch.context() as context:
+        interrupt_at(context, step=5)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(checkpoint_every=checkpoint_every)
+
+    steps = record_steps(monkeypatch, lambda module, _: module.global_step)
+    resumed = run(checkpoint_every=checkpoint_every, resume=True)
+    assert steps == [4, 5]
+    assert_same_weights(resumed, finished / "p17.safetensors")
+    assert read_metadata(resumed) == read_metadata(finished / "p17.safetensors")
+
+
+def test_an_interrupted_run_writes_no_teacher(run, monkeypatch, tmp_path):
+    interrupt_at(monkeypatch, step=3)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run()
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_without_resume_a_run_starts_anew(run, finished, monkeypatch):
+    with monkeypatch.context() as context:
+        interrupt_at(context, step=5)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(seed=1)
+    assert_same_weights(run(), finished / "p17.safetensors")
+
+
+def test_a_run_without_checkpoint_is_resumed_from_its_start(run, finished):
+    assert_same_weights(run(resume=True), finished / "p17.safetensors")
+
+
+def test_a_finished_run_can_be_resumed_to_write_its_teacher_again(run, finished, tmp_path):
+    shutil.copytree(finished / "results", tmp_path / "results")
+    path = run(resume=True)
+    assert_same_weights(path, finished / "p17.safetensors")
+    assert read_metadata(path) == read_metadata(finished / "p17.safetensors")
+
+
+@pytest.mark.parametrize("checkpoint_every", [4, 100])
+def test_distillation_is_measured_on_the_final_teacher(run, finished, checkpoint_every):
+    path = run(checkpoint_every=checkpoint_every)
+    assert_same_weights(path, finished / "p17.safetensors")
+    assert read_metadata(path)["held_out_r2"] == read_metadata(finished / "p17.safetensors")["held_out_r2"]
+
+
+def test_a_run_that_is_stopped_early_writes_no_teacher(run, monkeypatch, tmp_path):
+    def stop(module, _):
+        module.trainer.should_stop = module.global_step >= 2
+
+    record_steps(monkeypatch, stop)
+    with pytest.raises(RuntimeError, match=r"Pretraining stopped after \d of 6 steps. Go on with --resume true"):
+        run(checkpoint_every=4)
+    assert not (tmp_path / "p17.safetensors").exists()
+
+
+def test_the_loss_falls(run, monkeypatch):
+    losses = record_steps(monkeypatch, lambda _, loss: float(loss.detach()))
+    path = run(max_steps=30, batch_size=32, lambda_c=0.1, checkpoint_every=30)
+    assert len(losses) == 30
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert float(read_metadata(path)["held_out_r2"]) > 0.1
+
+
+def test_the_learning_rate_decays_to_zero_along_a_cosine(run, monkeypatch):
+    rates = record_steps(monkeypatch, lambda module, _: module.optimizers().param_groups[0]["lr"])
+    run()
+    np.testing.assert_allclose(rates, [1e-2 * (1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)], rtol=1e-6)
+
+
+def test_no_training_patch_comes_from_the_held_out_image(run, images, monkeypatch):
+    split = []
+
+    def keep(module, _):
+        split[:] = module._train_images, module._held_out_images
+
+    record_steps(monkeypatch, keep)
+    run(max_steps=1)
+    train_images, (held_out,) = split
+    assert len(train_images) + 1 == len(list(images.iterdir()))
+    assert not any(torch.equal(held_out, image) for image in train_images)
+
+
+def test_the_checkpoint_holds_nothing_of_the_source_network_or_the_images(finished):
+    path = finished / "results" / "p17" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    parts = {name.split(".")[0] for name in checkpoint["state_dict"]}
+    assert parts == {"teacher", "decoder", "target_mean", "target_std"}
+    assert not {"source", "train_images", "held_out_images"} & checkpoint["hyper_parameters"].keys()
+    n_weights = sum(weight.numel() for weight in checkpoint["state_dict"].values())
+    # Weights and two moments of Adam, in single precision.
+    assert path.stat().st_size < 12 * n_weights + 100_000
+
+
+def test_checkpoints_and_logs_lie_in_the_results_folder_of_the_output(finished):
+    folder = finished / "results" / "p17"
+    assert [path.name for path in folder.glob("*.ckpt")] == ["last.ckpt"]
+    assert list(folder.glob("tensorboard/*/events*"))
+    with next(folder.glob("csv/*/metrics.csv")).open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["held_out_r2"]][:3] == ["1", "3", "5"]
+
+
+def test_a_single_image_is_refused(run, tmp_path):
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "one" / "a.png")
+    with pytest.raises(ValueError, match=r"Pretraining needs at least 2 images, .*one has 1"):
+        run(images=tmp_path / "one")
+
+
+@pytest.mark.parametrize("weights", [{"lambda_k": -1.0}, {"lambda_c": -0.1}, {"lambda_k": 0.0, "lambda_c": 0.0}])
+def test_loss_weights_that_are_negative_or_all_zero_are_refused(run, weights):
+    with pytest.raises(ValueError, match="loss weights must not be negative, nor all 0"):
+        run(**weights)
+
+
+class TestCommandLine:
+    def call(self, **options):
+        cli.main(["pretrain", *(part for name, value in options.items() for part in (f"--{name}", str(value)))])
+
+    def test_pretrain_writes_the_teacher_that_the_function_writes(self, settings, finished, tmp_path):
+        self.call(**settings, output=tmp_path / "p17.safetensors", results=tmp_path / "results")
+        assert_same_weights(tmp_path / "p17.safetensors", finished / "p17.safetensors")
+
+    @pytest.mark.parametrize(
+        ("option", "value", "message"),
+        [
+            ("images", "missing", "The image folder does not exist: missing"),
+            ("source_checkpoint", "none.pth", "The checkpoint of the source network does not exist: none.pth"),
+            ("patch_size", "19", "No architecture for patch size 19"),
+            ("source_layer", "layer9", "resnet18 has no layer 'layer9'"),
+        ],
+    )
+    def test_an_error_is_one_line(self, option, value, message, settings, tmp_path, capfd):
+        paths = {"output": tmp_path / "p17.safetensors", "results": tmp_path / "results"}
+        with pytest.raises(SystemExit) as error:
+            self.call(**{**settings, **paths, option: value})
+        assert str(error.value.code).startswith(f"anomalib-students: {message}")
+        assert "\n" not in str(error.value.code)
+        assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,43 @@
+"""Exported resizing against torch's own antialiased interpolation."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+
+from anomalib_students.resize import AntialiasedResize, antialiased_resize, exportable_transform
+
+
+@pytest.mark.parametrize("size", [(256, 256), (320, 321), (900, 100), (31, 7), (1, 1), (64, 500)])
+@pytest.mark.parametrize("new_size", [(64, 64), (37, 128)])
+def test_resizes_as_torch_does(size: tuple[int, int], new_size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = functional.interpolate(images, new_size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(antialiased_resize(images, *new_size), expected, rtol=0, atol=1e-10)
+
+
+def test_keeps_images_of_the_right_size() -> None:
+    images = torch.rand(1, 3, 48, 48)
+    torch.testing.assert_close(antialiased_resize(images, 48, 48), images, rtol=0, atol=0)
+
+
+def test_replaces_antialiased_resizing_only() -> None:
+    transform = Compose(
+        [
+            Resize((64, 64)),
+            Resize((64, 64), antialias=False),
+            Resize(64),
+            CenterCrop(32),
+            Normalize([0.5] * 3, [0.2] * 3),
+        ]
+    )
+    kinds = [type(part).__name__ for part in exportable_transform(transform).transforms]
+    assert kinds == ["AntialiasedResize", "Resize", "Resize", "ExportableCenterCrop", "Normalize"]
+    assert isinstance(exportable_transform(Resize((64, 64))), AntialiasedResize)
+    assert exportable_transform(None) is None
+
+
+def test_gives_the_images_of_the_original_transform() -> None:
+    transform = Compose([Resize((64, 64), antialias=True), Normalize([0.5] * 3, [0.2] * 3)])
+    images = torch.rand(2, 3, 150, 200, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(exportable_transform(transform)(images), transform(images), rtol=0, atol=1e-5)

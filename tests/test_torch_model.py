@@ -1,0 +1,276 @@
+import pytest
+import torch
+from torch import nn
+
+from anomalib_students import dense, torch_model
+from anomalib_students.anomaly_map import predictive_uncertainty, regression_error, upsample
+from anomalib_students.dense import dense_descriptors, sample_phase
+from anomalib_students.loss import regression_loss
+from anomalib_students.torch_model import UninformedStudentsModel
+
+pytestmark = pytest.mark.usefixtures("narrow_networks")
+
+STATISTICS = ("descriptor_mean", "descriptor_std", "error_mean", "error_std", "uncertainty_mean", "uncertainty_std")
+
+
+def make_model(patch_sizes=(17, 33, 65), n_students=2, **arguments):
+    """A small model in double precision, whose networks and statistics all matter to its output."""
+    model = UninformedStudentsModel(patch_sizes, n_students, **{"descriptor_dim": 4, **arguments}).double()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    for ensemble in model.ensembles.values():
+        for name in STATISTICS:
+            buffer = getattr(ensemble, name)
+            buffer.copy_(torch.rand(buffer.shape) + (0.5 if name.endswith("_std") else 0))
+    return model
+
+
+def make_images(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def assert_same_loss_and_gradients(model, images, monkeypatch, mode, pixels):
+    """Compare a training step in one part with one in parts of ``pixels`` pixels."""
+    results = []
+    for limit in (10**9, pixels):
+        monkeypatch.setitem(torch_model.TRAINING_PIXELS, mode, limit)
+        model.zero_grad()
+        torch.manual_seed(3)
+        loss = model(images)
+        loss.backward()
+        results.append((loss.detach(), gradients(model)))
+    # The loss is in single precision.
+    torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
+    assert all(gradient.abs().sum() > 0 for gradient in results[0][1].values())
+
+
+class TestEvaluation:
+    @pytest.mark.parametrize("output_stride", [1, 4])
+    @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 20), (33, 18)])
+    def test_map_has_the_size_of_the_images_and_its_maximum_is_the_score(self, height, width, output_stride):
+        predictions = make_model(output_stride=output_stride).eval()(make_images(2, 3, height, width))
+        assert predictions.anomaly_map.shape == (2, 1, height, width)
+        assert predictions.pred_score.shape == (2,)
+        assert torch.equal(predictions.pred_score, predictions.anomaly_map.flatten(1).amax(dim=1))
+        assert predictions.pred_label is None
+        assert predictions.pred_mask is None
+
+    @pytest.mark.parametrize("output_stride", [1, 2, 4, 8])
+    def test_map_is_the_mean_over_scales_of_the_summed_normalised_scores(self, output_stride):
+        model = make_model(n_students=3, output_stride=output_stride).eval()
+        images = make_images(2, 3, 19, 26)
+        expected = torch.zeros(2, 1, 19, 26, dtype=torch.float64)
+        for ensemble in model.ensembles.values():
+            students = [dense_descriptors(student, images, output_stride) for student in ensemble.students]
+            # The model normalises the teacher's descriptors in single precision.
+            target = dense_descriptors(ensemble.teacher, images, output_stride).float()
+            target = (target - ensemble.descriptor_mean) / ensemble.descriptor_std
+            error = regression_error(torch.stack(students), target)
+            uncertainty = predictive_uncertainty(torch.stack(students))
+            score = (error - ensemble.error_mean) / ensemble.error_std
+            score = score + (uncertainty - ensemble.uncertainty_mean) / ensemble.uncertainty_std
+            expected += upsample(score.unsqueeze(1), output_stride, (19, 26)) / 3
+        actual = model(images).anomaly_map
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, check_dtype=False)
+
+    def test_one_student_has_no_part_of_uncertainty(self):
+        model = make_model(n_students=1).eval()
+        images = make_images(1, 3, 12, 12)
+        before = model(images).anomaly_map
+        for ensemble in model.ensembles.values():
+            ensemble.uncertainty_mean.fill_(123)
+            ensemble.uncertainty_std.zero_()
+        assert torch.equal(model(images).anomaly_map, before)
+
+    def test_two_students_have_a_part_of_uncertainty(self):
+        model = make_model(n_students=2, patch_sizes=(33,), output_stride=1).eval()
+        images = make_images(1, 3, 12, 12)
+        before = model(images).anomaly_map
+        ensemble = model.ensembles["p33"]
+        shift = 5 / ensemble.uncertainty_std
+        ensemble.uncertainty_mean += 5
+        torch.testing.assert_close(model(images).anomaly_map, before - shift)
+
+    def test_a_batch_in_parts_has_the_predictions_of_its_images(self, monkeypatch):
+        model = make_model().eval()
+        images = make_images(5, 3, 11, 14)
+        expected = [model(image.unsqueeze(0)) for image in images]
+
+        sizes = []
+        forward = torch_model.StudentTeacherEnsemble.forward
+        monkeypatch.setattr(
+            torch_model.StudentTeacherEnsemble,
+            "forward",
+            lambda ensemble, part, stride: sizes.append(len(part)) or forward(ensemble, part, stride),
+        )
+        monkeypatch.setattr(torch_model, "EVALUATION_PIXELS", 2 * 11 * 14)
+        predictions = model(images)
+        assert sizes == 3 * [2] + 3 * [2] + 3 * [1]
+        maps = torch.cat([prediction.anomaly_map for prediction in expected])
+        scores = torch.cat([prediction.pred_score for prediction in expected])
+        torch.testing.assert_close(predictions.anomaly_map, maps)
+        torch.testing.assert_close(predictions.pred_score, scores)
+
+    def test_an_image_larger_than_a_part_is_scored_alone(self, monkeypatch):
+        model = make_model((33,)).eval()
+        images = make_images(2, 3, 11, 14)
+        expected = model(images).anomaly_map
+        monkeypatch.setattr(torch_model, "EVALUATION_PIXELS", 1)
+        torch.testing.assert_close(model(images).anomaly_map, expected)
+
+    def test_no_activations_are_kept_for_a_gradient(self):
+        predictions = make_model((17,)).eval()(make_images(1, 3, 8, 8))
+        assert not predictions.anomaly_map.requires_grad
+        assert not predictions.pred_score.requires_grad
+
+    def test_a_batch_has_the_predictions_of_its_images(self):
+        model = make_model().eval()
+        images = make_images(3, 3, 10, 9)
+        together = model(images).anomaly_map
+        for index, image in enumerate(images):
+            torch.testing.assert_close(together[index], model(image.unsqueeze(0)).anomaly_map[0])
+
+
+class TestTraining:
+    def test_dense_loss_is_the_sum_of_equation_7_over_students_and_scales(self):
+        model = make_model(training_mode="dense")
+        images = make_images(2, 3, 9, 12)
+        expected = 0
+        for ensemble in model.ensembles.values():
+            target = dense_descriptors(ensemble.teacher, images)
+            target = (target - ensemble.descriptor_mean) / ensemble.descriptor_std
+            for student in ensemble.students:
+                expected += regression_loss(dense_descriptors(student, images).unsqueeze(0), target)
+        torch.testing.assert_close(model(images).double(), expected.double(), rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("patch_size", "size", "parts"), [(17, (6, 8), 3 * 4), (33, (8, 16), 2 * 16), (65, (16, 8), 64)]
+    )
+    def test_phase_loss_averaged_over_all_parts_is_the_dense_loss(self, patch_size, size, parts, monkeypatch):
+        monkeypatch.setattr(dense, "PHASE_SIDE", 2)
+        model = make_model((patch_size,), n_students=1)
+        images = make_images(1, 3, *size)
+        gradients_of, losses = {}, {}
+        for mode, seeds in (("dense", [0]), ("phase", one_seed_per_part(model, images, parts))):
+            model.training_mode = mode
+            model.zero_grad()
+            losses[mode] = 0
+            for seed in seeds:
+                torch.manual_seed(seed)
+                loss = model(images) / len(seeds)
+                loss.backward()
+                losses[mode] += float(loss.detach())
+            gradients_of[mode] = gradients(model)
+        assert losses["phase"] == pytest.approx(losses["dense"], rel=1e-6)
+        torch.testing.assert_close(gradients_of["phase"], gradients_of["dense"], rtol=1e-5, atol=1e-5)
+
+    # The crop that holds a phase is at most as large as the padded images.
+    @pytest.mark.parametrize(("mode", "pixels"), [("phase", (15 + 32) * (12 + 32)), ("dense", 15 * 12)])
+    def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(self, mode, pixels, monkeypatch):
+        model = make_model((33,), training_mode=mode)
+        sizes = []
+        part_loss = torch_model.StudentTeacherEnsemble._part_loss
+        monkeypatch.setattr(
+            torch_model.StudentTeacherEnsemble,
+            "_part_loss",
+            lambda ensemble, part, mode: sizes.append(len(part)) or part_loss(ensemble, part, mode),
+        )
+        assert_same_loss_and_gradients(model, make_images(5, 3, 15, 12), monkeypatch, mode, pixels=2 * pixels)
+        # The whole; then three parts, and again in the backward pass.
+        assert sizes[:4] == [5, 2, 2, 1]
+        assert sorted(sizes[4:]) == [1, 2, 2]
+
+    @pytest.mark.parametrize("mode", ["phase", "dense"])
+    def test_images_larger_than_a_part_are_worked_off_one_by_one(self, mode, monkeypatch):
+        model = make_model(training_mode=mode)
+        assert_same_loss_and_gradients(model, make_images(2, 3, 15, 12), monkeypatch, mode, pixels=1)
+
+    @pytest.mark.parametrize("mode", ["phase", "dense"])
+    def test_teacher_is_frozen(self, mode):
+        model = make_model(training_mode=mode).train()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        model(make_images(2, 3, 10, 10)).backward()
+        optimizer.step()
+        after = model.state_dict()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {name for name, _ in model.named_parameters() if ".students." in name}
+        for ensemble in model.ensembles.values():
+            assert all(not weight.requires_grad and weight.grad is None for weight in ensemble.teacher.parameters())
+
+    def test_all_students_see_the_same_patches(self):
+        """Two equal students have equal losses, so both see the part that the teacher sees."""
+        model = make_model((33,), training_mode="phase")
+        ensemble = model.ensembles["p33"]
+        ensemble.students[1].load_state_dict(ensemble.students[0].state_dict())
+        model(make_images(1, 3, 14, 14)).backward()
+        for first, second in zip(*(student.parameters() for student in ensemble.students), strict=True):
+            assert torch.equal(first.grad, second.grad)
+
+    def test_students_start_from_different_weights(self):
+        first, second = UninformedStudentsModel((17,), n_students=2, descriptor_dim=4).ensembles["p17"].students
+        assert not torch.equal(first.convolutions[0].weight, second.convolutions[0].weight)
+
+
+def one_seed_per_part(model, images, parts):
+    """Seeds that draw each part of the images once."""
+    (ensemble,) = model.ensembles.values()
+    seeds = {}
+    for seed in range(1000):
+        torch.manual_seed(seed)
+        crop = sample_phase(ensemble.teacher, images)
+        seeds.setdefault(tuple(crop[0, 0, :3, :3].flatten().tolist()), seed)
+    assert len(seeds) == parts
+    return list(seeds.values())
+
+
+class TestState:
+    def test_statistics_and_weights_of_every_scale_are_in_the_state_dict(self):
+        state = make_model((17, 65)).state_dict()
+        for scale in ("p17", "p65"):
+            assert {f"ensembles.{scale}.{name}" for name in STATISTICS} <= state.keys()
+            for network in ("teacher", "students.0", "students.1"):
+                assert f"ensembles.{scale}.{network}.convolutions.0.weight" in state
+
+    def test_a_model_with_the_same_state_dict_makes_the_same_predictions(self):
+        model, other = make_model().eval(), make_model().eval()
+        images = make_images(1, 3, 12, 15)
+        assert not torch.equal(model(images).anomaly_map, other(images).anomaly_map)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(model(images).anomaly_map, other(images).anomaly_map)
+
+
+def test_exported_program_equals_eager():
+    model = make_model((17, 33), output_stride=4).eval()
+    program = torch.export.export(
+        model, (make_images(2, 3, 20, 25),), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
+    )
+    for batch_size in (1, 3):
+        images = make_images(batch_size, 3, 20, 25)
+        exported, eager = program.module()(images), model(images)
+        torch.testing.assert_close(exported.anomaly_map, eager.anomaly_map)
+        torch.testing.assert_close(exported.pred_score, eager.pred_score)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patch_sizes": (33, 19)}, r"No architecture for patch size 19: choose from \[17, 33, 65\]"),
+        ({"patch_sizes": ()}, r"patch_sizes must name at least one patch size, each once; got \(\)"),
+        ({"patch_sizes": (33, 17, 33)}, r"patch_sizes must name .* each once; got \(33, 17, 33\)"),
+        ({"n_students": 0}, "n_students must be at least 1, got 0"),
+        ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
+        ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
+        ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        UninformedStudentsModel(**{"patch_sizes": (17,), **arguments})
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is caught.value.__context__ is None
