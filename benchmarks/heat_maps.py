@@ -3,7 +3,7 @@
     python benchmarks/heat_maps.py --checkpoint results/.../model.ckpt --output maps.png \
         --images data/pill/test/crack/000.png data/pill/test/color/001.png
 
-The maps of all images share one colour scale.
+Each map has a colour scale of its own, from its least to its greatest score.
 """
 
 from pathlib import Path
@@ -28,7 +28,6 @@ def heat_maps(checkpoint: Path, images: list[Path], output: Path, show_images: b
     model = UninformedStudents.load_from_checkpoint(checkpoint)
     engine = Engine(enable_progress_bar=False)
     maps = [engine.predict(model, data_path=image)[0].anomaly_map.squeeze().cpu().numpy() for image in images]
-    low, high = min(values.min() for values in maps), max(values.max() for values in maps)
     side, gap, title = 256, 8, 18
     rows = 2 if show_images else 1
     panel = Image.new("RGB", (len(images) * (side + gap) - gap, title + rows * (side + gap) - gap), "white")
@@ -36,7 +35,7 @@ def heat_maps(checkpoint: Path, images: list[Path], output: Path, show_images: b
     for index, (image, values) in enumerate(zip(images, maps, strict=True)):
         left = index * (side + gap)
         draw.text((left, 2), f"{image.parent.name} {image.stem}", fill="black")
-        colours = mpl.colormaps["inferno"]((values - low) / (high - low))
+        colours = mpl.colormaps["inferno"]((values - values.min()) / np.ptp(values))
         heat_map = Image.fromarray((255 * colours[..., :3]).astype(np.uint8)).resize((side, side))
         panel.paste(heat_map, (left, title + (rows - 1) * (side + gap)))
         if show_images:

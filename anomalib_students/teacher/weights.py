@@ -33,10 +33,12 @@ def teacher_path(teacher: Teachers, patch_size: int) -> Path:
         ValueError: If a mapping has no entry for ``patch_size``.
     """
     if isinstance(teacher, Mapping):
-        if patch_size not in teacher:
-            msg = f"No teacher is given for patch size {patch_size}, only for {sorted(teacher)}."
+        # The keys of a mapping on the command line or in a JSON file are strings.
+        teachers = {int(size): path for size, path in teacher.items()}
+        if patch_size not in teachers:
+            msg = f"No teacher is given for patch size {patch_size}, only for {sorted(teachers)}."
             raise ValueError(msg)
-        return teacher_path(teacher[patch_size], patch_size)
+        return teacher_path(teachers[patch_size], patch_size)
     if str(teacher) == BUNDLED:
         return Path(str(files("anomalib_students.teacher") / "weights" / f"p{patch_size}.safetensors"))
     return Path(teacher)

@@ -157,6 +157,9 @@ class TestPath:
     def test_a_path_is_that_of_the_file(self, tmp_path):
         assert teacher_path(str(tmp_path / "teacher.safetensors"), 33) == tmp_path / "teacher.safetensors"
 
+    def test_a_mapping_may_have_its_keys_as_strings(self, tmp_path):
+        assert teacher_path({"33": tmp_path / "teacher.safetensors"}, 33) == tmp_path / "teacher.safetensors"
+
     @pytest.mark.parametrize("patch_size", [17, 33, 65])
     def test_a_bundled_teacher_lies_in_the_package(self, patch_size):
         path = teacher_path(BUNDLED, patch_size)
