@@ -133,7 +133,7 @@ class PatchStream(IterableDataset):
 
 def _load_image(path: Path) -> torch.Tensor:
     try:
-        image = Image.open(path)
+        image: Image.Image = Image.open(path)
         if image.mode.startswith("I"):
             # Pillow would clip 16 bits to 8.
             image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
