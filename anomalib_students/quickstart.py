@@ -42,7 +42,7 @@ def main() -> None:
     run = RUN.resolve().relative_to(Path.cwd())
     console.print(
         "",
-        f"Heat maps of all test images:  {run / 'images' / 'test'}",
+        f"Heat maps of all test images:  {run / 'images'}",
         f"The model, for OpenVINO:       {exported.relative_to(Path.cwd())}",
         f"The model, as a checkpoint:    {run / 'weights' / 'lightning' / 'model.ckpt'}",
         "",

@@ -68,7 +68,7 @@ def test_train_then_test_predict_and_export(small_config: Path, data_root: Path,
     results = tmp_path / "results" / "UninformedStudents" / "MVTec" / "dots" / "latest"
     checkpoint = results / "weights" / "lightning" / "model.ckpt"
     assert checkpoint.is_file()
-    assert list((results / "images" / "test").rglob("*.png"))
+    assert list((results / "images").rglob("*.png"))
 
     model = ("--model", "UninformedStudents", "--model.patch_sizes", "[33]", "--model.n_students", "2")
     model += ("--model.output_stride", "8", "--ckpt_path", checkpoint)
