@@ -125,7 +125,7 @@ class UninformedStudents(AnomalibModule):
         if teacher is not None:
             for patch_size, ensemble in zip(patch_sizes, self.model.scales, strict=True):
                 path = teacher_path(teacher, patch_size)
-                ensemble.teacher.load_state_dict(load_teacher(path, patch_size, descriptor_dim).state_dict())
+                ensemble.teacher = load_teacher(path, patch_size, descriptor_dim)
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay

@@ -24,13 +24,6 @@ def datamodule(data_root: Path) -> MVTec:
     return MVTec(root=data_root, category="dots", train_batch_size=2, eval_batch_size=2, num_workers=0)
 
 
-@pytest.fixture
-def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder of the test's own."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def write_category(category: Path, n_train: int = 6, mode: str = "RGB") -> None:
     """Write a category with ``n_train`` training images and two good and two defective test images."""
     random = np.random.default_rng(0)
