@@ -1,8 +1,8 @@
-"""Losses of the teacher's pretraining (eqs. 1, 5 and 6) and of the students (eq. 7)."""
+"""Losses of the teacher's pretraining (eqs. 1 to 5) and of the students (eq. 7)."""
 
 import torch
 
-__all__ = ["compactness_loss", "distillation_loss", "regression_loss"]
+__all__ = ["compactness_loss", "distillation_loss", "regression_loss", "triplet_distances", "triplet_loss"]
 
 
 def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -16,6 +16,50 @@ def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tens
         Squared l2 distance, averaged over the batch; a scalar in ``[0, inf)``.
     """
     return (decoded - target).square().sum(dim=1).mean()
+
+
+def triplet_distances(
+    anchors: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distances within triplets, the negative one with anchor swap (eqs. 3 and 4).
+
+    Args:
+        anchors: Descriptors T(p) of shape ``(B, d)``.
+        positives: Descriptors T(p+) of shape ``(B, d)``.
+        negatives: Descriptors T(p-) of shape ``(B, d)``.
+
+    Returns:
+        Squared l2 distances of the positives from the anchors, and of the negatives from the anchors or the positives,
+        whichever are nearer: the hardest within the triplet. Both of shape ``(B,)``.
+    """
+    positive_distance = (anchors - positives).square().sum(dim=1)
+    negative_distance = torch.minimum(
+        (anchors - negatives).square().sum(dim=1), (positives - negatives).square().sum(dim=1)
+    )
+    return positive_distance, negative_distance
+
+
+def triplet_loss(
+    anchors: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor, margin: float = 1.0
+) -> torch.Tensor:
+    """Metric learning on triplets with in-triplet hard negative mining and anchor swap (eq. 2).
+
+    Args:
+        anchors: Descriptors T(p) of shape ``(B, d)``.
+        positives: Descriptors T(p+) of shape ``(B, d)``.
+        negatives: Descriptors T(p-) of shape ``(B, d)``.
+        margin: Margin delta, greater than 0.
+
+    Returns:
+        The loss averaged over the batch; a scalar in ``[0, inf)``.
+
+    Example:
+        >>> anchors, positives, negatives = torch.tensor([[0.0]]), torch.tensor([[1.0]]), torch.tensor([[1.5]])
+        >>> triplet_loss(anchors, positives, negatives)  # the negative is nearer to the positive: 1 + 1 - 0.25
+        tensor(1.7500)
+    """
+    positive_distance, negative_distance = triplet_distances(anchors, positives, negatives)
+    return (margin + positive_distance - negative_distance).clamp_min(0).mean()
 
 
 def compactness_loss(descriptors: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_students.loss import compactness_loss, distillation_loss, regression_loss
+from anomalib_students.loss import (
+    compactness_loss,
+    distillation_loss,
+    regression_loss,
+    triplet_distances,
+    triplet_loss,
+)
 
 
 def normal(*shape, seed=0):
@@ -16,6 +22,15 @@ def equation_1(decoded, target):
     losses = []
     for one, other in zip(decoded, target, strict=True):
         losses.append(sum((a - b) ** 2 for a, b in zip(one, other, strict=True)))
+    return sum(losses) / len(losses)
+
+
+def equations_2_to_4(anchors, positives, negatives, margin):
+    losses = []
+    for anchor, positive, negative in zip(anchors, positives, negatives, strict=True):
+        to_positive = np.linalg.norm(anchor - positive) ** 2
+        to_negative = min(np.linalg.norm(anchor - negative) ** 2, np.linalg.norm(positive - negative) ** 2)
+        losses.append(max(0.0, margin + to_positive - to_negative))
     return sum(losses) / len(losses)
 
 
@@ -46,6 +61,50 @@ def test_distillation_loss_is_equation_1_averaged_over_the_batch(batch, dim):
 def test_distillation_loss_of_equal_descriptors_is_zero():
     descriptors = torch.randn(3, 4)
     assert distillation_loss(descriptors, descriptors) == 0
+
+
+@pytest.mark.parametrize("margin", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize(("batch", "dim"), [(1, 1), (7, 3), (64, 2)])
+def test_triplet_loss_is_equations_2_to_4_averaged_over_the_batch(batch, dim, margin):
+    triplets = [normal(batch, dim, seed=seed) for seed in range(3)]
+    loss = triplet_loss(*map(torch.from_numpy, triplets), margin)
+    assert loss.ndim == 0
+    assert float(loss) == pytest.approx(equations_2_to_4(*triplets, margin), rel=1e-12)
+
+
+def test_triplet_distances_are_those_of_equations_3_and_4():
+    anchors, positives, negatives = torch.tensor(
+        [[[0.0, 0.0]] * 2, [[3.0, 0.0], [0.0, 1.0]], [[4.0, 0.0], [0.0, -1.0]]]
+    )
+    positive_distance, negative_distance = triplet_distances(anchors, positives, negatives)
+    assert positive_distance.tolist() == [9, 1]
+    # Of the first triplet the positive, of the second the anchor is nearer to the negative.
+    assert negative_distance.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_gradient_of_the_triplet_loss_flows_through_the_nearer_pair(swapped):
+    anchor, positive = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    negative = torch.tensor([[1.5, 0.5]]) if swapped else torch.tensor([[-0.5, 0.5]])
+    for descriptor in (anchor, positive, negative):
+        descriptor.requires_grad_()
+    triplet_loss(anchor, positive, negative, margin=1.0).backward()
+
+    nearer = positive if swapped else anchor
+    to_positive, to_negative = 2 * (anchor - positive).detach(), 2 * (nearer - negative).detach()
+    expected = {id(anchor): to_positive.clone(), id(positive): -to_positive}
+    expected[id(nearer)] -= to_negative
+    torch.testing.assert_close(anchor.grad, expected[id(anchor)])
+    torch.testing.assert_close(positive.grad, expected[id(positive)])
+    torch.testing.assert_close(negative.grad, to_negative)
+
+
+def test_a_triplet_beyond_the_margin_has_neither_loss_nor_gradient():
+    anchor, positive, negative = (torch.tensor([[value]], requires_grad=True) for value in (0.0, 0.5, 3.0))
+    loss = triplet_loss(anchor, positive, negative, margin=1.0)
+    loss.backward()
+    assert loss == 0
+    assert not any(descriptor.grad.any() for descriptor in (anchor, positive, negative))
 
 
 @pytest.mark.parametrize(("batch", "dim"), [(2, 3), (5, 2), (16, 6), (64, 9)])

@@ -1,147 +1,174 @@
-"""Random patches of natural images, drawn as in Section 4 of the paper."""
+"""Random patches and triplets of natural images, drawn in batches as in Section 4 of the paper."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
-from rich.progress import track
-from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as transforms
 
-__all__ = ["IMAGE_SUFFIXES", "PatchStream", "draw_patch", "find_images", "load_images"]
+from .images import ImageStore
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+__all__ = ["Crops", "PatchSampler", "cut_patches"]
+
 ZOOM_RANGE = (4, 16)
 """Least and greatest side of a zoomed image, in patch sides."""
 GRAYSCALE_PROBABILITY = 0.1
-STORED_SIDE = 256
-"""Images are kept with their shorter side at most this many pixels long."""
+NOISE_STD = 0.1
+"""Standard deviation of the Gaussian noise on positive patches, whose values without it are in [0, 1]."""
+LUMINANCE_RANGE = (0.8, 1.2)
+"""Factor of a positive patch's values. The paper gives none."""
 
 
-def find_images(folder: Path) -> list[Path]:
-    """List the images below a folder in a stable order.
+class Crops(NamedTuple):
+    """Where patches lie: integers, one for each patch."""
 
-    Args:
-        folder: Folder, searched recursively.
-
-    Returns:
-        Paths of all files with the suffix of an image, sorted.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist or has no images.
-    """
-    if not folder.is_dir():
-        msg = f"The image folder does not exist: {folder}"
-        raise FileNotFoundError(msg)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not paths:
-        msg = f"The folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})."
-        raise FileNotFoundError(msg)
-    return paths
+    image: np.ndarray
+    """Index of the image."""
+    zoom: np.ndarray
+    """Side z of the square to which the image is zoomed, in pixels."""
+    top: np.ndarray
+    """First row of the patch in the zoomed image."""
+    left: np.ndarray
+    """First column of the patch in the zoomed image."""
 
 
-def load_images(paths: Sequence[Path]) -> list[torch.Tensor]:
-    """Decode images once and keep them in memory.
+class PatchSampler:
+    """Draw batches of random patches, the same for the same seed.
 
-    Args:
-        paths: Paths of images in any mode that Pillow reads.
+    An image is zoomed to equal width and height, drawn from {4p, ..., 16p}, and a patch of p x p pixels is cropped at
+    a random place. In a triplet, the positive is the same patch translated by at most (p - 1) / 4 pixels in each
+    direction (and kept within the image), its luminance changed, and Gaussian noise added; the negative is a patch of a
+    different image. A patch, or a whole triplet, is grey with probability 0.1.
 
-    Returns:
-        RGB images of shape ``(3, H, W)`` in uint8, their shorter side at most :data:`STORED_SIDE` pixels.
-
-    Raises:
-        ValueError: If a file cannot be read as an image.
-    """
-    return [_load_image(path) for path in track(paths, description="Reading images")]
-
-
-def draw_patch(image: torch.Tensor, patch_size: int, random: np.random.Generator) -> torch.Tensor:
-    """Crop a random patch from an image zoomed to a random square.
-
-    The image is zoomed to equal width and height z, drawn from {4p, ..., 16p}, and a patch of p x p pixels is cropped
-    at a random place. Both happen in one antialiased resampling of the region that the patch covers.
+    Each batch depends on the seed and its number alone, so that a resumed run draws what an uninterrupted one would,
+    and several processes can draw parts of one batch.
 
     Args:
-        image: Image of shape ``(3, H, W)`` in uint8.
-        patch_size: Side p of the patch in pixels.
-        random: Source of random numbers.
-
-    Returns:
-        Patch of shape ``(3, p, p)`` in uint8; grey with probability 0.1.
-    """
-    height, width = image.shape[-2:]
-    zoomed = random.integers(ZOOM_RANGE[0] * patch_size, ZOOM_RANGE[1] * patch_size, endpoint=True)
-    crop_height = max(1, round(height * patch_size / zoomed))
-    crop_width = max(1, round(width * patch_size / zoomed))
-    top = int(random.integers(height - crop_height, endpoint=True))
-    left = int(random.integers(width - crop_width, endpoint=True))
-    patch = transforms.resized_crop(image, top, left, crop_height, crop_width, [patch_size, patch_size], antialias=True)
-    if random.random() < GRAYSCALE_PROBABILITY:
-        patch = transforms.rgb_to_grayscale(patch, num_output_channels=3)
-    return patch
-
-
-class PatchStream(IterableDataset):
-    """An endless stream of batches of random patches, the same for the same seed.
-
-    Each batch depends on the seed and its number alone, so that a resumed run draws what an uninterrupted one would.
-
-    Args:
-        images: Images of shape ``(3, H, W)`` in uint8.
+        images: Images to draw from.
         patch_size: Side p of the patches in pixels.
-        batch_size: Patches in a batch.
-        seed: Seed of the stream.
-        first_batch: Number of the first batch to draw.
+        batch_size: Patches, or triplets, that this process draws.
+        seed: Seed of all batches.
+        triplets: Whether to draw positives and negatives too.
+        rank: Number of this process.
+        world_size: Processes that share a batch of ``world_size * batch_size``.
+
+    Raises:
+        ValueError: If triplets are to be drawn from a single image.
+
+    Example:
+        >>> images = ImageStore.from_images([torch.zeros(3, 40, 50), torch.ones(3, 60, 40)])
+        >>> PatchSampler(images, patch_size=17, batch_size=8, seed=0, triplets=True).draw(number=0).shape
+        torch.Size([3, 8, 3, 17, 17])
     """
 
     def __init__(
         self,
-        images: Sequence[torch.Tensor],
+        images: ImageStore,
         patch_size: int,
         batch_size: int,
         seed: int,
-        first_batch: int = 0,
+        triplets: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        if triplets and len(images) < 2:
+            msg = "Triplets need at least 2 images: the negative patch comes from a different one."
+            raise ValueError(msg)
         self.images = images
         self.patch_size = patch_size
-        self.batch_size = batch_size
         self.seed = seed
-        self.first_batch = first_batch
+        self.triplets = triplets
+        self.total = world_size * batch_size
+        self.own = slice(rank * batch_size, (rank + 1) * batch_size)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        """Draw batches of shape ``(B, 3, p, p)`` in uint8."""
-        number = self.first_batch
-        while True:
-            yield self.draw_batch(number)
-            number += 1
-
-    def draw_batch(self, number: int) -> torch.Tensor:
-        """Draw one batch.
+    def draw(self, number: int) -> torch.Tensor:
+        """Draw a batch on the device of the images.
 
         Args:
-            number: Number of the batch in the stream.
+            number: Number of the batch.
 
         Returns:
-            Patches of shape ``(B, 3, p, p)`` in uint8.
+            Patches of shape ``(1, B, 3, p, p)``, or with triplets anchors, positives and negatives of shape
+            ``(3, B, 3, p, p)``; values in ``[0, 1]`` but for the positives' noise.
         """
         random = np.random.default_rng((self.seed, number))
-        chosen = random.integers(len(self.images), size=self.batch_size)
-        return torch.stack([draw_patch(self.images[index], self.patch_size, random) for index in chosen])
+        anchors = self._draw_crops(random.integers(len(self.images), size=self.total), random)
+        grey = random.random(self.total) < GRAYSCALE_PROBABILITY
+        patches = self._cut(anchors)[None]
+        if self.triplets:
+            positives = self._positives(anchors, random)
+            others = random.integers(len(self.images) - 1, size=self.total)
+            negatives = self._cut(self._draw_crops(others + (others >= anchors.image), random))
+            patches = torch.stack([patches[0], positives, negatives])
+        is_grey = torch.from_numpy(grey[self.own]).to(patches.device)[:, None, None, None]
+        return torch.where(is_grey, transforms.rgb_to_grayscale(patches, num_output_channels=3), patches)
+
+    def _draw_crops(self, image: np.ndarray, random: np.random.Generator) -> Crops:
+        zoom = random.integers(
+            ZOOM_RANGE[0] * self.patch_size, ZOOM_RANGE[1] * self.patch_size, self.total, endpoint=True
+        )
+        top, left = random.integers(zoom - self.patch_size, size=(2, self.total), endpoint=True)
+        return Crops(image, zoom, top, left)
+
+    def _positives(self, anchors: Crops, random: np.random.Generator) -> torch.Tensor:
+        reach = (self.patch_size - 1) // 4
+        shift = random.integers(-reach, reach, size=(2, self.total), endpoint=True)
+        top, left = (np.stack([anchors.top, anchors.left]) + shift).clip(0, anchors.zoom - self.patch_size)
+        patches = self._cut(anchors._replace(top=top, left=left))
+        luminance = random.uniform(*LUMINANCE_RANGE, size=self.total)[self.own]
+        factor = torch.from_numpy(luminance).to(patches)[:, None, None, None]
+        generator = torch.Generator(patches.device).manual_seed(int(random.integers(2**62)))
+        noise = torch.randn(
+            (self.total, *patches.shape[1:]), generator=generator, dtype=patches.dtype, device=patches.device
+        )
+        return patches * factor + NOISE_STD * noise[self.own]
+
+    def _cut(self, crops: Crops) -> torch.Tensor:
+        return cut_patches(self.images, Crops(*(values[self.own] for values in crops)), self.patch_size)
 
 
-def _load_image(path: Path) -> torch.Tensor:
-    try:
-        image: Image.Image = Image.open(path)
-        if image.mode.startswith("I"):
-            # Pillow would clip 16 bits to 8.
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-        image = image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        msg = f"Cannot read {path} as an image: {error}. Repair or remove it."
-        raise ValueError(msg) from error
-    scale = STORED_SIDE / min(image.size)
-    if scale < 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    return transforms.pil_to_tensor(image)
+def cut_patches(images: ImageStore, crops: Crops, patch_size: int) -> torch.Tensor:
+    """Zoom images and crop a patch from each, in one antialiased resampling of the pixels that the patches cover.
+
+    Args:
+        images: Images.
+        crops: Places of B patches.
+        patch_size: Side p of the patches in pixels.
+
+    Returns:
+        Patches of shape ``(B, 3, p, p)`` with values in ``[0, 1]``: those of a resized image, cropped.
+    """
+    device = images.pixels.device
+    offsets, heights, widths = (values[crops.image] for values in (images.offsets, images.heights, images.widths))
+    rows, row_weights = _resampling(crops.top, crops.zoom, heights, patch_size, device)
+    columns, column_weights = _resampling(crops.left, crops.zoom, widths, patch_size, device)
+    first_of_rows = _on(device, offsets)[:, None] + rows * _on(device, widths)[:, None]
+    regions = images.pixels[first_of_rows[:, :, None] + columns[:, None, :]].float() / 255
+    return torch.einsum("byr,brcv,bxc->bvyx", row_weights, regions, column_weights).contiguous()
+
+
+def _resampling(
+    start: np.ndarray, zoom: np.ndarray, side: np.ndarray, patch_size: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the pixels that patches cover along one side, of shape (B, n), and their weights, of shape (B, p, n)."""
+    scale = side / zoom
+    reach = np.maximum(scale, 1)
+    first_centre = (start + 0.5) * scale
+    first_pixel = np.floor(first_centre - reach).astype(np.int64)
+    n_pixels = int(np.ceil((patch_size - 1) * scale + 2 * reach).max()) + 1
+
+    pixels = _on(device, first_pixel)[:, None] + torch.arange(n_pixels, device=device)
+    # Relative to the first pixel, single precision is enough, which every accelerator has.
+    centres, steps, reaches = (
+        _on(device, values.astype(np.float32))[:, None] for values in (first_centre - first_pixel - 0.5, scale, reach)
+    )
+    centres = centres + torch.arange(patch_size, device=device) * steps
+    distances = (torch.arange(n_pixels, device=device) - centres[:, :, None]).abs()
+    last_pixel = _on(device, side - 1)[:, None]
+    is_inside = (pixels >= 0) & (pixels <= last_pixel)
+    weights = (1 - distances / reaches[:, :, None]).clamp_min(0) * is_inside[:, None, :]
+    return pixels.clamp(min=0).minimum(last_pixel), weights / weights.sum(dim=2, keepdim=True)
+
+
+def _on(device: torch.device, values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).to(device)

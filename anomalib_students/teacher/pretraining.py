@@ -1,20 +1,22 @@
-"""Pretraining of a teacher: distillation and descriptor compactness on random patches (Section 3.1)."""
+"""Pretraining of a teacher: distillation, metric learning and descriptor compactness (Section 3.1)."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator
+from math import cos, pi
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.loss import compactness_loss, distillation_loss
+from anomalib_students.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 from anomalib_students.patch_network import PatchNetwork
 from anomalib_students.statistics import RunningStatistics
 
-from .patches import PatchStream
+from .images import ImageStore
+from .patches import PatchSampler
 from .source import DistillationSource
 
 __all__ = ["TeacherPretraining"]
@@ -24,32 +26,58 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 STATISTICS_BATCHES = 64
 """Batches over which the source's descriptors are standardised."""
 HELD_OUT_BATCHES = 16
-"""Batches from the held-out images on which the distillation is measured."""
+"""Batches from the held-out images on which the teacher is measured."""
+MEASURED_BATCH_SIZE = 64
+"""Patches in each of these batches, on every number of devices."""
 HELD_OUT_SEED = 1
 """Added to the seed of the training patches."""
 
 
-class TeacherPretraining(LightningModule):
-    """Train a patch network to hold what a powerful network knows of patches (eqs. 1, 5 and 6).
-
-    The descriptors of the source are standardised per dimension, so that eq. 1 weighs them alike. The learning rate
-    decays to zero along a cosine.
+class BatchNumbers(IterableDataset):
+    """Numbers of the batches that are still to draw; the module draws them, on its own device.
 
     Args:
-        source: Network P whose descriptors are distilled.
-        train_images: Images of shape ``(3, H, W)`` in uint8 from which patches are drawn.
-        held_out_images: Images from which the patches come that measure the distillation.
+        first: Number of the first batch.
+        total: Batches in the whole run.
+    """
+
+    def __init__(self, first: int, total: int) -> None:
+        self.first = first
+        self.total = total
+
+    def __iter__(self) -> Iterator[int]:
+        """Count from the first batch to the last."""
+        return iter(range(self.first, self.total))
+
+    def __len__(self) -> int:
+        """Count the batches of the whole run, those before the first too, as the progress bar does."""
+        return self.total
+
+
+class TeacherPretraining(LightningModule):
+    """Train a patch network to describe patches (eq. 6).
+
+    The descriptors of the source are standardised per dimension, so that eq. 1 weighs them alike. The learning rate
+    decays to zero along a cosine. A loss whose weight is 0 is not computed.
+
+    Args:
+        source: Network P whose descriptors are distilled; ``None`` if ``lambda_k`` is 0.
+        train_images: Images from which patches are drawn.
+        held_out_images: Images from which the patches come that measure the teacher.
         patch_size: Side p of the patches: 17, 33 or 65.
         descriptor_dim: Dimension d of the teacher's descriptors.
-        batch_size: Patches in a batch.
-        lambda_k: Weight of the distillation loss, at least 0.
-        lambda_c: Weight of the compactness loss, at least 0.
+        batch_size: Patches, or triplets, in a batch of one process.
+        lambda_k: Weight of the distillation loss (eq. 1), at least 0.
+        lambda_m: Weight of the metric learning loss (eq. 2), at least 0.
+        lambda_c: Weight of the compactness loss (eq. 5), at least 0.
+        margin: Margin delta of eq. 2, greater than 0.
         lr: Initial learning rate of Adam.
         weight_decay: Weight decay of Adam.
         seed: Seed of the patches.
 
     Raises:
-        ValueError: If a weight is negative, or both are 0.
+        ValueError: If a weight is negative or all are 0, if the margin is not positive, if there is no source but
+            ``lambda_k`` is not 0, or if triplets are to be drawn from a single image.
     """
 
     target_mean: torch.Tensor
@@ -57,111 +85,196 @@ class TeacherPretraining(LightningModule):
 
     def __init__(
         self,
-        source: DistillationSource,
-        train_images: Sequence[torch.Tensor],
-        held_out_images: Sequence[torch.Tensor],
+        source: DistillationSource | None,
+        train_images: ImageStore,
+        held_out_images: ImageStore,
         patch_size: int = 33,
         descriptor_dim: int = 128,
         batch_size: int = 64,
         lambda_k: float = 1.0,
+        lambda_m: float = 0.0,
         lambda_c: float = 1.0,
+        margin: float = 1.0,
         lr: float = 2e-4,
         weight_decay: float = 1e-5,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(lambda_k, lambda_c) < 0 or lambda_k + lambda_c == 0:
-            msg = f"The loss weights must not be negative, nor all 0: lambda_k={lambda_k}, lambda_c={lambda_c}."
+        check_loss_weights(lambda_k, lambda_m, lambda_c, margin)
+        if lambda_k and source is None:
+            msg = f"Distillation (lambda_k={lambda_k}) needs a source network."
             raise ValueError(msg)
         self.save_hyperparameters(ignore=["source", "train_images", "held_out_images"])
         # In a tuple, so that neither its weights nor its mode belong to this module: it is in no checkpoint.
-        self._source = (source,)
+        self._source: tuple[DistillationSource, ...] = (source,) if source is not None and lambda_k else ()
         self._train_images = train_images
         self._held_out_images = held_out_images
         self.teacher = PatchNetwork(patch_size, descriptor_dim)
-        self.decoder = nn.Linear(descriptor_dim, source.dim)
-        self.register_buffer("target_mean", torch.zeros(source.dim))
-        self.register_buffer("target_std", torch.ones(source.dim))
+        for network in self._source:
+            self.decoder = nn.Linear(descriptor_dim, network.dim)
+            self.register_buffer("target_mean", torch.zeros(network.dim))
+            self.register_buffer("target_std", torch.ones(network.dim))
 
     def on_fit_start(self) -> None:
-        """Standardise the source's descriptors over the first batches."""
-        self._source[0].to(self.device)
-        statistics = RunningStatistics(self.target_mean.numel())
-        stream = self._stream(self._train_images, self.hparams["seed"])
-        for number in range(STATISTICS_BATCHES):
-            patches = self._normalise(stream.draw_batch(number).to(self.device))
-            statistics.update(self._source[0](patches))
-        self.target_mean.copy_(statistics.mean)
-        self.target_std.copy_(statistics.std.clamp_min(1e-6))
+        """Move images and source to the device, and standardise the source's descriptors over the first batches."""
+        self._to_device()
+        self._train_patches = self._sampler(
+            self._train_images,
+            self.hparams["batch_size"],
+            triplets=bool(self.hparams["lambda_m"]),
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        for network in self._source:
+            # All processes see the same patches here, and so agree on the statistics.
+            sampler = self._sampler(self._train_images, MEASURED_BATCH_SIZE, triplets=False)
+            statistics = RunningStatistics(self.target_mean.numel())
+            for number in range(STATISTICS_BATCHES):
+                statistics.update(network(self._normalise(sampler.draw(number)[0])))
+            self.target_mean.copy_(statistics.mean)
+            self.target_std.copy_(statistics.std.clamp_min(1e-6))
 
-    def train_dataloader(self) -> DataLoader:
-        """Draw the batches that follow the last step."""
-        return DataLoader(
-            self._stream(self._train_images, self.hparams["seed"], first_batch=self.global_step),
-            batch_size=None,
+    def on_validation_start(self) -> None:
+        """Move images and source to the device, where no fit has done so."""
+        self._to_device()
+        self._held_out_patches = self._sampler(
+            self._held_out_images, MEASURED_BATCH_SIZE, HELD_OUT_SEED, triplets=bool(self.hparams["lambda_m"])
         )
 
-    def val_dataloader(self) -> DataLoader:
-        """Draw the same held-out patches at every call."""
-        stream = self._stream(self._held_out_images, self.hparams["seed"] + HELD_OUT_SEED)
-        batches = [stream.draw_batch(number) for number in range(HELD_OUT_BATCHES)]
-        return DataLoader(cast("Dataset", batches), batch_size=None)
+    def train_dataloader(self) -> DataLoader:
+        """Number the batches that follow the last step."""
+        return DataLoader(BatchNumbers(self.global_step, self.trainer.max_steps), batch_size=None)
 
-    def training_step(self, patches: torch.Tensor) -> torch.Tensor:
-        """Compute the loss of eq. 6 without its metric learning term.
+    def val_dataloader(self) -> DataLoader:
+        """Number the held-out batches, the same at every call."""
+        return DataLoader(BatchNumbers(0, HELD_OUT_BATCHES), batch_size=None)
+
+    def training_step(self, number: int) -> torch.Tensor:
+        """Compute the loss of eq. 6 on a batch of random patches.
 
         Args:
-            patches: Patches of shape ``(B, 3, p, p)`` in uint8.
+            number: Number of the batch.
 
         Returns:
             The loss, a scalar.
         """
-        patches = self._normalise(patches)
-        descriptors, decoded = self._describe(patches)
-        distillation = distillation_loss(decoded, self._target(patches))
-        compactness = compactness_loss(descriptors)
-        self.log_dict({"distillation": distillation, "compactness": compactness}, prog_bar=True)
-        return self.hparams["lambda_k"] * distillation + self.hparams["lambda_c"] * compactness
+        patches = self._normalise(self._train_patches.draw(number))
+        descriptors = self._describe(patches)
+        losses = {}
+        if self._source:
+            losses["distillation"] = distillation_loss(self._decode(descriptors[0]), self._target(patches[0]))
+        if self.hparams["lambda_m"]:
+            anchors, positives, negatives = descriptors.float()
+            losses["triplet"] = triplet_loss(anchors, positives, negatives, self.hparams["margin"])
+        if self.hparams["lambda_c"]:
+            losses["compactness"] = compactness_loss(descriptors[0].float())
+        self.log_dict(losses, prog_bar=True, sync_dist=True)
+        weights = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness": "lambda_c"}
+        return torch.stack([self.hparams[weights[name]] * loss for name, loss in losses.items()]).sum()
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the errors of the last validation."""
+        """Forget the last validation."""
         self._squared_errors = 0.0
         self._squared_targets = 0.0
+        self._n_ordered = 0
 
-    def validation_step(self, patches: torch.Tensor) -> None:
-        """Compare decoded descriptors of held-out patches with the source's.
+    def validation_step(self, number: int) -> None:
+        """Compare decoded descriptors of held-out patches with the source's, and order held-out triplets.
 
         Args:
-            patches: Patches of shape ``(B, 3, p, p)`` in uint8.
+            number: Number of the batch.
         """
-        patches = self._normalise(patches)
-        target = self._target(patches)
-        self._squared_errors += float((self._describe(patches)[1] - target).square().sum())
-        self._squared_targets += float(target.square().sum())
+        patches = self._normalise(self._held_out_patches.draw(number))
+        descriptors = self._describe(patches)
+        if self._source:
+            target = self._target(patches[0])
+            self._squared_errors += float((self._decode(descriptors[0]) - target).square().sum())
+            self._squared_targets += float(target.square().sum())
+        if self.hparams["lambda_m"]:
+            anchors, positives, negatives = descriptors.float()
+            positive_distance, negative_distance = triplet_distances(anchors, positives, negatives)
+            self._n_ordered += int((positive_distance < negative_distance).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the held-out R2: the part of the source's variance that the teacher explains, at most 1."""
-        self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
+        """Log what the teacher has learnt, as measured on the held-out images.
+
+        ``held_out_r2`` is the part of the source's variance that the teacher explains, at most 1; ``held_out_triplets``
+        is the part of triplets whose positive is nearer than the negative (eqs. 3 and 4).
+        """
+        if self._source:
+            self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
+        if self.hparams["lambda_m"]:
+            self.log("held_out_triplets", self._n_ordered / (HELD_OUT_BATCHES * MEASURED_BATCH_SIZE), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its learning rate decaying to zero over the run."""
         optimizer = torch.optim.Adam(
-            [*self.teacher.parameters(), *self.decoder.parameters()],
-            lr=self.hparams["lr"],
-            weight_decay=self.hparams["weight_decay"],
+            self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
         )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.trainer.max_steps)
+        # A function of the step alone, so that a run can be resumed with more steps.
+        total = self.trainer.max_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + cos(pi * min(step / total, 1))) / 2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _stream(self, images: Sequence[torch.Tensor], seed: int, first_batch: int = 0) -> PatchStream:
-        return PatchStream(images, self.teacher.patch_size, self.hparams["batch_size"], seed, first_batch)
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with a run of other settings.
+
+        Args:
+            checkpoint: What the run saved.
+
+        Raises:
+            ValueError: If its settings are not this module's.
+        """
+        saved = checkpoint["hyper_parameters"]
+        changed = [f"{name}={saved.get(name)}" for name, value in self.hparams.items() if saved.get(name) != value]
+        if changed:
+            msg = (
+                f"The run to be resumed had other settings: {', '.join(changed)}. Resume it with these, or start anew."
+            )
+            raise ValueError(msg)
+
+    def _to_device(self) -> None:
+        for network in self._source:
+            network.to(self.device)
+        self._train_images = self._train_images.to(self.device)
+        self._held_out_images = self._held_out_images.to(self.device)
+
+    def _sampler(self, images: ImageStore, batch_size: int, seed: int = 0, **options: Any) -> PatchSampler:
+        return PatchSampler(images, self.teacher.patch_size, batch_size, self.hparams["seed"] + seed, **options)
 
     def _normalise(self, patches: torch.Tensor) -> torch.Tensor:
-        return transforms.normalize(patches.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
+        return transforms.normalize(patches, IMAGENET_MEAN, IMAGENET_STD)
 
-    def _describe(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        descriptors = self.teacher(patches).flatten(1)
-        return descriptors.float(), self.decoder(descriptors).float()
+    def _describe(self, patches: torch.Tensor) -> torch.Tensor:
+        """Describe patches of shape (n, B, 3, p, p) in one pass: descriptors of shape (n, B, d)."""
+        return self.teacher(patches.flatten(0, 1)).flatten(1).unflatten(0, patches.shape[:2])
+
+    def _decode(self, descriptors: torch.Tensor) -> torch.Tensor:
+        return self.decoder(descriptors).float()
 
     def _target(self, patches: torch.Tensor) -> torch.Tensor:
         return (self._source[0](patches).float() - self.target_mean) / self.target_std
+
+
+def check_loss_weights(lambda_k: float, lambda_m: float, lambda_c: float, margin: float) -> None:
+    """Refuse weights of eq. 6 that cannot be trained with.
+
+    Args:
+        lambda_k: Weight of the distillation loss.
+        lambda_m: Weight of the metric learning loss.
+        lambda_c: Weight of the compactness loss.
+        margin: Margin of the metric learning loss.
+
+    Raises:
+        ValueError: If a weight is negative or not finite, if all are 0, or if the margin is not positive.
+    """
+    weights = (lambda_k, lambda_m, lambda_c)
+    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
+        msg = (
+            "The loss weights must be at least 0, and not all 0: "
+            f"lambda_k={lambda_k}, lambda_m={lambda_m}, lambda_c={lambda_c}."
+        )
+        raise ValueError(msg)
+    if not 0 < margin < float("inf"):
+        msg = f"The margin of the triplet loss must be greater than 0, got {margin}."
+        raise ValueError(msg)

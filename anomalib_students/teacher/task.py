@@ -1,6 +1,8 @@
 """The pretraining task: from a folder of images to a teacher file."""
 
 import logging
+import os
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +11,10 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from anomalib_students import __version__
+from anomalib_students.files import AtomicCheckpointIO
 
-from .patches import find_images, load_images
-from .pretraining import TeacherPretraining
+from .images import ImageStore, find_images, load_images
+from .pretraining import TeacherPretraining, check_loss_weights
 from .source import DistillationSource
 from .weights import save_teacher
 
@@ -33,7 +36,9 @@ def pretrain(
     source_layer: str | None = None,
     source_size: int = 64,
     lambda_k: float = 1.0,
+    lambda_m: float = 0.0,
     lambda_c: float = 1.0,
+    margin: float = 1.0,
     max_steps: int = 50_000,
     batch_size: int = 64,
     lr: float = 2e-4,
@@ -41,6 +46,10 @@ def pretrain(
     seed: int = 0,
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
     accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    image_side: int = 256,
     checkpoint_every: int = 500,
     results: Path = Path("results/teachers"),
     resume: bool = False,
@@ -59,15 +68,21 @@ def pretrain(
         source_layer: Layer of that model whose pooled features are distilled, say layer3. By default the model's own
             pooled feature vector.
         source_size: Side in pixels at which that model sees a patch.
-        lambda_k: Weight of the distillation loss (eq. 1).
+        lambda_k: Weight of the distillation loss (eq. 1). With 0 there is no source, and the teacher supervises itself.
+        lambda_m: Weight of the metric learning loss on triplets (eq. 2).
         lambda_c: Weight of the compactness loss (eq. 5).
+        margin: Margin delta of the metric learning loss.
         max_steps: Training steps.
-        batch_size: Patches in a step.
+        batch_size: Patches, or triplets, in a step on each device.
         lr: Initial learning rate; it decays to zero along a cosine.
         weight_decay: Weight decay of Adam.
         seed: Seed of weights and patches.
         precision: Arithmetic of the networks.
         accelerator: Lightning accelerator, such as cpu or gpu.
+        devices: Devices on each node. Each trains on its own part of a batch of batch_size patches a device.
+        num_nodes: Nodes of a cluster.
+        strategy: Lightning strategy that joins several devices, such as ddp.
+        image_side: Images are kept in memory with their shorter side at most this many pixels long.
         checkpoint_every: Steps between two checkpoints and two measurements of the distillation.
         results: Folder for checkpoints and logs; each output file gets one of its own in it.
         resume: Go on from the last checkpoint of the same output, if there is one.
@@ -79,25 +94,37 @@ def pretrain(
 
     Raises:
         FileNotFoundError: If images or checkpoint are missing.
-        ValueError: If an image cannot be read or a setting is out of range.
+        OSError: If checkpoints, logs or the teacher cannot be written.
+        RuntimeError: If the source's weights cannot be had, or the run stops before its last step.
+        ValueError: If an image cannot be read, there are too few, or a setting is out of range.
     """
+    check_loss_weights(lambda_k, lambda_m, lambda_c, margin)
+    # What can be told now is not told hours later.
+    check_output(output)
     seed_everything(seed)
     paths = find_images(images)
-    if len(paths) < 2:
-        msg = f"Pretraining needs at least 2 images, {images} has {len(paths)}."
+    # Each part, the training and the held-out images, needs a different image for the negatives.
+    least = 4 if lambda_m else 2
+    if len(paths) < least:
+        reason = " with triplets (lambda_m > 0)" if lambda_m else ""
+        msg = f"Pretraining{reason} needs at least {least} images, {images} has {len(paths)}."
         raise ValueError(msg)
-    network_source = DistillationSource(source, source_checkpoint, source_layer, source_size)
-    pictures = load_images(paths)
-    held_out_every = min(round(1 / HELD_OUT_FRACTION), len(pictures))
+    network_source = DistillationSource(source, source_checkpoint, source_layer, source_size) if lambda_k else None
+    pictures = load_images(paths, image_side)
+    held_out_every = min(round(1 / HELD_OUT_FRACTION), len(pictures) * 2 // least)
     module = TeacherPretraining(
         source=network_source,
-        train_images=[picture for index, picture in enumerate(pictures) if index % held_out_every],
-        held_out_images=pictures[::held_out_every],
+        train_images=ImageStore.from_images(
+            [picture for index, picture in enumerate(pictures) if index % held_out_every]
+        ),
+        held_out_images=ImageStore.from_images(pictures[::held_out_every]),
         patch_size=patch_size,
         descriptor_dim=descriptor_dim,
         batch_size=batch_size,
         lambda_k=lambda_k,
+        lambda_m=lambda_m,
         lambda_c=lambda_c,
+        margin=margin,
         lr=lr,
         weight_decay=weight_decay,
         seed=seed,
@@ -106,13 +133,19 @@ def pretrain(
     last = folder / "last.ckpt"
     trainer = Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
         precision=precision,
         max_steps=max_steps,
         val_check_interval=min(checkpoint_every, max_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
+        log_every_n_steps=min(50, max(1, checkpoint_every // 5)),
+        # Each process draws its own part of a batch.
+        use_distributed_sampler=False,
         default_root_dir=folder,
+        plugins=[AtomicCheckpointIO()],
         logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")],
         callbacks=[
             ModelCheckpoint(
@@ -122,29 +155,59 @@ def pretrain(
             RichProgressBar(),
         ],
     )
+    # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
     trainer.fit(module, ckpt_path=last if resume and last.is_file() else None)
 
     if trainer.global_step < max_steps:
         msg = f"Pretraining stopped after {trainer.global_step} of {max_steps} steps. Go on with --resume true."
         raise RuntimeError(msg)
     # Anew, since the last step need not be one at which the fit measures.
-    r2 = trainer.validate(module, verbose=False)[0]["held_out_r2"]
-    metadata = {
-        "data": data_name or images.resolve().name,
-        "n_images": str(len(pictures)),
+    (measured,) = trainer.validate(module, verbose=False)
+    if not trainer.is_global_zero:
+        return output
+    distilled = {
         "source": source,
         "source_layer": source_layer or "pooled features",
         "source_size": str(source_size),
+    }
+    metadata = {
+        "data": data_name or images.resolve().name,
+        "n_images": str(len(pictures)),
+        **(distilled if lambda_k else {"source": "none"}),
         "iterations": str(trainer.global_step),
-        "batch_size": str(batch_size),
+        "batch_size": str(batch_size * trainer.world_size),
         "lambda_k": str(lambda_k),
+        "lambda_m": str(lambda_m),
         "lambda_c": str(lambda_c),
+        **({"margin": str(margin)} if lambda_m else {}),
         "lr": str(lr),
         "seed": str(seed),
-        "held_out_r2": f"{r2:.4f}",
+        **{name: f"{value:.4f}" for name, value in measured.items()},
         "licences": licences,
         "made_with": f"anomalib-students {__version__}",
     }
     save_teacher(module.teacher, output, metadata)
-    logger.info("Wrote %s: held-out R2 %.3f after %d steps.", output, r2, trainer.global_step)
+    results_of_run = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+    logger.info("Wrote %s after %d steps: %s.", output, trainer.global_step, results_of_run)
     return output
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path where no teacher file can be written, and make its folder.
+
+    Args:
+        path: Path of the teacher file.
+
+    Raises:
+        OSError: If the folder cannot be made or written to.
+        ValueError: If the path is not that of a safetensors file.
+    """
+    if path.suffix != ".safetensors" or path.is_dir():
+        msg = f"A teacher is written to a file named *.safetensors, not to {path}."
+        raise ValueError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        msg = f"The folder of the teacher file cannot be written to: {path.parent}"
+        raise PermissionError(msg)

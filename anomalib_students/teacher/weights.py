@@ -1,6 +1,5 @@
 """Teacher files: the weights of a patch network as safetensors, with metadata that says where they come from."""
 
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from anomalib_students.files import replace_file
 from anomalib_students.patch_network import PatchNetwork
 
 __all__ = ["BUNDLED", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
@@ -104,7 +104,6 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
         ValueError: If the weights are not finite in float16.
         OSError: If the file cannot be written.
     """
-    path = Path(path)
     state = {
         name: weight.detach().cpu().to(torch.float16).contiguous() for name, weight in network.state_dict().items()
     }
@@ -116,13 +115,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
         "patch_size": str(network.patch_size),
         "descriptor_dim": str(network.descriptor_dim),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(save(state, metadata=description))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, save(state, metadata=description))
 
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

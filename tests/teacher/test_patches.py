@@ -1,232 +1,190 @@
-from itertools import islice
+"""Patches against images that are zoomed as a whole in double precision, and then cropped."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.teacher import patches
-from anomalib_students.teacher.patches import STORED_SIDE, PatchStream, draw_patch, find_images, load_images
+from anomalib_students.teacher.images import ImageStore
+from anomalib_students.teacher.patches import Crops, PatchSampler, cut_patches
 
 
-def make_image(height, width):
-    """A smooth image in colours, no two of its pixels alike."""
-    rows, columns = torch.meshgrid(torch.linspace(0, 255, height), torch.linspace(0, 255, width), indexing="ij")
-    return torch.stack([rows, columns, 255 - (rows + columns) / 2]).to(torch.uint8)
+def make_image(height, width, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(256, size=(3, height, width), dtype=np.uint8))
+
+
+def plain(value, height=20, width=24):
+    return torch.full((3, height, width), value, dtype=torch.uint8)
 
 
 def is_grey(patch):
-    return bool((patch == patch[:1]).all())
+    return bool((patch - patch[:1]).abs().max() < 1e-6)
+
+
+@pytest.fixture
+def images():
+    return ImageStore.from_images([make_image(60, 80), make_image(50, 40, seed=1), make_image(70, 70, seed=2)])
 
 
 @pytest.fixture
 def crops(monkeypatch):
-    """Regions that patches are cropped from: (top, left, height, width) of each."""
+    """What is cut for each batch: the places of the anchors, and of positives and negatives if there are any."""
     recorded = []
-    resized_crop = patches.transforms.resized_crop
 
-    def record(image, top, left, height, width, size, **options):
-        recorded.append((top, left, height, width))
-        assert options.get("antialias")
-        return resized_crop(image, top, left, height, width, size, **options)
+    def record(images, crops, patch_size):
+        recorded.append(crops)
+        return cut_patches(images, crops, patch_size)
 
-    monkeypatch.setattr(patches.transforms, "resized_crop", record)
+    monkeypatch.setattr(patches, "cut_patches", record)
     return recorded
 
 
-class TestDrawPatch:
+class TestCutPatches:
     @pytest.mark.parametrize("patch_size", [17, 33, 65])
-    @pytest.mark.parametrize(("height", "width"), [(256, 256), (90, 300), (31, 20), (1, 1)])
-    def test_a_patch_has_its_side_and_is_rgb_in_uint8(self, height, width, patch_size):
-        patch = draw_patch(make_image(height, width), patch_size, np.random.default_rng(0))
-        assert patch.shape == (3, patch_size, patch_size)
-        assert patch.dtype == torch.uint8
+    @pytest.mark.parametrize(("height", "width"), [(256, 256), (90, 300), (31, 20), (200, 1), (1, 1)])
+    def test_a_patch_is_a_crop_of_the_zoomed_image(self, height, width, patch_size):
+        """In all corners and in the middle, at the ends of the range of zooms, in one batch."""
+        image = make_image(height, width)
+        places = []
+        for zoom in (4 * patch_size, 7 * patch_size + 3, 16 * patch_size):
+            last = zoom - patch_size
+            places += [
+                (0, zoom, top, left) for top, left in ((0, 0), (0, last), (last, 0), (last, last), (last // 3, 1))
+            ]
 
-    def test_the_same_generator_gives_the_same_patch(self):
-        image = make_image(100, 120)
-        first, second, other = (draw_patch(image, 17, np.random.default_rng(seed)) for seed in (5, 5, 6))
-        assert torch.equal(first, second)
-        assert not torch.equal(first, other)
+        cut = cut_patches(ImageStore.from_images([image]), Crops(*np.array(places).T), patch_size)
+        assert cut.shape == (15, 3, patch_size, patch_size)
+        for patch, (_, zoom, top, left) in zip(cut, places, strict=True):
+            zoomed = transforms.resize(image.double() / 255, [zoom, zoom], antialias=True)
+            expected = zoomed[:, top : top + patch_size, left : left + patch_size]
+            # Single precision at positions of up to 300 pixels.
+            torch.testing.assert_close(patch.double(), expected, rtol=0, atol=2e-5)
 
-    def test_values_stay_in_the_range_of_the_image(self):
-        image = make_image(100, 120) // 4 + 100
-        for seed in range(20):
-            patch = draw_patch(image, 17, np.random.default_rng(seed))
-            assert patch.min() >= 99
-            assert patch.max() <= 164
+    def test_patches_of_several_images_come_from_their_own(self):
+        store = ImageStore.from_images([plain(51), plain(102, 30, 9), plain(204, 8, 50)])
+        crops = Crops(np.array([2, 0, 1, 2]), np.full(4, 100), np.array([0, 5, 83, 40]), np.array([83, 0, 2, 40]))
+        values = cut_patches(store, crops, patch_size=17).flatten(1)
+        expected = torch.tensor([0.8, 0.2, 0.4, 0.8])[:, None].expand_as(values)
+        torch.testing.assert_close(values, expected)
 
-    def test_the_image_is_zoomed_to_between_4_and_16_patch_sides(self, crops):
-        """The region of a patch is p / z of the image in each direction, z being uniform in {4p, ..., 16p}."""
-        image, random = make_image(2000, 1000), np.random.default_rng(0)
-        for _ in range(1000):
-            draw_patch(image, 17, random)
-        _, _, heights, widths = np.array(crops).T
-        zooms = 2000 / heights
-        assert np.allclose(heights / widths, 2, atol=0.02)
-        assert 4 <= zooms.min() < 4.1
-        assert 15.9 < zooms.max() <= 16.1
-        np.testing.assert_allclose(np.quantile(zooms, [0.25, 0.5, 0.75]), [7, 10, 13], atol=0.5)
 
-    def test_the_crop_lies_anywhere_in_the_image(self, crops):
-        image, random = make_image(2000, 1000), np.random.default_rng(0)
-        for _ in range(1000):
-            draw_patch(image, 17, random)
-        tops, lefts, heights, widths = np.array(crops).T
-        for start, extent, side in ((tops, heights, 2000), (lefts, widths, 1000)):
+class TestPatches:
+    def test_a_batch_is_of_patches_with_values_up_to_one(self, images):
+        batch = PatchSampler(images, patch_size=17, batch_size=5, seed=0).draw(0)
+        assert batch.shape == (1, 5, 3, 17, 17)
+        assert batch.dtype == torch.float32
+        assert 0 <= batch.min() < 0.3
+        assert 0.7 < batch.max() <= 1
+
+    def test_the_zoomed_side_is_uniform_between_4_and_16_patch_sides(self, images, crops):
+        PatchSampler(images, 17, 5000, seed=0).draw(0)
+        (drawn,) = crops
+        assert drawn.zoom.min() == 4 * 17
+        assert drawn.zoom.max() == 16 * 17
+        np.testing.assert_allclose(np.quantile(drawn.zoom / 17, [0.25, 0.5, 0.75]), [7, 10, 13], atol=0.25)
+
+    def test_a_patch_lies_anywhere_in_the_zoomed_image(self, images, crops):
+        PatchSampler(images, 17, 5000, seed=0).draw(0)
+        (drawn,) = crops
+        for start in (drawn.top, drawn.left):
             assert start.min() >= 0
-            assert (start + extent).max() <= side
-            place = start / (side - extent)
-            np.testing.assert_allclose(np.quantile(place, [0, 0.25, 0.5, 0.75, 1]), [0, 0.25, 0.5, 0.75, 1], atol=0.05)
-        assert abs(np.corrcoef(tops / (2000 - heights), lefts / (1000 - widths))[0, 1]) < 0.1
+            assert (start + 17 <= drawn.zoom).all()
+            place = start / (drawn.zoom - 17)
+            np.testing.assert_allclose(np.quantile(place, [0, 0.25, 0.5, 0.75, 1]), [0, 0.25, 0.5, 0.75, 1], atol=0.03)
+        assert abs(np.corrcoef(drawn.top / drawn.zoom, drawn.left / drawn.zoom)[0, 1]) < 0.05
 
-    def test_one_patch_in_ten_is_grey(self):
-        image, random = make_image(64, 64), np.random.default_rng(0)
-        n_grey = sum(is_grey(draw_patch(image, 17, random)) for _ in range(2000))
-        assert 160 < n_grey < 240
+    def test_patches_come_from_all_images_alike(self, images, crops):
+        PatchSampler(images, 17, 3000, seed=0).draw(0)
+        assert min(np.bincount(crops[0].image, minlength=3)) > 900
 
-
-class TestPatchStream:
-    @pytest.fixture
-    def images(self):
-        return [make_image(60, 80), make_image(50, 40).flip(-1), 255 - make_image(70, 70)]
-
-    def test_batches_are_patches_in_uint8(self, images):
-        for batch in islice(PatchStream(images, patch_size=17, batch_size=5, seed=0), 3):
-            assert batch.shape == (5, 3, 17, 17)
-            assert batch.dtype == torch.uint8
-
-    def test_the_same_seed_gives_the_same_stream(self, images):
-        first, second, other = (
-            torch.stack(list(islice(PatchStream(images, 17, 4, seed=seed), 3))) for seed in (1, 1, 2)
-        )
-        assert torch.equal(first, second)
-        assert not torch.equal(first, other)
-
-    def test_batches_of_a_stream_differ(self, images):
-        first, second = islice(PatchStream(images, 17, 4, seed=0), 2)
-        assert not torch.equal(first, second)
-
-    def test_a_stream_can_be_read_again(self, images):
-        stream = PatchStream(images, 17, 4, seed=0)
-        assert torch.equal(next(iter(stream)), next(iter(stream)))
-
-    @pytest.mark.parametrize("first_batch", [1, 4])
-    def test_a_stream_restarted_at_a_batch_goes_on_as_the_original(self, images, first_batch):
-        original = list(islice(PatchStream(images, 17, 4, seed=3), first_batch + 3))
-        restarted = islice(PatchStream(images, 17, 4, seed=3, first_batch=first_batch), 3)
-        for expected, batch in zip(original[first_batch:], restarted, strict=True):
-            assert torch.equal(batch, expected)
-
-    def test_patches_come_from_all_images_alike(self):
-        images = [torch.full((3, 20, 20), value, dtype=torch.uint8) for value in (10, 120, 240)]
-        (batch,) = islice(PatchStream(images, 17, 900, seed=0), 1)
-        values = batch[:, 0, 0, 0]
-        # The weights of a grey value may lose one in rounding.
-        counts = [int((values.int() - value).abs().le(1).sum()) for value in (10, 120, 240)]
-        assert sum(counts) == 900
-        assert min(counts) > 240
+    def test_one_patch_in_ten_is_grey(self, images):
+        (batch,) = PatchSampler(images, 17, 2000, seed=0).draw(0)
+        assert 160 < sum(map(is_grey, batch)) < 240
 
 
-class TestFindImages:
-    def test_images_are_found_in_all_folders_and_sorted(self, tmp_path):
-        names = ["b.png", "a/c.JPG", "a/b/d.tiff", "z.webp"]
-        for name in [*names, "notes.txt", "a/mask.npy"]:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-        assert find_images(tmp_path) == sorted(tmp_path / name for name in names)
+class TestTriplets:
+    def draw(self, images, n, patch_size=17):
+        return PatchSampler(images, patch_size, n, seed=0, triplets=True).draw(0)
 
-    def test_a_folder_with_the_name_of_an_image_is_none(self, tmp_path):
-        (tmp_path / "photos.jpg").mkdir()
-        (tmp_path / "photos.jpg" / "a.png").touch()
-        assert find_images(tmp_path) == [tmp_path / "photos.jpg" / "a.png"]
+    def test_anchors_are_the_patches_that_are_drawn_without_triplets(self, images):
+        triplets = self.draw(images, 6)
+        assert triplets.shape == (3, 6, 3, 17, 17)
+        assert torch.equal(triplets[:1], PatchSampler(images, 17, 6, seed=0).draw(0))
 
-    def test_a_missing_folder_is_told(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"image folder does not exist: .*missing"):
-            find_images(tmp_path / "missing")
+    @pytest.mark.parametrize(("patch_size", "reach"), [(17, 4), (33, 8), (65, 16)])
+    def test_a_positive_is_translated_by_up_to_a_quarter_of_the_patch(self, images, crops, patch_size, reach):
+        self.draw(images, 2000, patch_size)
+        anchors, positives, _ = crops
+        assert (positives.image == anchors.image).all()
+        assert (positives.zoom == anchors.zoom).all()
+        for start, moved in ((anchors.top, positives.top), (anchors.left, positives.left)):
+            assert moved.min() >= 0
+            assert (moved + patch_size <= anchors.zoom).all()
+            inside = (start >= reach) & (start + patch_size + reach <= anchors.zoom)
+            shifts = (moved - start)[inside]
+            assert set(shifts) == set(range(-reach, reach + 1))
+            np.testing.assert_allclose(shifts.mean(), 0, atol=4 * reach / np.sqrt(3 * len(shifts)))
 
-    def test_a_file_in_place_of_a_folder_is_told(self, tmp_path):
-        (tmp_path / "a.png").touch()
-        with pytest.raises(FileNotFoundError, match=r"image folder does not exist: .*a\.png"):
-            find_images(tmp_path / "a.png")
+    def test_a_negative_comes_from_a_different_image(self, images, crops):
+        self.draw(images, 3000)
+        anchors, _, negatives = crops
+        pairs, counts = np.unique(np.stack([anchors.image, negatives.image]), axis=1, return_counts=True)
+        assert [tuple(pair) for pair in pairs.T] == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+        assert counts.min() > 400
+        assert (negatives.zoom != anchors.zoom).mean() > 0.9
 
-    def test_a_folder_without_images_is_told(self, tmp_path):
-        (tmp_path / "notes.txt").touch()
-        with pytest.raises(FileNotFoundError, match="has no images"):
-            find_images(tmp_path)
+    def test_the_noise_of_a_positive_has_a_standard_deviation_of_a_tenth(self):
+        store = ImageStore.from_images([plain(128), plain(128)])
+        _, positives, _ = self.draw(store, 1000)
+        coloured = torch.stack([positive for positive in positives if not is_grey(positive)])
+        assert len(coloured) > 800
+        noise = coloured - coloured.mean(dim=(1, 2, 3), keepdim=True)
+        assert float(noise.std()) == pytest.approx(0.1, rel=0.01)
+        correlations = torch.corrcoef(noise.transpose(0, 1).flatten(1))
+        assert (correlations - torch.eye(3)).abs().max() < 0.01
+
+    def test_the_luminance_of_a_positive_differs(self):
+        store = ImageStore.from_images([plain(128), plain(128)])
+        anchors, positives, negatives = self.draw(store, 1000)
+        torch.testing.assert_close(anchors, torch.full_like(anchors, 128 / 255), rtol=0, atol=1e-3)
+        torch.testing.assert_close(negatives, anchors, rtol=0, atol=1e-3)
+        factors = positives.mean(dim=(1, 2, 3)) / anchors.mean(dim=(1, 2, 3))
+        np.testing.assert_allclose(np.quantile(factors, [0, 0.25, 0.5, 0.75, 1]), [0.8, 0.9, 1, 1.1, 1.2], atol=0.03)
+
+    def test_one_triplet_in_ten_is_grey_as_a_whole(self, images):
+        grey = torch.tensor([[is_grey(patch) for patch in patches] for patches in self.draw(images, 1000)])
+        assert torch.equal(grey[0], grey[1])
+        assert torch.equal(grey[0], grey[2])
+        assert 70 < int(grey[0].sum()) < 130
+
+    def test_a_single_image_is_refused(self):
+        with pytest.raises(ValueError, match="Triplets need at least 2 images"):
+            PatchSampler(ImageStore.from_images([plain(0)]), 17, 4, seed=0, triplets=True)
 
 
-class TestLoadImages:
-    def load(self, picture, path):
-        picture.save(path)
-        (image,) = load_images([path])
-        assert image.dtype == torch.uint8
-        assert image.shape == (3, picture.height, picture.width)
-        return image
+@pytest.mark.parametrize("triplets", [False, True])
+class TestReproducibility:
+    def test_a_batch_depends_on_seed_and_number_alone(self, images, triplets):
+        def draw(seed, number):
+            return PatchSampler(images, 17, 4, seed, triplets).draw(number)
 
-    def test_an_rgb_image_keeps_its_values(self, tmp_path):
-        expected = make_image(20, 30)
-        image = self.load(Image.fromarray(expected.permute(1, 2, 0).numpy()), tmp_path / "a.png")
-        assert torch.equal(image, expected)
+        torch.manual_seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        first = draw(1, 2)
+        torch.manual_seed(2)
+        np.random.seed(2)  # noqa: NPY002
+        assert torch.equal(first, draw(1, 2))
+        assert not torch.equal(first, draw(1, 3))
+        assert not torch.equal(first, draw(2, 2))
 
-    def test_a_greyscale_image_becomes_rgb(self, tmp_path):
-        grey = make_image(20, 30)[0]
-        image = self.load(Image.fromarray(grey.numpy()), tmp_path / "a.png")
-        assert torch.equal(image, grey.expand(3, -1, -1))
+    def test_drawing_leaves_the_global_random_numbers_alone(self, images, triplets):
+        before = torch.get_rng_state()
+        PatchSampler(images, 17, 4, 0, triplets).draw(0)
+        assert torch.equal(torch.get_rng_state(), before)
 
-    def test_transparency_is_dropped(self, tmp_path):
-        expected = make_image(20, 30)
-        pixels = torch.cat([expected, torch.full((1, 20, 30), 200, dtype=torch.uint8)])
-        image = self.load(Image.fromarray(pixels.permute(1, 2, 0).numpy()), tmp_path / "a.png")
-        assert torch.equal(image, expected)
-
-    @pytest.mark.parametrize("suffix", ["png", "tiff"])
-    def test_sixteen_bits_are_scaled_to_eight(self, tmp_path, suffix):
-        values = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
-        image = self.load(Image.fromarray(values), tmp_path / f"a.{suffix}")
-        expected = torch.from_numpy(values / 257).expand(3, -1, -1)
-        assert (image.double() - expected).abs().max() <= 1
-
-    @pytest.mark.parametrize(("size", "stored"), [((300, 600), (256, 512)), ((1024, 512), (512, 256))])
-    def test_a_large_image_is_stored_smaller(self, tmp_path, size, stored):
-        Image.new("RGB", size[::-1]).save(tmp_path / "a.png")
-        (image,) = load_images([tmp_path / "a.png"])
-        assert image.shape == (3, *stored)
-        assert min(stored) == STORED_SIDE
-
-    def test_images_keep_their_order(self, tmp_path):
-        paths = [tmp_path / f"{name}.png" for name in "bac"]
-        for value, path in enumerate(paths):
-            Image.new("RGB", (5, 4), (value, 0, 0)).save(path)
-        assert [int(image[0, 0, 0]) for image in load_images(paths)] == [0, 1, 2]
-
-    @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tiff"])
-    @pytest.mark.parametrize("kept", [0.0, 0.1, 0.6])
-    def test_a_truncated_image_is_told(self, tmp_path, suffix, kept):
-        path = tmp_path / f"a.{suffix}"
-        pixels = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        content = path.read_bytes()
-        path.write_bytes(content[: int(kept * len(content))])
-        with pytest.raises(ValueError, match=rf"Cannot read .*a\.{suffix} as an image: .* Repair or remove it"):
-            load_images([path])
-
-    def test_a_png_with_a_broken_chunk_is_told(self, tmp_path):
-        path = tmp_path / "a.png"
-        pixels = np.random.default_rng(0).integers(256, size=(300, 300, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        content = path.read_bytes()
-        second_chunk = content.index(b"IDAT", content.index(b"IDAT") + 4)
-        path.write_bytes(content[:second_chunk] + b"\xf3$\x18z" + content[second_chunk + 4 :])
-        with pytest.raises(ValueError, match=r"Cannot read .*a\.png as an image"):
-            load_images([path])
-
-    def test_an_image_too_large_to_decode_is_told(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-        Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
-        with pytest.raises(ValueError, match=r"Cannot read .*a\.png as an image"):
-            load_images([tmp_path / "a.png"])
-
-    def test_something_else_than_an_image_is_told(self, tmp_path):
-        (tmp_path / "a.jpg").write_text("no image")
-        with pytest.raises(ValueError, match=r"Cannot read .*a\.jpg as an image"):
-            load_images([tmp_path / "a.jpg"])
+    def test_several_processes_draw_the_parts_of_one_batch(self, images, triplets):
+        whole = PatchSampler(images, 17, 6, 0, triplets).draw(5)
+        parts = [PatchSampler(images, 17, 2, 0, triplets, rank=rank, world_size=3).draw(5) for rank in range(3)]
+        # How many pixels a batch needs decides the order of additions.
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-6)

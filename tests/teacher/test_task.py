@@ -1,6 +1,7 @@
 """The pretraining task on a few small images, with a source network of random weights."""
 
 import csv
+import errno
 import os
 import shutil
 
@@ -10,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from anomalib_students import cli, patch_network
-from anomalib_students.teacher import pretraining
+from anomalib_students import cli, files, patch_network
+from anomalib_students.teacher import pretraining, source, weights
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import load_teacher, read_metadata
@@ -25,6 +26,7 @@ def _cheap(narrow_architectures):
         monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
         monkeypatch.setattr(pretraining, "STATISTICS_BATCHES", 4)
         monkeypatch.setattr(pretraining, "HELD_OUT_BATCHES", 2)
+        monkeypatch.setattr(pretraining, "MEASURED_BATCH_SIZE", 8)
         # Lightning leaves its seed in the environment.
         monkeypatch.setattr(os, "environ", os.environ.copy())
         yield
@@ -100,6 +102,15 @@ def record_steps(monkeypatch, function):
     return results
 
 
+def read_metrics(results):
+    """Rows of all metrics of a run, each resumption of which has a file of its own."""
+    rows = []
+    for path in sorted(results.glob("*/csv/*/metrics.csv")):
+        with path.open() as file:
+            rows.extend(csv.DictReader(file))
+    return rows
+
+
 def assert_same_weights(path, other):
     torch.testing.assert_close(load_file(path), load_file(other), rtol=0, atol=1e-6)
 
@@ -123,6 +134,7 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(run, tmp_path):
         "iterations": "6",
         "batch_size": "8",
         "lambda_k": "1.0",
+        "lambda_m": "0.0",
         "lambda_c": "0.5",
         "lr": "0.001",
         "seed": "0",
@@ -216,9 +228,11 @@ def test_no_training_patch_comes_from_the_held_out_image(run, images, monkeypatc
 
     record_steps(monkeypatch, keep)
     run(max_steps=1)
-    train_images, (held_out,) = split
+    train_images, held_out_images = split
     assert len(train_images) + 1 == len(list(images.iterdir()))
-    assert not any(torch.equal(held_out, image) for image in train_images)
+    assert len(held_out_images) == 1
+    pixels = torch.cat([train_images.pixels, held_out_images.pixels]).unflatten(0, (6, -1))
+    assert len(pixels.unique(dim=0)) == 6
 
 
 def test_the_checkpoint_holds_nothing_of_the_source_network_or_the_images(finished):
@@ -247,10 +261,124 @@ def test_a_single_image_is_refused(run, tmp_path):
         run(images=tmp_path / "one")
 
 
-@pytest.mark.parametrize("weights", [{"lambda_k": -1.0}, {"lambda_c": -0.1}, {"lambda_k": 0.0, "lambda_c": 0.0}])
+def test_triplets_need_a_different_image_in_both_parts(run, images, tmp_path):
+    (tmp_path / "few").mkdir()
+    for number in range(3):
+        shutil.copy(images / f"{number}.png", tmp_path / "few")
+    with pytest.raises(ValueError, match=r"with triplets \(lambda_m > 0\) needs at least 4 images, .*few has 3"):
+        run(images=tmp_path / "few", lambda_m=1.0)
+    shutil.copy(images / "3.png", tmp_path / "few")
+    assert run(images=tmp_path / "few", lambda_m=1.0, max_steps=1).is_file()
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, float("inf")])
+def test_a_margin_that_is_not_positive_is_refused(run, margin):
+    with pytest.raises(ValueError, match="margin of the triplet loss must be greater than 0"):
+        run(margin=margin)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"lambda_k": -1.0},
+        {"lambda_c": -0.1},
+        {"lambda_m": -0.1},
+        {"lambda_k": float("nan")},
+        {"lambda_k": 0.0, "lambda_c": 0.0},
+    ],
+)
 def test_loss_weights_that_are_negative_or_all_zero_are_refused(run, weights):
-    with pytest.raises(ValueError, match="loss weights must not be negative, nor all 0"):
+    with pytest.raises(ValueError, match="loss weights must be at least 0, and not all 0"):
         run(**weights)
+
+
+@pytest.mark.parametrize(
+    ("weights", "computed"),
+    [
+        ({"lambda_k": 2.0, "lambda_c": 0.0}, {"distillation"}),
+        ({"lambda_k": 0.0, "lambda_c": 0.5}, {"compactness"}),
+        ({"lambda_k": 0.0, "lambda_m": 3.0, "lambda_c": 0.0}, {"triplet"}),
+        ({"lambda_k": 2.0, "lambda_m": 3.0, "lambda_c": 0.5}, {"distillation", "triplet", "compactness"}),
+    ],
+)
+def test_the_loss_is_equation_6_and_a_weight_of_zero_costs_nothing(run, weights, computed, monkeypatch):
+    called = set()
+
+    def count(module, name, part):
+        function = getattr(module, name)
+
+        def call(*args, **kwargs):
+            called.add(part)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    count(pretraining, "distillation_loss", "distillation")
+    count(pretraining, "triplet_loss", "triplet")
+    count(pretraining, "compactness_loss", "compactness")
+    count(source.timm, "create_model", "distillation")
+    steps = record_steps(monkeypatch, lambda module, loss: (float(loss.detach()), {**module.trainer.callback_metrics}))
+    run(**weights, max_steps=1)
+    assert called == computed
+    ((loss, metrics),) = steps
+    names = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness": "lambda_c"}
+    assert names.keys() & metrics.keys() == computed
+    assert loss == pytest.approx(sum(weights[names[name]] * float(metrics[name]) for name in computed), rel=1e-5)
+
+
+def test_a_teacher_learns_from_triplets_alone(run, tmp_path):
+    path = run(max_steps=60, batch_size=32, lambda_k=0.0, lambda_m=1.0, lambda_c=0.01, checkpoint_every=1)
+    metadata = read_metadata(path)
+    assert metadata["source"] == "none"
+    assert metadata["lambda_m"] == "1.0"
+    assert metadata["margin"] == "1.0"
+    assert "held_out_r2" not in metadata
+    rows = read_metrics(tmp_path / "results")
+    ordered = [float(row["held_out_triplets"]) for row in rows if row["held_out_triplets"]]
+    assert float(metadata["held_out_triplets"]) == pytest.approx(ordered[-1], abs=1e-4)
+    assert ordered[-1] > max(0.8, ordered[0])
+
+
+@pytest.mark.parametrize(("name", "value"), [("lambda_c", 0.3), ("seed", 5), ("lambda_m", 1.0)])
+def test_a_run_is_not_resumed_with_other_settings(run, finished, name, value, tmp_path):
+    shutil.copytree(finished / "results", tmp_path / "results")
+    with pytest.raises(ValueError, match=rf"run to be resumed had other settings: {name}="):
+        run(resume=True, **{name: value})
+    assert not (tmp_path / "p17.safetensors").exists()
+
+
+def test_a_finished_run_can_be_resumed_with_more_steps(run, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished / "results", tmp_path / "results")
+    rates = record_steps(monkeypatch, lambda module, _: module.optimizers().param_groups[0]["lr"])
+    assert read_metadata(run(resume=True, max_steps=8))["iterations"] == "8"
+    # The first follows the schedule of the shorter run.
+    assert len(rates) == 2
+    assert rates[1] == pytest.approx(1e-2 * (1 + np.cos(np.pi * 7 / 8)) / 2)
+
+
+def test_a_full_disk_leaves_the_older_teacher_and_no_half_of_a_new_one(run, monkeypatch, tmp_path):
+    (tmp_path / "p17.safetensors").write_bytes(b"older")
+    save = weights.save
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def save_on_a_full_disk(*args, **kwargs):
+        monkeypatch.setattr(files.os, "fsync", fail)
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(weights, "save", save_on_a_full_disk)
+    with pytest.raises(OSError, match=r"No space left on device: .*p17\.safetensors"):
+        run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p17.safetensors", "results"]
+    assert (tmp_path / "p17.safetensors").read_bytes() == b"older"
+
+
+@pytest.mark.parametrize("name", ["p17.pth", "p17", "folder.safetensors"])
+def test_an_output_that_cannot_be_a_teacher_file_is_refused_at_once(run, name, tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(ValueError, match=rf"A teacher is written to a file named \*\.safetensors, not to .*{name}"):
+        run(output=tmp_path / name, images=tmp_path / "not even looked for")
 
 
 class TestCommandLine:

@@ -1,0 +1,84 @@
+"""Files that are written whole or not at all."""
+
+import io
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+__all__ = ["AtomicCheckpointIO", "replace_file"]
+
+
+def replace_file(path: str | Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, then rename it.
+
+    Args:
+        path: Path of the file. An older file of that name is replaced; its folder is made.
+        content: What to write.
+
+    Raises:
+        OSError: If the file cannot be written, on a full disk for example. An older file is then left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # A failed write does not say which file it was.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Save checkpoints so that a kill leaves the previous one, and say so where one is damaged.
+
+    Lightning's own way moves the file from the folder for temporary files, which is a copy, and can be cut short, where
+    that is another file system.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
+    ) -> None:
+        """Save a checkpoint.
+
+        Args:
+            checkpoint: What to save.
+            path: Path of the file.
+            storage_options: Unused.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        del storage_options
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace_file(path, content.getvalue())
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint.
+
+        Args:
+            path: Path of the file.
+            args: What Lightning passes on to :func:`torch.load`.
+            kwargs: Likewise.
+
+        Returns:
+            What was saved.
+
+        Raises:
+            RuntimeError: If the file is damaged.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except (EOFError, RuntimeError, UnpicklingError) as error:
+            msg = f"The checkpoint {path} is damaged, or is none. Remove it, or start anew without resuming."
+            raise RuntimeError(msg) from error

@@ -1,0 +1,110 @@
+"""Images to draw patches from, decoded once and kept in memory."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import track
+
+__all__ = ["IMAGE_SUFFIXES", "ImageStore", "find_images", "load_images"]
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """Images of different sizes in one tensor, so that one indexing reaches pixels of many of them.
+
+    Attributes:
+        pixels: RGB pixels of all images, row by row and image after image, of shape ``(n, 3)`` in uint8.
+        offsets: Index of the first pixel of each image.
+        heights: Height of each image in pixels.
+        widths: Width of each image in pixels.
+
+    Example:
+        >>> store = ImageStore.from_images([torch.zeros(3, 4, 5), torch.ones(3, 2, 2)])
+        >>> len(store), store.pixels.shape
+        (2, torch.Size([24, 3]))
+    """
+
+    pixels: torch.Tensor
+    offsets: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+
+    @classmethod
+    def from_images(cls, images: Sequence[torch.Tensor]) -> "ImageStore":
+        """Pack images of shape ``(3, H, W)``."""
+        heights, widths = np.array([image.shape[-2:] for image in images]).T
+        offsets = np.cumsum([0, *(heights * widths)])[:-1]
+        return cls(torch.cat([image.permute(1, 2, 0).reshape(-1, 3) for image in images]), offsets, heights, widths)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.offsets)
+
+    def to(self, device: torch.device) -> "ImageStore":
+        """Return the same images with their pixels on a device."""
+        return replace(self, pixels=self.pixels.to(device))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """List the images below a folder in a stable order.
+
+    Args:
+        folder: Folder, searched recursively.
+
+    Returns:
+        Paths of all files with the suffix of an image, sorted.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist or has no images.
+    """
+    if not folder.is_dir():
+        msg = f"The image folder does not exist: {folder}"
+        raise FileNotFoundError(msg)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        msg = f"The folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})."
+        raise FileNotFoundError(msg)
+    return paths
+
+
+def load_images(paths: Sequence[Path], side: int) -> list[torch.Tensor]:
+    """Decode images.
+
+    Args:
+        paths: Paths of images in any mode that Pillow reads.
+        side: Greatest length of the shorter side in pixels: larger images are reduced to it.
+
+    Returns:
+        RGB images of shape ``(3, H, W)`` in uint8.
+
+    Raises:
+        ValueError: If a file cannot be read as an image.
+    """
+    # Pillow decodes outside of Python's lock.
+    with ThreadPoolExecutor() as pool:
+        images = pool.map(partial(_load_image, side=side), paths)
+        return list(track(images, description="Reading images", total=len(paths)))
+
+
+def _load_image(path: Path, side: int) -> torch.Tensor:
+    try:
+        image: Image.Image = Image.open(path)
+        if image.mode.startswith("I"):
+            # Pillow would clip 16 bits to 8.
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        image = image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        msg = f"Cannot read {path} as an image: {error}. Repair or remove it."
+        raise ValueError(msg) from error
+    scale = side / min(image.size)
+    if scale < 1:
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
