@@ -6,7 +6,7 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['MVTec', 'SampleParts', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
+    ['MVTec', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .data import MVTec, SampleParts
     from .lightning_model import UninformedStudents
+    from .scale_metrics import ScaleMetrics
     from .torch_model import UninformedStudentsModel
 
 __version__ = "0.1.0"
 
-__all__ = ["MVTec", "SampleParts", "UninformedStudents", "UninformedStudentsModel", "__version__"]
+__all__ = ["MVTec", "SampleParts", "ScaleMetrics", "UninformedStudents", "UninformedStudentsModel", "__version__"]
 
 _HOME = {
     "MVTec": ".data",
     "SampleParts": ".data",
+    "ScaleMetrics": ".scale_metrics",
     "UninformedStudents": ".lightning_model",
     "UninformedStudentsModel": ".torch_model",
 }

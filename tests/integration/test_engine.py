@@ -10,6 +10,8 @@ from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents, get_model
 
+from anomalib_students import ScaleMetrics
+
 from .conftest import write_category
 
 SMALL = {"patch_sizes": (33,), "n_students": 2, "output_stride": 8}
@@ -61,6 +63,25 @@ def test_checkpoint_alone_restores_the_model(trained: Path, datamodule: MVTec, t
     assert restored.model.patch_sizes == (33,)
     expected = small_engine(tmp_path).test(small_model(), datamodule=datamodule, ckpt_path=trained)
     assert small_engine(tmp_path).test(restored, datamodule=datamodule) == expected
+
+
+def test_metrics_of_each_scale_are_those_of_a_model_with_that_scale_alone(datamodule: MVTec, tmp_path: Path) -> None:
+    model = small_model(patch_sizes=(33, 65), lr=1e-3)
+    engine = small_engine(tmp_path, callbacks=[ScaleMetrics()])
+    engine.fit(model, datamodule=datamodule)
+    (together,) = engine.test(model, datamodule=datamodule)
+    assert not model.model.ensembles["p33"]._forward_hooks
+
+    for patch_size in (33, 65):
+        alone = small_model(patch_sizes=(patch_size,))
+        scale = f"p{patch_size}"
+        alone.model.ensembles[scale].load_state_dict(model.model.ensembles[scale].state_dict())
+        (expected,) = small_engine(tmp_path, callbacks=[ScaleMetrics()]).test(alone, datamodule=datamodule)
+        assert not [name for name in expected if name.startswith("p") and name[1].isdigit()]
+        for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"):
+            # Normalised scores are rounded differently.
+            assert together[f"{scale}_{name}"] == pytest.approx(expected[name], abs=1e-3)
+    assert together["pixel_AUPRO"] != together["p33_pixel_AUPRO"]
 
 
 @pytest.mark.parametrize("arguments", [{"patch_sizes": (33, 65)}, {"n_students": 3}])

@@ -1,0 +1,119 @@
+"""Metrics of each patch size alone, beside those of all together."""
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from anomalib.data import Batch, ImageBatch
+from anomalib.metrics import AUPRO, AUROC
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torchmetrics import Metric
+
+__all__ = ["ScaleMetrics"]
+
+
+class ScaleMetrics(Callback):
+    """Log what each scale of a multi-scale model would reach alone, in the one pass of the test.
+
+    The names are those of the model's own metrics with the scale before them, as ``p33_pixel_AUPRO``. A model with a
+    single scale is left alone.
+
+    Args:
+        fpr_limit: False positive rate up to which AUPRO integrates, in ``(0, 1]``.
+    """
+
+    def __init__(self, fpr_limit: float = 0.3) -> None:
+        self.fpr_limit = fpr_limit
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._maps: dict[str, list[torch.Tensor]] = {}
+        self._metrics: dict[str, list[Metric]] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to the ensembles of the model.
+
+        Args:
+            trainer: Trainer that runs the test.
+            pl_module: Model under test.
+        """
+        del trainer
+        ensembles = cast("nn.ModuleDict", cast("nn.Module", pl_module.model).ensembles)
+        if len(ensembles) < 2:
+            return
+        for scale, ensemble in ensembles.items():
+            self._maps[scale] = []
+            self._metrics[scale] = self._create_metrics(scale)
+            self._hooks.append(ensemble.register_forward_hook(partial(self._keep_map, scale)))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add the maps of a batch.
+
+        Args:
+            trainer: Trainer that runs the test.
+            pl_module: Model under test.
+            outputs: Predictions of all scales together.
+            batch: Batch of images with ground truth.
+            batch_idx: Number of the batch.
+            dataloader_idx: Number of the data loader.
+        """
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        for scale, maps in self._maps.items():
+            anomaly_map = torch.cat(maps)
+            maps.clear()
+            scored = ImageBatch(
+                image=batch.image,
+                gt_label=batch.gt_label,
+                gt_mask=batch.gt_mask,
+                anomaly_map=anomaly_map,
+                pred_score=anomaly_map.amax(dim=(-2, -1)),
+            )
+            for metric in self._metrics[scale]:
+                metric.to(anomaly_map.device).update(scored)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the metrics of each scale.
+
+        Args:
+            trainer: Trainer that runs the test.
+            pl_module: Model under test.
+        """
+        del trainer
+        for metrics in self._metrics.values():
+            for metric in metrics:
+                # What lacks its ground truth has seen no update.
+                if metric.update_called:
+                    pl_module.log(str(metric.name), metric.compute())
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop listening.
+
+        Args:
+            trainer: Trainer that ran the test.
+            pl_module: Model under test.
+            stage: What the trainer did.
+        """
+        del trainer, pl_module, stage
+        while self._hooks:
+            self._hooks.pop().remove()
+        self._maps.clear()
+        self._metrics.clear()
+
+    def _create_metrics(self, scale: str) -> list[Metric]:
+        pixel_fields = ["anomaly_map", "gt_mask"]
+        return [
+            AUROC(fields=["pred_score", "gt_label"], prefix=f"{scale}_image_"),
+            AUROC(fields=pixel_fields, prefix=f"{scale}_pixel_", strict=False),
+            AUPRO(fields=pixel_fields, prefix=f"{scale}_pixel_", strict=False, fpr_limit=self.fpr_limit),
+        ]
+
+    def _keep_map(self, scale: str, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        del module, args
+        self._maps[scale].append(output.squeeze(1))

@@ -1,0 +1,119 @@
+"""Measure whether the networks or the patches hold up the pretraining of a teacher.
+
+For each patch size it prints the patches a second of the drawing alone, of the source network, and of a whole training
+step on patches that are drawn already, and how many times faster the drawing is than the step. With ``--triplets`` the
+same for metric learning, where a step draws and describes three patches for each.
+
+    python benchmarks/pretraining.py --images path/to/photographs --source_checkpoint resnet18.safetensors
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse import auto_cli
+from lightning.fabric import Fabric
+from rich.console import Console
+from rich.table import Table
+
+from anomalib_students.loss import compactness_loss, distillation_loss, triplet_loss
+from anomalib_students.patch_network import ARCHITECTURES, PatchNetwork
+from anomalib_students.teacher.images import ImageStore, find_images, load_images
+from anomalib_students.teacher.patches import PatchSampler
+from anomalib_students.teacher.source import DistillationSource
+
+
+def seconds(function: Callable[[], object], device: torch.device, runs: int) -> float:
+    """Median time of a call, after one to warm up."""
+    times = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def pretraining(
+    images: Path,
+    source: str = "resnet18",
+    source_checkpoint: Path | None = None,
+    source_layer: str = "layer3",
+    source_size: int = 64,
+    batch_size: int = 64,
+    triplets: bool = False,
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed",
+    accelerator: str = "auto",
+    max_images: int = 500,
+    runs: int = 10,
+) -> None:
+    """Print patches a second of the drawing, of the source and of a training step.
+
+    Args:
+        images: Folder of images.
+        source: Name of a timm model.
+        source_checkpoint: Weights of that model.
+        source_layer: Layer of that model.
+        source_size: Side in pixels at which that model sees a patch.
+        batch_size: Patches in a step.
+        triplets: Whether to learn from triplets too.
+        precision: Arithmetic of the networks.
+        accelerator: Lightning accelerator.
+        max_images: Images to draw from.
+        runs: Steps to time of each kind.
+    """
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    device = fabric.device
+    store = ImageStore.from_images(load_images(find_images(images)[:max_images], side=256)).to(device)
+    network = fabric.to_device(DistillationSource(source, source_checkpoint, source_layer, source_size))
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0))
+    table = Table(title=f"Patches a second on {name}, {cores} cores, {torch.get_num_threads()} threads, {precision}")
+    for heading in ("p", "drawing", "source", "step", "drawing / step"):
+        table.add_column(heading, justify="right")
+    for patch_size in sorted(ARCHITECTURES):
+        sampler = PatchSampler(store, patch_size, batch_size, seed=0, triplets=triplets)
+        teacher = PatchNetwork(patch_size).to(device, memory_format=torch.channels_last)
+        decoder = torch.nn.Linear(teacher.descriptor_dim, network.dim).to(device)
+        optimizer = torch.optim.Adam([*teacher.parameters(), *decoder.parameters()], lr=1e-4)
+        patches = sampler.draw(0)
+
+        def describe(patches: torch.Tensor = patches) -> torch.Tensor:
+            with fabric.autocast():
+                return network(patches[0])
+
+        def step(
+            patches: torch.Tensor = patches,
+            teacher: PatchNetwork = teacher,
+            decoder: torch.nn.Module = decoder,
+            optimizer: torch.optim.Optimizer = optimizer,
+        ) -> None:
+            with fabric.autocast():
+                batch = patches.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+                descriptors = teacher(batch).flatten(1).unflatten(0, patches.shape[:2])
+                loss = distillation_loss(decoder(descriptors[0]).float(), network(patches[0]).float())
+                loss = loss + compactness_loss(descriptors[0].float())
+                if triplets:
+                    anchors, positives, negatives = descriptors.float()
+                    loss = loss + triplet_loss(anchors, positives, negatives)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        numbers = iter(range(runs + 1))
+        drawing = seconds(lambda sampler=sampler, numbers=numbers: sampler.draw(next(numbers)), device, runs)
+        of_source, of_step = seconds(describe, device, runs), seconds(step, device, runs)
+        rates = (batch_size / drawing, batch_size / of_source, batch_size / of_step)
+        table.add_row(str(patch_size), *(f"{rate:,.0f}" for rate in rates), f"{of_step / drawing:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    auto_cli(pretraining, as_positional=False)
