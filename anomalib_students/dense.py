@@ -114,7 +114,7 @@ def dense_descriptors(network: PatchNetwork, images: torch.Tensor, output_stride
     return features[..., :rows, :columns]
 
 
-def sample_phase(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
+def sample_phase(network: PatchNetwork, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """Draw a random part of all patches of images that one plain pass of the patch network describes.
 
     Neighbouring patches are nearly the same sample, so a training step need not see them all. It gets those of a
@@ -126,6 +126,7 @@ def sample_phase(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
     Args:
         network: Patch network with receptive field p.
         images: Images of shape ``(B, 3, H, W)``.
+        generator: Source of random numbers on the CPU, by default torch's own.
 
     Returns:
         Part of the padded images, of shape ``(B, 3, h, w)`` with ``h, w >= p``, to be passed to ``network`` and to
@@ -133,7 +134,7 @@ def sample_phase(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
     """
     border = network.patch_size // 2
     padded = reflect_pad(images, border, border, border, border)
-    rows, columns = (_random_phase(side, network.stride) for side in images.shape[-2:])
+    rows, columns = (_random_phase(side, network.stride, generator) for side in images.shape[-2:])
     return padded[..., rows.start : rows.stop + 2 * border, columns.start : columns.stop + 2 * border]
 
 
@@ -188,11 +189,12 @@ def _reflected_indices(side: int, before: int, after: int, device: torch.device)
     return torch.minimum(offsets, period - offsets)
 
 
-def _random_phase(side: int, stride: int) -> range:
+def _random_phase(side: int, stride: int, generator: torch.Generator | None) -> range:
     """Draw the span from the first to the last patch of a random phase of a random tile of a side."""
     n_tiles = -(-side // (PHASE_SIDE * stride))
     tile = -(-side // n_tiles)
     # The last tile overlaps the one before it where they do not divide the side.
-    start = min(int(torch.randint(n_tiles, ())) * tile, side - tile)
-    phase = range(start + int(torch.randint(min(stride, tile), ())), start + tile, stride)
+    start = min(int(torch.randint(n_tiles, (), generator=generator)) * tile, side - tile)
+    offset = int(torch.randint(min(stride, tile), (), generator=generator))
+    phase = range(start + offset, start + tile, stride)
     return range(phase[0], phase[-1] + 1)

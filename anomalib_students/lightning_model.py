@@ -289,7 +289,8 @@ class UninformedStudents(AnomalibModule):
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 descriptors = dense_descriptors(ensemble.teacher, images, self.model.output_stride)
                 part.update(descriptors.movedim(1, -1).flatten(0, -2))
-        for ensemble, total in zip(ensembles, statistics, strict=True):
+        for ensemble, part in zip(ensembles, statistics, strict=True):
+            total = self._merge_over_workers(part)
             ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
             ensemble.descriptor_std.copy_(_divisor(total.std).view(-1, 1, 1))
 
@@ -303,7 +304,8 @@ class UninformedStudents(AnomalibModule):
         for images in self._images(self.normalization_split.held_out, "Score statistics"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 part.update(torch.stack(ensemble.raw_scores(images, self.model.output_stride), dim=-1).flatten(0, -2))
-        for ensemble, total in zip(ensembles, statistics, strict=True):
+        for ensemble, part in zip(ensembles, statistics, strict=True):
+            total = self._merge_over_workers(part)
             if not total.mean.isfinite().all():
                 msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
                 raise ValueError(msg)
@@ -314,12 +316,22 @@ class UninformedStudents(AnomalibModule):
             ensemble.uncertainty_std.copy_(divisor[1])
         self._scores_normalised_at = self.global_step
 
+    def _merge_over_workers(self, statistics: RunningStatistics) -> RunningStatistics:
+        """Join the statistics of all workers' shares of the images."""
+        if self.trainer.world_size == 1:
+            return statistics
+        total = RunningStatistics(statistics.mean.numel())
+        for packed in cast("torch.Tensor", self.all_gather(statistics.pack().to(self.device))):
+            total.merge(RunningStatistics.unpack(packed.to(total.mean.device)))
+        return total
+
     def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[torch.Tensor]:
-        """Iterate over the pre-processed images of a data set, in the trainer's precision."""
+        """Iterate over this worker's share of a data set: pre-processed images, in the trainer's precision."""
         if dataset is None:
             msg = "The statistics can be computed only while the model is fitted."
             raise RuntimeError(msg)
-        for index in tqdm(range(len(dataset)), desc=description, leave=False):
+        share = range(self.global_rank, len(dataset), self.trainer.world_size)
+        for index in tqdm(share, desc=description, leave=False, disable=self.global_rank > 0):
             images = dataset.collate_fn([_read(dataset, index)]).image.to(self.device)
             if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
                 images = self.pre_processor.transform(images)

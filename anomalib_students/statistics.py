@@ -58,6 +58,30 @@ class RunningStatistics(nn.Module):
         """
         self._add(other.count, other.mean, other.squared_deviation)
 
+    def pack(self) -> torch.Tensor:
+        """Put everything in one vector, for workers to exchange.
+
+        Returns:
+            Vector of shape ``(1 + 2 d,)`` in float64.
+        """
+        return torch.cat([self.count[None], self.mean, self.squared_deviation])
+
+    @classmethod
+    def unpack(cls, packed: torch.Tensor) -> "RunningStatistics":
+        """Make an accumulator from what another has packed.
+
+        Args:
+            packed: Vector of shape ``(1 + 2 d,)``.
+
+        Returns:
+            Accumulator that has seen the same vectors.
+        """
+        dim = (len(packed) - 1) // 2
+        count, mean, squared_deviation = packed.split([1, dim, dim])
+        statistics = cls(dim)
+        statistics._add(count.squeeze(), mean, squared_deviation)
+        return statistics
+
     def _add(self, count: torch.Tensor, mean: torch.Tensor, squared_deviation: torch.Tensor) -> None:
         total = self.count + count
         if total == 0:

@@ -81,18 +81,21 @@ class StudentTeacherEnsemble(nn.Module):
         students = [describe(cast("PatchNetwork", student), images) for student in self.students]
         return torch.stack(students), target
 
-    def training_loss(self, images: torch.Tensor, mode: TrainingMode) -> torch.Tensor:
+    def training_loss(
+        self, images: torch.Tensor, mode: TrainingMode, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         """Compute the loss of all students (eq. 7).
 
         Args:
             images: Images of shape ``(B, 3, H, W)``.
             mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them.
+            generator: Source of the random numbers that choose the part, by default torch's own.
 
         Returns:
             Sum of the students' losses; a scalar.
         """
         if mode == "phase":
-            images = sample_phase(self.teacher, images)
+            images = sample_phase(self.teacher, images, generator)
         parts = images.split(max(1, TRAINING_PIXELS[mode] // images[0, 0].numel()))
         if len(parts) == 1:
             return self._part_loss(images, mode)
@@ -139,6 +142,9 @@ class StudentTeacherEnsemble(nn.Module):
 class UninformedStudentsModel(nn.Module):
     """Student-teacher ensembles at several scales.
 
+    The scales know nothing of each other: from the same seed, each gets the same weights and sees the same parts of the
+    images as in a model of its own, so that models of single scales can be merged.
+
     Args:
         patch_sizes: Sides p of the receptive fields, each 17, 33 or 65.
         n_students: Number M of students for each patch size, at least 1.
@@ -170,9 +176,12 @@ class UninformedStudentsModel(nn.Module):
         self.output_stride = output_stride
         self.training_mode = training_mode
         # Keyed by the patch size, so that the scales of a checkpoint can be told apart.
-        self.ensembles = nn.ModuleDict(
-            {f"p{size}": StudentTeacherEnsemble(size, n_students, descriptor_dim) for size in patch_sizes}
-        )
+        self.ensembles = nn.ModuleDict()
+        seed = _draw_seed()
+        for size in patch_sizes:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed + size)
+                self.ensembles[f"p{size}"] = StudentTeacherEnsemble(size, n_students, descriptor_dim)
 
     @property
     def scales(self) -> list[StudentTeacherEnsemble]:
@@ -190,7 +199,11 @@ class UninformedStudentsModel(nn.Module):
             of shape ``(B, 1, H, W)`` (eq. 12) and its maximum as the score of the image, of shape ``(B,)``.
         """
         if self.training:
-            losses = [ensemble.training_loss(images, self.training_mode) for ensemble in self.scales]
+            seed = _draw_seed()
+            losses = [
+                ensemble.training_loss(images, self.training_mode, torch.Generator().manual_seed(seed + patch_size))
+                for patch_size, ensemble in zip(self.patch_sizes, self.scales, strict=True)
+            ]
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
             return _prediction(self._anomaly_map(images))
@@ -202,6 +215,11 @@ class UninformedStudentsModel(nn.Module):
 
     def _anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
         return combine_scales([ensemble(images, self.output_stride) for ensemble in self.scales])
+
+
+def _draw_seed() -> int:
+    """Draw a seed from which each patch size derives its own, so that none of them depends on the others' presence."""
+    return int(torch.randint(2**62, ()))
 
 
 def _prediction(anomaly_map: torch.Tensor) -> InferenceBatch:

@@ -86,6 +86,19 @@ def test_merging_an_accumulator_that_has_seen_nothing_changes_nothing():
     assert torch.equal(empty.mean, torch.zeros(2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dim", [1, 4])
+def test_workers_exchange_accumulators_as_vectors(dim):
+    vectors = torch.randn(300, dim, dtype=torch.float64) * 3 + 1e4
+    # The last worker has seen nothing.
+    packed = [accumulate([part]).pack() for part in vectors.split([1, 99, 200])] + [RunningStatistics(dim).pack()]
+    merged = RunningStatistics(dim)
+    for vector in packed:
+        assert vector.shape == (1 + 2 * dim,)
+        merged.merge(RunningStatistics.unpack(vector))
+    assert_equals_numpy(merged, vectors)
+    assert merged.count.shape == ()
+
+
 def test_an_accumulator_goes_on_from_its_state_dict():
     vectors = torch.randn(50, 2)
     first, second = accumulate([vectors[:30]]), RunningStatistics(2)

@@ -157,12 +157,10 @@ class TestTraining:
         images = make_images(1, 3, *size)
         gradients_of, losses = {}, {}
         for mode, seeds in (("dense", [0]), ("phase", one_seed_per_part(model, images, parts))):
-            model.training_mode = mode
             model.zero_grad()
             losses[mode] = 0
             for seed in seeds:
-                torch.manual_seed(seed)
-                loss = model(images) / len(seeds)
+                loss = model.scales[0].training_loss(images, mode, torch.Generator().manual_seed(seed)) / len(seeds)
                 loss.backward()
                 losses[mode] += float(loss.detach())
             gradients_of[mode] = gradients(model)
@@ -222,8 +220,7 @@ def one_seed_per_part(model, images, parts):
     (ensemble,) = model.ensembles.values()
     seeds = {}
     for seed in range(1000):
-        torch.manual_seed(seed)
-        crop = sample_phase(ensemble.teacher, images)
+        crop = sample_phase(ensemble.teacher, images, torch.Generator().manual_seed(seed))
         seeds.setdefault(tuple(crop[0, 0, :3, :3].flatten().tolist()), seed)
     assert len(seeds) == parts
     return list(seeds.values())
@@ -274,3 +271,46 @@ def test_an_argument_out_of_range_is_refused(arguments, message):
         UninformedStudentsModel(**{"patch_sizes": (17,), **arguments})
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+class TestScalesAreIndependent:
+    """From the same seed, a scale is what it would be in a model of its own."""
+
+    SIZES = (17, 33, 65)
+
+    def test_initial_weights(self):
+        torch.manual_seed(5)
+        together = UninformedStudentsModel(self.SIZES, n_students=2, descriptor_dim=4)
+        after = torch.rand(())
+        for size in self.SIZES:
+            torch.manual_seed(5)
+            alone = UninformedStudentsModel((size,), n_students=2, descriptor_dim=4)
+            assert torch.rand(()) == after
+            for name, weight in alone.state_dict().items():
+                assert torch.equal(together.state_dict()[name], weight), name
+        first, second = (network.convolutions[0].weight for network in alone.scales[0].students)
+        assert not torch.equal(first, second)
+
+    def test_two_models_without_a_seed_between_them_differ(self):
+        first, second = (UninformedStudentsModel((33,), descriptor_dim=4).state_dict() for _ in range(2))
+        name = "ensembles.p33.students.0.convolutions.0.weight"
+        assert not torch.equal(first[name], second[name])
+
+    @pytest.mark.parametrize("training_mode", ["phase", "dense"])
+    def test_losses_and_random_numbers_of_training_steps(self, training_mode, monkeypatch):
+        monkeypatch.setattr(dense, "PHASE_SIDE", 2)
+        together = make_model(self.SIZES, training_mode=training_mode)
+        images = make_images(2, 3, 40, 44)
+        torch.manual_seed(6)
+        losses = [together(images).detach() for _ in range(3)]
+        after = torch.rand(())
+        assert training_mode == "dense" or losses[0] != losses[1]
+
+        sums = torch.zeros(3)
+        for size in self.SIZES:
+            alone = make_model((size,), training_mode=training_mode)
+            alone.ensembles[f"p{size}"].load_state_dict(together.ensembles[f"p{size}"].state_dict())
+            torch.manual_seed(6)
+            sums += torch.stack([alone(images).detach() for _ in range(3)])
+            assert torch.rand(()) == after
+        torch.testing.assert_close(torch.stack(losses), sums)
