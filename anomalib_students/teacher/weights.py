@@ -80,9 +80,11 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int) -> Patc
         if metadata[name] != str(expected):
             msg = f"The teacher {path} has {name} {metadata[name]}, but {name} {expected} is needed."
             raise ValueError(msg)
-    network = PatchNetwork(patch_size, descriptor_dim)
+    # Weights that are replaced need not be drawn, nor disturb the random numbers of what is.
+    with torch.device("meta"):
+        network = PatchNetwork(patch_size, descriptor_dim)
     try:
-        network.load_state_dict(state)
+        network.load_state_dict({name: weight.float() for name, weight in state.items()}, assign=True)
     except RuntimeError as error:
         msg = f"The teacher {path} does not have the weights of a patch network with patch_size {patch_size}: {error}"
         raise ValueError(msg) from error

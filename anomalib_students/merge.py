@@ -1,0 +1,67 @@
+"""Join models of single scales to one multi-scale model (eq. 12)."""
+
+from collections.abc import Sequence
+
+from anomalib.post_processing import PostProcessor
+from torch import nn
+
+from .lightning_model import UninformedStudents
+
+__all__ = ["merge_scales"]
+
+ALIKE = ("n_students", "descriptor_dim", "output_stride", "normalization_split")
+"""Arguments in which the models must not differ."""
+
+
+def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
+    """Join the scales of several models, which the scores of each make comparable already (eq. 11).
+
+    The result equals a model that was trained with these patch sizes together, from the same seed. Only its threshold
+    and the range of its scores, which are those of all scales together, are still to be measured, as
+    ``Engine().validate(model, datamodule=datamodule)`` does.
+
+    Args:
+        models: Trained models, with one or several patch sizes each.
+
+    Returns:
+        Model with all their patch sizes, in ascending order, in evaluation mode.
+
+    Raises:
+        ValueError: If there are no models, two of them share a patch size, or they differ in an argument that a
+            multi-scale model has but once.
+    """
+    if not models:
+        msg = "There are no models to merge."
+        raise ValueError(msg)
+    ensembles = {size: model.model.ensembles[f"p{size}"] for model in models for size in model.model.patch_sizes}
+    if len(ensembles) < sum(len(model.model.patch_sizes) for model in models):
+        msg = f"Each patch size can be merged once, got {[model.model.patch_sizes for model in models]}."
+        raise ValueError(msg)
+    first = models[0]
+    for name in ALIKE:
+        values = [model.hparams.get(name) for model in models]
+        if any(value != values[0] for value in values):
+            msg = f"The models to be merged must have the same {name}, got {values}."
+            raise ValueError(msg)
+    arguments = {
+        **first.hparams,
+        "patch_sizes": tuple(sorted(ensembles)),
+        "teacher": None,
+        "pre_processor": first.pre_processor or False,
+        "post_processor": _unmeasured(first.post_processor),
+        "evaluator": first.evaluator is not None,
+        "visualizer": first.visualizer is not None,
+    }
+    merged = UninformedStudents(**arguments)
+    for size, ensemble in ensembles.items():
+        merged.model.ensembles[f"p{size}"].load_state_dict(ensemble.state_dict())
+    return merged.eval()
+
+
+def _unmeasured(post_processor: nn.Module | None) -> PostProcessor | bool:
+    """Make a post-processor of the same settings, without what it has measured of the scores of one scale."""
+    if not isinstance(post_processor, PostProcessor):
+        return False
+    fresh = type(post_processor)()
+    fresh.load_checkpoint_config(post_processor.checkpoint_config())
+    return fresh
