@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import re
 import shutil
 
 import numpy as np
@@ -383,10 +384,20 @@ def test_an_output_that_cannot_be_a_teacher_file_is_refused_at_once(run, name, t
 
 class TestCommandLine:
     def call(self, **options):
-        cli.main(["pretrain", *(part for name, value in options.items() for part in (f"--{name}", str(value)))])
+        cli.main(
+            ["pretrain", *(f"--{name}={value}" if value != "" else f"--{name}" for name, value in options.items())]
+        )
 
     def test_pretrain_writes_the_teacher_that_the_function_writes(self, settings, finished, tmp_path):
         self.call(**settings, output=tmp_path / "p17.safetensors", results=tmp_path / "results")
+        assert_same_weights(tmp_path / "p17.safetensors", finished / "p17.safetensors")
+
+    def test_a_printed_configuration_pretrains_the_same_teacher(self, settings, finished, tmp_path, capsys):
+        with pytest.raises(SystemExit) as exit_:
+            self.call(**settings, output=tmp_path / "p17.safetensors", results=tmp_path / "results", print_config="")
+        assert exit_.value.code == 0
+        (tmp_path / "pretrain.yaml").write_text(capsys.readouterr().out)
+        cli.main(["pretrain", "--config", str(tmp_path / "pretrain.yaml")])
         assert_same_weights(tmp_path / "p17.safetensors", finished / "p17.safetensors")
 
     @pytest.mark.parametrize(
@@ -396,12 +407,15 @@ class TestCommandLine:
             ("source_checkpoint", "none.pth", "The checkpoint of the source network does not exist: none.pth"),
             ("patch_size", "19", "No architecture for patch size 19"),
             ("source_layer", "layer9", "resnet18 has no layer 'layer9'"),
+            ("source", "resnet_18", "timm has no model named 'resnet_18'"),
+            ("source", "resnet34", ".* lacks .* weights of resnet34"),
+            ("lambda_m", "-1", "The loss weights must be at least 0"),
         ],
     )
     def test_an_error_is_one_line(self, option, value, message, settings, tmp_path, capfd):
         paths = {"output": tmp_path / "p17.safetensors", "results": tmp_path / "results"}
         with pytest.raises(SystemExit) as error:
             self.call(**{**settings, **paths, option: value})
-        assert str(error.value.code).startswith(f"anomalib-students: {message}")
+        assert re.match(f"anomalib-students: {message}", str(error.value.code))
         assert "\n" not in str(error.value.code)
         assert "Traceback" not in capfd.readouterr().err
