@@ -1,11 +1,13 @@
-"""What several test files share: reproducible random numbers, narrow networks, and a source network's checkpoint."""
+"""What several test files share: random numbers, narrow networks, pictures, and a source network's checkpoint."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from anomalib_students import patch_network
@@ -45,6 +47,18 @@ def resnet18_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("source") / "resnet18.safetensors"
     save_file(model.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """Folder of six small pictures, no two alike."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(6):
+        coarse = Image.fromarray(random.integers(256, size=(6, 8, 3), dtype=np.uint8))
+        coarse.resize((80, 60)).save(folder / f"{number}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -9,33 +9,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(6):
-        coarse = Image.fromarray(random.integers(256, size=(6, 8, 3), dtype=np.uint8))
-        coarse.resize((80, 60)).save(folder / f"{number}.png")
-    return folder
-
-
-@pytest.fixture
-def start(images, resnet18_checkpoint, tmp_path):
+def start(photographs, resnet18_checkpoint, tmp_path):
     """Start a pretraining in a folder of its own; keyword arguments replace the settings."""
 
     def start(name, preexec_fn=None, **changes):
         settings = {
-            "images": images,
+            "images": photographs,
             "output": tmp_path / name / "p17.safetensors",
             "results": tmp_path / name / "results",
             "patch_size": 17,

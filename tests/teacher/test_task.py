@@ -34,20 +34,9 @@ def _cheap(narrow_architectures):
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "pictures"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(6):
-        coarse = Image.fromarray(random.integers(256, size=(6, 8, 3), dtype=np.uint8))
-        coarse.resize((80, 60)).save(folder / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def settings(images, resnet18_checkpoint):
+def settings(photographs, resnet18_checkpoint):
     return {
-        "images": images,
+        "images": photographs,
         "patch_size": 17,
         "descriptor_dim": 8,
         "source_checkpoint": resnet18_checkpoint,
@@ -221,7 +210,7 @@ def test_the_learning_rate_decays_to_zero_along_a_cosine(run, monkeypatch):
     np.testing.assert_allclose(rates, [1e-2 * (1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)], rtol=1e-6)
 
 
-def test_no_training_patch_comes_from_the_held_out_image(run, images, monkeypatch):
+def test_no_training_patch_comes_from_the_held_out_image(run, photographs, monkeypatch):
     split = []
 
     def keep(module, _):
@@ -230,7 +219,7 @@ def test_no_training_patch_comes_from_the_held_out_image(run, images, monkeypatc
     record_steps(monkeypatch, keep)
     run(max_steps=1)
     train_images, held_out_images = split
-    assert len(train_images) + 1 == len(list(images.iterdir()))
+    assert len(train_images) + 1 == len(list(photographs.iterdir()))
     assert len(held_out_images) == 1
     pixels = torch.cat([train_images.pixels, held_out_images.pixels]).unflatten(0, (6, -1))
     assert len(pixels.unique(dim=0)) == 6
@@ -262,13 +251,13 @@ def test_a_single_image_is_refused(run, tmp_path):
         run(images=tmp_path / "one")
 
 
-def test_triplets_need_a_different_image_in_both_parts(run, images, tmp_path):
+def test_triplets_need_a_different_image_in_both_parts(run, photographs, tmp_path):
     (tmp_path / "few").mkdir()
     for number in range(3):
-        shutil.copy(images / f"{number}.png", tmp_path / "few")
+        shutil.copy(photographs / f"{number}.png", tmp_path / "few")
     with pytest.raises(ValueError, match=r"with triplets \(lambda_m > 0\) needs at least 4 images, .*few has 3"):
         run(images=tmp_path / "few", lambda_m=1.0)
-    shutil.copy(images / "3.png", tmp_path / "few")
+    shutil.copy(photographs / "3.png", tmp_path / "few")
     assert run(images=tmp_path / "few", lambda_m=1.0, max_steps=1).is_file()
 
 
