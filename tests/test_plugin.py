@@ -156,13 +156,14 @@ def test_spawned_worker_has_the_model():
 @pytest.mark.slow
 def test_ray_worker_has_the_model():
     ray = pytest.importorskip("ray")
-    import anomalib
+    import anomalib.models
 
     def models_of_worker() -> set[str]:
         # By its module, which is pickled with the function, although the plugin has given it a class of its own.
         return anomalib.models.list_models()
 
-    ray.init(num_cpus=1, include_dashboard=False)
+    # Not one that some other program has started on this machine.
+    ray.init(address="local", num_cpus=1, include_dashboard=False)
     try:
         assert "uninformed_students" in ray.get(ray.remote(models_of_worker).remote())
     finally:
