@@ -21,10 +21,10 @@ from lightning.fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.loss import compactness_loss, distillation_loss, triplet_loss
-from anomalib_students.patch_network import ARCHITECTURES, PatchNetwork
+from anomalib_students.patch_network import ARCHITECTURES
 from anomalib_students.teacher.images import ImageStore, find_images, load_images
 from anomalib_students.teacher.patches import PatchSampler
+from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.source import DistillationSource
 
 
@@ -80,9 +80,8 @@ def pretraining(
         table.add_column(heading, justify="right")
     for patch_size in sorted(ARCHITECTURES):
         sampler = PatchSampler(store, patch_size, batch_size, seed=0, triplets=triplets)
-        teacher = PatchNetwork(patch_size).to(device, memory_format=torch.channels_last)
-        decoder = torch.nn.Linear(teacher.descriptor_dim, network.dim).to(device)
-        optimizer = torch.optim.Adam([*teacher.parameters(), *decoder.parameters()], lr=1e-4)
+        module = TeacherPretraining(network, store, store, patch_size, lambda_m=float(triplets)).to(device)
+        optimizer = torch.optim.Adam(module.parameters(), lr=1e-4)
         patches = sampler.draw(0)
 
         def describe(patches: torch.Tensor = patches) -> torch.Tensor:
@@ -91,18 +90,11 @@ def pretraining(
 
         def step(
             patches: torch.Tensor = patches,
-            teacher: PatchNetwork = teacher,
-            decoder: torch.nn.Module = decoder,
+            module: TeacherPretraining = module,
             optimizer: torch.optim.Optimizer = optimizer,
         ) -> None:
             with fabric.autocast():
-                batch = patches.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-                descriptors = teacher(batch).flatten(1).unflatten(0, patches.shape[:2])
-                loss = distillation_loss(decoder(descriptors[0]).float(), network(patches[0]).float())
-                loss = loss + compactness_loss(descriptors[0].float())
-                if triplets:
-                    anchors, positives, negatives = descriptors.float()
-                    loss = loss + triplet_loss(anchors, positives, negatives)
+                loss, _ = module.loss(patches)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -159,19 +159,32 @@ class TeacherPretraining(LightningModule):
         Returns:
             The loss, a scalar.
         """
-        patches = self._normalise(self._train_patches.draw(number))
+        loss, terms = self.loss(self._train_patches.draw(number))
+        self.log_dict(terms, prog_bar=True, sync_dist=True)
+        return loss
+
+    def loss(self, patches: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute the loss of eq. 6.
+
+        Args:
+            patches: Patches of shape ``(1, B, 3, p, p)``, or with metric learning triplets of shape
+                ``(3, B, 3, p, p)``, as drawn.
+
+        Returns:
+            The loss, a scalar, and its terms before they are weighted, by name; those with weight 0 are left out.
+        """
+        patches = self._normalise(patches)
         descriptors = self._describe(patches)
-        losses = {}
+        terms = {}
         if self._source:
-            losses["distillation"] = distillation_loss(self._decode(descriptors[0]), self._target(patches[0]))
+            terms["distillation"] = distillation_loss(self._decode(descriptors[0]), self._target(patches[0]))
         if self.hparams["lambda_m"]:
             anchors, positives, negatives = descriptors.float()
-            losses["triplet"] = triplet_loss(anchors, positives, negatives, self.hparams["margin"])
+            terms["triplet"] = triplet_loss(anchors, positives, negatives, self.hparams["margin"])
         if self.hparams["lambda_c"]:
-            losses["compactness"] = compactness_loss(descriptors[0].float())
-        self.log_dict(losses, prog_bar=True, sync_dist=True)
+            terms["compactness"] = compactness_loss(descriptors[0].float())
         weights = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness": "lambda_c"}
-        return torch.stack([self.hparams[weights[name]] * loss for name, loss in losses.items()]).sum()
+        return torch.stack([self.hparams[weights[name]] * term for name, term in terms.items()]).sum(), terms
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
