@@ -117,7 +117,10 @@ class TeacherPretraining(LightningModule):
             self.register_buffer("target_std", torch.ones(network.dim))
 
     def on_fit_start(self) -> None:
-        """Move images and source to the device, and standardise the source's descriptors over the first batches."""
+        """Move images and source to the device, and standardise the source's descriptors over the first batches.
+
+        A checkpoint brings the statistics of its own run.
+        """
         self._to_device()
         self._train_patches = self._sampler(
             self._train_images,
@@ -126,7 +129,7 @@ class TeacherPretraining(LightningModule):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
-        for network in self._source:
+        for network in self._source if self.trainer.ckpt_path is None else ():
             # All processes see the same patches here, and so agree on the statistics.
             sampler = self._sampler(self._train_images, MEASURED_BATCH_SIZE, triplets=False)
             statistics = RunningStatistics(self.target_mean.numel())
