@@ -1,10 +1,11 @@
 """The command ``anomalib-students``: pretrain teachers, and look at teacher files."""
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
@@ -29,13 +30,37 @@ def teachers(file: Path | None = None) -> None:
     Console().print(table)
 
 
+FUNCTIONS: dict[str, Callable[..., object]] = {"pretrain": pretrain, "teachers": teachers}
+
+
+def create_parser() -> ArgumentParser:
+    """Describe the command line.
+
+    Returns:
+        Parser with a subcommand for each function.
+    """
+    parser = ArgumentParser(prog="anomalib-students", description=__doc__)
+    subcommands = parser.add_subcommands()
+    for name, function in FUNCTIONS.items():
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        subcommand = ArgumentParser(description=summary)
+        subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
+        subcommand.add_function_arguments(function, as_group=False)
+        subcommands.add_subcommand(name, subcommand, help=summary)
+    return parser
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
         args: Arguments, by default the process's own.
     """
+    parser = create_parser()
+    settings = parser.parse_args(None if args is None else list(args))
+    arguments = settings[settings.subcommand].as_dict()
+    arguments.pop("config", None)
     try:
-        auto_cli([pretrain, teachers], args=None if args is None else list(args), as_positional=False)
+        FUNCTIONS[settings.subcommand](**arguments)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"anomalib-students: {error}")
