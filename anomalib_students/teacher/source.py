@@ -12,14 +12,20 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from .weights import BUNDLED, load_teacher, read_metadata, teacher_path
+
 __all__ = ["DistillationSource"]
+
+BUNDLED_PATCH_SIZE = 33
+"""The bundled teacher that is cheap to evaluate, and trained long."""
 
 
 class DistillationSource(nn.Module):
-    """Describe patches with a frozen timm model.
+    """Describe patches with a frozen network, as a rule one of timm.
 
     Args:
-        name: Name of a timm model.
+        name: Name of a timm model, or ``"bundled"`` for the teacher for p = 33 that comes with the package, which needs
+            no weights from elsewhere.
         checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm's pretrained
             weights are downloaded.
         layer: Name of an intermediate layer whose globally pooled features are the descriptor (``"layer3"`` of a
@@ -40,6 +46,11 @@ class DistillationSource(nn.Module):
         input_size: int = 64,
     ) -> None:
         super().__init__()
+        if name == BUNDLED:
+            path = teacher_path(BUNDLED, BUNDLED_PATCH_SIZE)
+            self.input_size = BUNDLED_PATCH_SIZE
+            self.model: nn.Module = load_teacher(path, BUNDLED_PATCH_SIZE, int(read_metadata(path)["descriptor_dim"]))
+            return
         self.input_size = input_size
         self.model = _create_model(name, layer, pretrained=checkpoint_path is None)
         if checkpoint_path is not None:
@@ -71,8 +82,8 @@ class DistillationSource(nn.Module):
         resized = transforms.resize(patches, [self.input_size, self.input_size], antialias=True)
         features = self.model(resized.to(memory_format=torch.channels_last))
         if isinstance(features, list):
-            features = functional.adaptive_avg_pool2d(features[0], 1).flatten(1)
-        return features
+            features = functional.adaptive_avg_pool2d(features[0], 1)
+        return features.flatten(1)
 
 
 def _create_model(name: str, layer: str | None, pretrained: bool) -> nn.Module:

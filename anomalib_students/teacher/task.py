@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
@@ -55,6 +55,7 @@ def pretrain(
     resume: bool = False,
     data_name: str | None = None,
     licences: str = "unknown",
+    trainer_arguments: dict[str, Any] | None = None,
 ) -> Path:
     """Pretrain a teacher on patches of natural images.
 
@@ -63,7 +64,7 @@ def pretrain(
         output: Teacher file to write, ``*.safetensors``.
         patch_size: Side p of the patches in pixels: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptors.
-        source: Name of the timm model whose knowledge is distilled.
+        source: Name of the timm model whose knowledge is distilled, or bundled for this package's own for p = 33.
         source_checkpoint: Weights of that model. By default timm downloads its pretrained weights.
         source_layer: Layer of that model whose pooled features are distilled, say layer3. By default the model's own
             pooled feature vector.
@@ -88,6 +89,8 @@ def pretrain(
         resume: Go on from the last checkpoint of the same output, if there is one.
         data_name: What the file's metadata call the images. By default the name of the folder.
         licences: What the file's metadata say of the licences of images and source.
+        trainer_arguments: More arguments of Lightning's trainer, which come before the others; plugins and callbacks
+            are added to those of this task.
 
     Returns:
         Path of the teacher file.
@@ -131,30 +134,32 @@ def pretrain(
     )
     folder = results / output.stem
     last = folder / "last.ckpt"
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,
-        precision=precision,
-        max_steps=max_steps,
-        val_check_interval=min(checkpoint_every, max_steps),
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=min(50, max(1, checkpoint_every // 5)),
+    more = dict(trainer_arguments or {})
+    plugins = [AtomicCheckpointIO(), *more.pop("plugins", ())]
+    callbacks = [
+        ModelCheckpoint(folder, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False),
+        LearningRateMonitor("step"),
+        *([RichProgressBar()] if more.get("enable_progress_bar", True) else []),
+        *more.pop("callbacks", ()),
+    ]
+    arguments: dict[str, Any] = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": num_nodes,
+        "strategy": strategy,
+        "precision": precision,
+        "max_steps": max_steps,
+        "val_check_interval": min(checkpoint_every, max_steps),
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": min(50, max(1, checkpoint_every // 5)),
         # Each process draws its own part of a batch.
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        plugins=[AtomicCheckpointIO()],
-        logger=[CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")],
-        callbacks=[
-            ModelCheckpoint(
-                folder, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False
-            ),
-            LearningRateMonitor("step"),
-            RichProgressBar(),
-        ],
-    )
+        "use_distributed_sampler": False,
+        "default_root_dir": folder,
+        "logger": [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")],
+        **more,
+    }
+    trainer = Trainer(plugins=plugins, callbacks=callbacks, **arguments)
     # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
     warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")

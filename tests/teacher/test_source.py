@@ -6,6 +6,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.teacher.source import DistillationSource
+from anomalib_students.teacher.weights import load_teacher, teacher_path
 
 
 def make_source(checkpoint, layer="layer3", input_size=32):
@@ -46,6 +47,15 @@ def test_a_pytorch_state_dict_is_loaded_as_safetensors_are(resnet18_checkpoint, 
     patches = make_patches()
     from_state_dict = make_source(tmp_path / "weights.pth")(patches)
     assert torch.equal(from_state_dict, make_source(resnet18_checkpoint)(patches))
+
+
+def test_a_bundled_teacher_is_a_source_too():
+    source = DistillationSource("bundled")
+    teacher = load_teacher(teacher_path("bundled", 33), 33, 128)
+    patches = torch.rand(3, 3, 33, 33)
+    assert source.dim == 128
+    torch.testing.assert_close(source(patches), teacher(patches).flatten(1))
+    assert source(torch.rand(2, 3, 17, 17)).shape == (2, 128)
 
 
 def test_it_stays_in_evaluation_mode(resnet18_checkpoint):
