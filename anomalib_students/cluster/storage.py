@@ -1,0 +1,98 @@
+"""Small files in the storage of a grid, which may be a shared folder or a cloud bucket."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+from pyarrow.fs import FileSystem, FileType
+
+__all__ = ["RESULTS", "check_settings", "exists", "read_json", "write_bytes", "write_json"]
+
+SETTINGS = "settings.json"
+
+RESULTS = "results.json"
+"""File in the folder of a category that is finished: its name, and rows of metrics."""
+
+
+def exists(file_system: FileSystem, path: str) -> bool:
+    """Tell whether there is a file.
+
+    Args:
+        file_system: File system.
+        path: Path in it.
+
+    Returns:
+        Whether there is a file of that path.
+    """
+    return file_system.get_file_info(path).type == FileType.File
+
+
+def read_json(file_system: FileSystem, path: str) -> Any:  # noqa: ANN401
+    """Read a JSON file.
+
+    Args:
+        file_system: File system.
+        path: Path in it.
+
+    Returns:
+        Its content.
+    """
+    with file_system.open_input_stream(path) as stream:
+        return json.loads(stream.read())
+
+
+def write_bytes(file_system: FileSystem, path: str, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        file_system: File system.
+        path: Path in it; its folder is made.
+        content: What to write.
+    """
+    file_system.create_dir(path.rpartition("/")[0])
+    # Several processes may write the same file.
+    partial = f"{path}.{uuid4().hex}.partial"
+    with file_system.open_output_stream(partial) as stream:
+        stream.write(content)
+    file_system.move(partial, path)
+
+
+def write_json(file_system: FileSystem, path: str, content: Any) -> None:  # noqa: ANN401
+    """Write a JSON file, whole or not at all.
+
+    Args:
+        file_system: File system.
+        path: Path in it; its folder is made.
+        content: What to write; paths are written as text.
+    """
+    write_bytes(file_system, path, json.dumps(content, indent=2, default=str).encode())
+
+
+def check_settings(file_system: FileSystem, folder: str, settings: dict[str, Any], resume: bool) -> None:
+    """Tell a job that goes on from one that begins, and keep its settings for the former.
+
+    Args:
+        file_system: File system.
+        folder: Folder of the job in it.
+        settings: All that decides on the job's results, as JSON and paths.
+        resume: Whether the job is to go on.
+
+    Raises:
+        FileExistsError: If there is a job in the folder, and it is not to go on.
+        ValueError: If it had other settings.
+    """
+    path = f"{folder}/{SETTINGS}"
+    if not exists(file_system, path):
+        write_json(file_system, path, settings)
+        return
+    if not resume:
+        msg = f"There is a job in {folder} already: resume it, or choose another name."
+        raise FileExistsError(msg)
+    before = read_json(file_system, path)
+    changed = [
+        name for name, value in json.loads(json.dumps(settings, default=str)).items() if before.get(name) != value
+    ]
+    if changed:
+        told = ", ".join(f"{name}={before.get(name)}" for name in changed)
+        msg = f"The job to be resumed had other settings: {told}. Resume it with these, or choose another name."
+        raise ValueError(msg)

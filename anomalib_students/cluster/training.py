@@ -1,0 +1,54 @@
+"""Train an ensemble in one of the processes that Ray Train has started for it."""
+
+from pathlib import Path
+
+from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from ray import train
+from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
+
+from anomalib_students.lightning_model import MAX_EPOCHS
+
+from .experiment import Experiment
+
+__all__ = ["train_ensemble"]
+
+
+def train_ensemble(experiment: Experiment, category: str | None, patch_size: int) -> None:
+    """Train an ensemble, from its last checkpoint if there is one, and report a checkpoint after each epoch.
+
+    Args:
+        experiment: Settings of the grid.
+        category: Name of the category.
+        patch_size: Side p of the receptive field in pixels.
+    """
+    model = experiment.create_model(patch_size)
+    datamodule = experiment.create_datamodule(category)
+    arguments = {
+        "max_epochs": MAX_EPOCHS,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+        **experiment.trainer,
+        **model.trainer_arguments,
+    }
+    checkpoint_io = AnomalibCheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
+    trainer = prepare_trainer(
+        Trainer(
+            accelerator="gpu" if experiment.workers.gpus else "cpu",
+            devices="auto" if experiment.workers.gpus else 1,
+            strategy=RayDDPStrategy(),
+            plugins=[RayLightningEnvironment(), checkpoint_io],
+            # Ray keeps the checkpoints.
+            callbacks=[RayTrainReportCallback(), ModelCheckpoint(save_top_k=0)],
+            **arguments,
+        )
+    )
+    checkpoint = train.get_checkpoint()
+    if checkpoint is None:
+        trainer.fit(model, datamodule=datamodule)
+        return
+    with checkpoint.as_directory() as folder:
+        path = Path(folder) / RayTrainReportCallback.CHECKPOINT_NAME
+        trainer.fit(model, datamodule=datamodule, ckpt_path=path)

@@ -1,0 +1,71 @@
+"""Pretrain a teacher for each patch size at once.
+
+    python ray_jobs/pretrain.py --images path/to/photographs --output_folder teachers     # on this machine
+    python ray_jobs/pretrain.py -c pretrain.yaml --workers_per_teacher 4 --address auto   # on a cluster
+
+Each patch size is a run of Ray Train, whose workers share each batch; all of them are trials of Ray Tune. The other
+arguments are those of ``anomalib-students pretrain``. Images, teachers and checkpoints lie in folders that all nodes
+share.
+"""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from anomalib_students.cluster.command_line import add_cluster_arguments, connect, pretraining_of, workers_of
+from anomalib_students.cluster.teachers import pretrain_teachers
+from anomalib_students.teacher.task import pretrain
+
+OF_THE_JOB = {
+    "patch_size",
+    "output",
+    "results",
+    "resume",
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "trainer_arguments",
+}
+"""Arguments of the pretraining that this job sets itself."""
+
+
+def create_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
+    parser.add_argument("--patch_sizes", type=list[int], default=[17, 33, 65], help="Sides of the patches in pixels.")
+    parser.add_argument("--output_folder", type=Path, required=True, help="Folder for teachers, logs and checkpoints.")
+    add_cluster_arguments(parser, "teacher")
+    parser.add_function_arguments(pretrain, skip=OF_THE_JOB)
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Pretrain the teachers.
+
+    Args:
+        args: Arguments of the command line.
+
+    Returns:
+        Exit status: 1 if a teacher failed, 2 if nothing could be started.
+    """
+    parser = create_parser()
+    settings = parser.parse_args(args)
+    try:
+        arguments = pretraining_of(settings, OF_THE_JOB)
+        connect(settings.address)
+        outcome = pretrain_teachers(
+            arguments, settings.patch_sizes, settings.output_folder.resolve(), workers_of(settings), settings.resume
+        )
+    except (OSError, ValueError) as error:
+        print(f"pretrain.py: {error}", file=sys.stderr)
+        return 2
+    for patch_size, result in sorted(outcome.items()):
+        print(f"p = {patch_size}: {result}" if isinstance(result, Path) else f"p = {patch_size} failed: {result}")
+    return 0 if all(isinstance(result, Path) for result in outcome.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

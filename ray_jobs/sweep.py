@@ -1,0 +1,131 @@
+"""Sweep the weights of the teacher's loss (eq. 6), to find those with which students detect anomalies best.
+
+    python ray_jobs/sweep.py                                        # embedded sample parts, on this machine
+    python ray_jobs/sweep.py -c configs/ray_sweep.yaml --address auto --images /shared/photographs
+
+Each trial pretrains a teacher for some iterations, trains students with it, and is judged by them on good images that
+are held out of the training, half of them with synthetic anomalies. The test images are measured too, but have no part
+in the choice. Weak trials are stopped early. The paper's four settings (Table 2) are always among them.
+
+The result is a table, ``sweep.csv`` and ``sweep.md``, a plot, ``sweep.png``, and ``best.yaml``, with which a teacher is
+pretrained at full length: ``anomalib-students pretrain -c best.yaml --output teacher.safetensors --max_steps 50000``.
+"""
+
+import sys
+from argparse import ArgumentError
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.markdown import Markdown
+
+from anomalib_students.cluster.command_line import (
+    add_cluster_arguments,
+    add_experiment_arguments,
+    connect,
+    experiment_of,
+    parse,
+    pretraining_of,
+)
+from anomalib_students.cluster.storage import write_bytes
+from anomalib_students.cluster.sweep import Sweep, run_sweep
+from anomalib_students.cluster.sweep_report import sweep_files, sweep_table
+from anomalib_students.data import SampleParts
+from anomalib_students.teacher.images import find_images
+from anomalib_students.teacher.task import pretrain
+
+SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sweep_sample_parts.yaml"
+OF_THE_JOB = {
+    "images",
+    "output",
+    "results",
+    "resume",
+    "lambda_k",
+    "lambda_m",
+    "lambda_c",
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "trainer_arguments",
+}
+"""Arguments of the pretraining that this job sets itself."""
+OTHERS = ("lr", "descriptor_dim", "source_layer")
+"""Arguments of the pretraining that can be swept with the weights."""
+
+
+def create_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(description=__doc__)
+    add_experiment_arguments(parser, name="sweep", chosen={"patch_sizes", "teacher", "descriptor_dim"})
+    parser.add_argument(
+        "--images", type=Path | None, help="Photographs for the pretraining; by default the sample parts."
+    )
+    parser.add_argument("--lambda_k", type=list[float], default=[0, 1], help="Weights of the distillation to try.")
+    parser.add_argument("--lambda_m", type=list[float], default=[0, 1], help="Weights of the metric learning to try.")
+    parser.add_argument("--lambda_c", type=list[float], default=[0, 0.01, 0.1, 1], help="Weights of the compactness.")
+    for name in OTHERS:
+        parser.add_argument(f"--{name}", type=list[str | int | float] | None, help=f"Values of {name} to try too.")
+    parser.add_argument("--trials", type=int, default=12, help="Number of trials, the paper's four among them.")
+    parser.add_argument("--epochs", type=int, default=4, help="Epochs that the students of a trial are trained for.")
+    parser.add_argument("--metric", default="pixel_AUPRO", help="Metric on the validation images to maximise.")
+    parser.add_function_arguments(pretrain, "pretraining", skip=OF_THE_JOB)
+    add_cluster_arguments(parser, "trial")
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Run the sweep.
+
+    Args:
+        args: Arguments of the command line.
+
+    Returns:
+        Exit status: 1 if no trial finished, 2 if nothing could be started.
+    """
+    settings = parse(create_parser(), args, without_data=SAMPLE_PARTS)
+    try:
+        images = (settings.images or sample_images()).resolve()
+        find_images(images)
+        connect(settings.address)
+        sweep = create_sweep(settings, images)
+        table = sweep_table(sweep, run_sweep(sweep, settings.resume))
+    except (ArgumentError, OSError, ValueError) as error:
+        print(f"sweep.py: {error}", file=sys.stderr)
+        return 2
+    file_system, folder = sweep.experiment.storage()
+    files = sweep_files(sweep, table)
+    for name, content in files.items():
+        write_bytes(file_system, f"{folder}/{name}", content)
+    Console().print(Markdown(files["sweep.md"].decode()))
+    print(f"The results are in {folder}")
+    return 0 if "best.yaml" in files else 1
+
+
+def create_sweep(settings: Namespace, images: Path) -> Sweep:
+    """Make the sweep from the command line, with a folder of images for the teachers."""
+    if "://" in settings.storage_path:
+        msg = f"A sweep's storage path is a folder that all nodes share, not {settings.storage_path}"
+        raise ValueError(msg)
+    choices = {name: settings[name] for name in ("lambda_k", "lambda_m", "lambda_c")}
+    choices |= {name: settings[name] for name in OTHERS if settings[name]}
+    return Sweep(
+        pretraining={**pretraining_of(settings.pretraining, OF_THE_JOB), "images": images},
+        choices=choices,
+        experiment=experiment_of(settings),
+        categories=settings.categories or [None],
+        epochs=settings.epochs,
+        metric=settings.metric,
+        trials=settings.trials,
+    )
+
+
+def sample_images() -> Path:
+    """Render the sample parts, and return the folder of those to train on."""
+    datamodule = SampleParts()
+    datamodule.prepare_data()
+    return datamodule.root / datamodule.category / "train"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

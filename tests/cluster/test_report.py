@@ -1,0 +1,87 @@
+"""The report of a grid: what is in it, and that it can be read."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from anomalib_students.cluster.report import PAPER, SCALES, report_files
+
+
+def result(category, **scales):
+    """Results of a category with one number for each scale."""
+    rows = [
+        {"scale": scale, "image_AUROC": value - 0.2, "pixel_AUROC": value - 0.1, "pixel_AUPRO": value}
+        for scale, value in scales.items()
+    ]
+    return {"category": category, "rows": rows}
+
+
+@pytest.fixture
+def results():
+    return [
+        result("pill", **{"17": 0.91, "33": 0.92, "65": 0.93, "multi-scale": 0.94}),
+        result("cable", **{"17": 0.71, "33": 0.72, "65": 0.73, "multi-scale": 0.74}),
+    ]
+
+
+def read_markdown(files):
+    """Cells of the table, by category."""
+    lines = files["results.md"].decode().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows if not set(row[0]) <= set("-")}
+
+
+def test_the_means_of_the_papers_rows_are_those_it_prints():
+    """But for p = 33, where it prints 0.900."""
+    means = np.mean(list(PAPER.values()), axis=0)
+    np.testing.assert_allclose(means, [0.866, 0.9053, 0.857, 0.914], atol=6e-4)
+    assert len(PAPER) == 15
+
+
+def test_csv_has_a_row_for_each_category_and_scale_beside_the_paper(results):
+    table = pd.read_csv(io.BytesIO(report_files(results, {})["results.csv"]))
+    assert list(table["category"]) == ["cable"] * 4 + ["pill"] * 4
+    assert list(table["scale"]) == [*SCALES, *SCALES]
+    pill = table[table["category"] == "pill"].set_index("scale")
+    assert pill.loc["33", ["image_AUROC", "pixel_AUROC", "pixel_AUPRO", "paper_AUPRO"]].tolist() == pytest.approx(
+        [0.72, 0.82, 0.92, 0.959]
+    )
+
+
+def test_markdown_has_the_shape_of_the_papers_table(results):
+    cells = read_markdown(report_files(results, {}))
+    assert cells["category"] == ["p = 17", "p = 33", "p = 65", "multi-scale"]
+    assert cells["pill"] == ["0.910 (0.931)", "0.920 (0.959)", "0.930 (0.935)", "0.940 (0.961)"]
+    assert cells["mean"][1] == "0.820 (0.861)"
+
+
+def test_a_category_that_the_paper_has_not_and_a_single_scale(results):
+    cells = read_markdown(report_files([result("flange", **{"33": 0.8})], {}))
+    assert cells == {"category": ["p = 33"], "flange": ["0.800"]}
+
+
+def test_failures_are_told(results):
+    markdown = report_files(results, {"screw": "no images"})["results.md"].decode()
+    assert "- screw: no images" in markdown
+
+
+def test_before_any_category_is_done_the_report_is_empty_and_has_no_chart():
+    files = report_files([], {"screw": "no images"})
+    assert files.keys() == {"results.csv", "results.md"}
+    assert len(pd.read_csv(io.BytesIO(files["results.csv"]))) == 0
+
+
+@pytest.mark.parametrize("n_categories", [1, 2, 15])
+def test_the_chart_is_a_picture_that_shows_the_values(results, n_categories):
+    all_results = [result(name, **{"17": 0.5, "multi-scale": 0.9}) for name in list(PAPER)[:n_categories]]
+    higher = [result(name, **{"17": 0.8, "multi-scale": 0.9}) for name in list(PAPER)[:n_categories]]
+    first, second = (
+        np.asarray(Image.open(io.BytesIO(report_files(one, {})["results.png"])).convert("L"))
+        for one in (all_results, higher)
+    )
+    assert first.shape == second.shape
+    assert first.std() > 10
+    assert (first != second).any()

@@ -1,0 +1,89 @@
+"""A cluster of two nodes, and jobs on it: in this process, or to be killed in one of their own."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+JOBS = Path(__file__).parents[2] / "ray_jobs"
+
+
+@pytest.fixture(scope="package")
+def cluster():
+    """Address of a cluster of two nodes with a core each, to which this process is connected."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from anomalib_students.cluster.command_line import connect
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    # Once for all jobs of this process: Tune does not outlive the connection that it began with.
+    connect(cluster.address)
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def start_job(tmp_path):
+    """Start a job in a folder of its own and a session of its own, so that all of it can be killed."""
+
+    def start_job(name, *options):
+        return subprocess.Popen(
+            [sys.executable, JOBS / name, *options],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ.copy(),
+            start_new_session=True,
+        )
+
+    return start_job
+
+
+@pytest.fixture
+def run_job(cluster, capfd):
+    """Run a job on the cluster from this process, and return what it has printed.
+
+    This process has imported already what takes seconds.
+    """
+
+    def run_job(name, *options, code=0):
+        status = runpy.run_path(str(JOBS / name))["main"](list(options))
+        captured = capfd.readouterr()
+        output = captured.out + captured.err
+        assert status == code, output[-5000:]
+        return output
+
+    return run_job
+
+
+def finish(process):
+    """Wait for the good end of a job, and return what it has printed."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-5000:]
+    return output
+
+
+def kill(process):
+    """Kill a job, and all that it has started but what belongs to the cluster."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def wait_for(process, condition):
+    """Wait until a condition holds while a job runs."""
+    end = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()[0][-5000:]
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,78 @@
+"""The Ray job that sweeps the weights of the teacher's loss."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from anomalib_students import cli
+from anomalib_students.cluster.sweep import PAPER_WEIGHTS
+from tests.integration.conftest import write_category
+
+from .conftest import kill, wait_for
+
+SETTINGS = """
+trials: 4
+epochs: 2
+pretraining: {patch_size: 17, max_steps: 2, batch_size: 4, descriptor_dim: 8, source: bundled, checkpoint_every: 1}
+data:
+  class_path: MVTec
+model:
+  n_students: 1
+  output_stride: 8
+  pre_processor:
+    class_path: anomalib.pre_processing.PreProcessor
+    init_args:
+      transform:
+        class_path: torchvision.transforms.v2.Resize
+        init_args: {size: [48, 48], antialias: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A category with good images enough to hold some out."""
+    root = tmp_path_factory.mktemp("data")
+    write_category(root / "dots", n_train=10)
+    return root
+
+
+def test_a_sweep_that_is_killed_and_resumed_finds_the_best_weights(
+    cluster, start_job, run_job, root, photographs, tmp_path
+):
+    folder = tmp_path / "storage" / "sweep"
+    (tmp_path / "settings.yaml").write_text(SETTINGS)
+    options = [f"--address={cluster}", f"--config={tmp_path / 'settings.yaml'}", f"--data.root={root}"]
+    options += ["--categories=[dots]", f"--images={photographs}", f"--storage_path={tmp_path / 'storage'}"]
+    first = start_job("sweep.py", *options)
+    wait_for(first, lambda: list(folder.glob("teachers/*/teacher.safetensors")))
+    kill(first)
+    done = next(folder.glob("teachers/*/teacher.safetensors"))
+    written = done.stat().st_mtime
+
+    output = run_job("sweep.py", *options, "--resume=true")
+    assert f"The results are in {folder}" in output
+    # What was pretrained before is not pretrained again.
+    assert done.stat().st_mtime == written
+
+    table = pd.read_csv(folder / "sweep.csv")
+    assert len(table) == 4
+    weights = table[["lambda_k", "lambda_m", "lambda_c"]].to_dict("records")
+    assert all(setting in weights for setting in PAPER_WEIGHTS)
+    assert (table["pixel_AUPRO"] != table["test_pixel_AUPRO"]).all()
+    assert set(table["end"]) <= {"finished", "stopped early"}
+    finished = table[table["end"] == "finished"]
+    assert finished["test_pixel_AUPRO"].between(0, 1).all()
+    assert table["pixel_AUPRO"].is_monotonic_decreasing
+    assert Image.open(folder / "sweep.png").size[0] > 500
+
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert {name: best[name] for name in ("lambda_k", "lambda_m", "lambda_c")} == finished.iloc[0][
+        ["lambda_k", "lambda_m", "lambda_c"]
+    ].to_dict()
+    teacher = Path(tmp_path / "best.safetensors")
+    results = f"--results={tmp_path / 'results'}"
+    cli.main(["pretrain", "-c", str(folder / "best.yaml"), f"--output={teacher}", results])
+    assert teacher.is_file()

@@ -1,0 +1,138 @@
+"""The Ray job that trains a grid of ensembles: on a cluster of two nodes, and on this machine alone."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pandas as pd
+import pytest
+import torch
+from anomalib.data import MVTec
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+
+from tests.integration.conftest import write_category
+
+from .conftest import finish, kill, wait_for
+
+SETTINGS = """
+patch_sizes: [33]
+data:
+  class_path: MVTec
+model:
+  n_students: 2
+  output_stride: 8
+  lr: 1.0e-3
+  pre_processor:
+    class_path: anomalib.pre_processing.PreProcessor
+    init_args:
+      transform:
+        class_path: torchvision.transforms.v2.Resize
+        init_args: {size: [48, 48], antialias: true}
+trainer: {max_epochs: 2, check_val_every_n_epoch: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Data: a good category, and one whose training images are none."""
+    root = tmp_path_factory.mktemp("data")
+    for category in ("dots", "broken"):
+        write_category(root / category)
+    for image in (root / "broken" / "train" / "good").iterdir():
+        image.write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture
+def options(root, tmp_path):
+    """Options of all jobs; later ones replace them."""
+    (tmp_path / "settings.yaml").write_text(SETTINGS)
+    files = [f"--config={tmp_path / 'settings.yaml'}", f"--storage_path={tmp_path / 'storage'}"]
+    return [*files, f"--data.root={root}"]
+
+
+def load(folder):
+    """State of the model in the last checkpoint of an ensemble."""
+    path = json.loads((folder / "trained.json").read_text())["checkpoint"]
+    return torch.load(f"{path}/checkpoint.ckpt", weights_only=False)
+
+
+def test_a_grid_goes_on_when_worker_and_driver_are_killed(cluster, start_job, run_job, options, root, tmp_path):
+    """On two nodes, with categories beside it whose images are missing, or cannot be read."""
+    options += [f"--address={cluster}", "--categories=[dots,missing,broken]", "--trainer.max_epochs=8"]
+    folder = tmp_path / "storage" / "train"
+    first = start_job("train.py", *options)
+    checkpoints = checkpoints_of(folder / "dots-p33")
+    wait_for(first, checkpoints)
+    killed, before = worker_processes(), checkpoints()
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    assert killed
+    # The later one is of the workers that were started in place of those that died.
+    wait_for(first, lambda: checkpoints() - before)
+    kill(first)
+    assert not (folder / "dots" / "results.json").exists()
+
+    output = run_job("train.py", *options, "--resume=true", code=1)
+    reasons = {"missing": f"There is no folder {root / 'missing'}", "broken": "Cannot read the training image"}
+    for category, reason in reasons.items():
+        (line,) = [line for line in output.splitlines() if line.startswith(f"{category} failed: p = 33: ")]
+        assert reason in line
+        assert f"- {category}: p = 33: " in (folder / "results.md").read_text()
+    assert set(pd.read_csv(folder / "results.csv")["category"]) == {"dots"}
+    assert load(folder / "dots-p33")["epoch"] == 7
+
+
+def test_a_model_of_two_scales_and_its_report(start_job, options, root, tmp_path):
+    """On this machine; the merged model is an ordinary checkpoint, which measures what the report says."""
+    options += ["--categories=[dots]", "--patch_sizes=[33,65]", "--export=openvino"]
+    assert "Started a local Ray instance" in finish(start_job("train.py", *options))
+    folder = tmp_path / "storage" / "train"
+    table = pd.read_csv(folder / "results.csv")
+    assert list(table["category"]) == ["dots"] * 3
+    assert list(table["scale"]) == ["33", "65", "multi-scale"]
+    assert (folder / "results.png").stat().st_size > 5000
+    names = {path.name for path in (folder / "dots").iterdir()}
+    assert {"model.ckpt", "best.png", "worst.png", "results.json", "weights"} <= names
+    assert list((folder / "dots").rglob("*.xml"))
+
+    model = UninformedStudents.load_from_checkpoint(folder / "dots" / "model.ckpt")
+    assert model.model.patch_sizes == (33, 65)
+    assert model.visualizer is not None
+    datamodule = MVTec(root=root, category="dots", num_workers=0)
+    (metrics,) = Engine(default_root_dir=tmp_path, accelerator="cpu").test(model, datamodule=datamodule)
+    merged = table[table["scale"] == "multi-scale"].iloc[0]
+    for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"):
+        assert metrics[name] == pytest.approx(merged[name], abs=1e-6)
+
+
+def test_two_workers_measure_the_statistics_of_one(run_job, options, tmp_path):
+    """The students stay as they were drawn, so that the scores are those of the same networks."""
+    options += ["--categories=[dots]", "--model.lr=1e-30", "--model.weight_decay=0"]
+    options += [f"--storage_path={(tmp_path / 'storage').as_uri()}"]
+    run_job("train.py", *options, "--name=one")
+    run_job("train.py", *options, "--name=two", "--workers_per_ensemble=2")
+    one, two = (load(tmp_path / "storage" / name / "dots-p33") for name in ("one", "two"))
+    # Five images in an epoch: five steps for one worker, three for each of two.
+    assert (one["global_step"], two["global_step"]) == (10, 6)
+    names = [name for name in one["state_dict"] if name.endswith(("_mean", "_std")) and "ensembles" in name]
+    assert len(names) == 6
+    for name in names:
+        torch.testing.assert_close(two["state_dict"][name], one["state_dict"][name], rtol=1e-5, atol=1e-6)
+
+    model = tmp_path / "storage" / "one" / "dots" / "model.ckpt"
+    written = model.stat().st_mtime
+    run_job("train.py", *options, "--name=one", "--resume=true")
+    # What is done is not done again.
+    assert model.stat().st_mtime == written
+
+
+def checkpoints_of(folder):
+    return lambda: set(folder.glob("checkpoint_*/checkpoint.ckpt"))
+
+
+def worker_processes():
+    listing = subprocess.run(["pgrep", "-f", "^ray::RayTrainWorker"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listing.stdout.split()]
