@@ -3,7 +3,8 @@
 The same grid of equal trainings, each on one core with torch's threads pinned to one, runs on a local Ray instance of
 one core and then on one of two: one training at a time against two at a time. The time is that of the whole grid, with
 the start of its workers and the test of the finished models, but without the start of Ray. What Ray's own processes do
-comes on top of the cores that it counts. The trainings are on the embedded sample parts, under as many names.
+comes on top of the cores that it counts. The trainings are those of configs/ray_sample_parts.yaml, on the embedded
+sample parts under as many names.
 
     python benchmarks/ray_scaling.py --trainings 4 --epochs 4
 """
@@ -11,9 +12,12 @@ comes on top of the cores that it counts. The trainings are on the embedded samp
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import ray
+import yaml
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +28,7 @@ from anomalib_students.cluster.workers import Workers
 from anomalib_students.data import SampleParts
 
 PINNED = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_TRAIN_V2_ENABLED": "1"}
-SETTINGS = {"n_students": 1, "output_stride": 8, "lr": 1e-3}
+SETTINGS = Path(__file__).parents[1] / "configs" / "ray_sample_parts.yaml"
 
 
 def ray_scaling(trainings: int = 4, epochs: int = 4, patch_size: int = 33, cores: tuple[int, ...] = (1, 2)) -> None:
@@ -45,7 +49,10 @@ def ray_scaling(trainings: int = 4, epochs: int = 4, patch_size: int = 33, cores
         for category in categories:
             (Path(folder) / category).symlink_to((parts.root / parts.category).resolve(), target_is_directory=True)
         for number in cores:
-            seconds.append(grid_seconds(Path(folder), categories, patch_size, epochs, number))
+            # In a process of its own: Tune does not outlive the Ray instance that it began with.
+            with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
+                grid = process.submit(grid_seconds, Path(folder), categories, patch_size, epochs, number)
+                seconds.append(grid.result())
             table.add_row(
                 str(number),
                 f"{seconds[-1]:.0f}",
@@ -59,8 +66,8 @@ def grid_seconds(root: Path, categories: list[str], patch_size: int, epochs: int
     """Time the grid on a Ray instance with a number of cores."""
     experiment = Experiment(
         data={"class_path": "MVTec", "init_args": {"root": str(root)}},
-        model=SETTINGS,
-        trainer={"max_epochs": epochs, "limit_val_batches": 0},
+        model=yaml.safe_load(SETTINGS.read_text())["model"],
+        trainer={"max_epochs": epochs, "check_val_every_n_epoch": epochs},
         storage_path=str(root),
         name=f"cores{cores}",
         workers=Workers(cpus=1),

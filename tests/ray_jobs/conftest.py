@@ -16,8 +16,8 @@ JOBS = Path(__file__).parents[2] / "ray_jobs"
 
 
 @pytest.fixture(scope="package")
-def cluster():
-    """Address of a cluster of two nodes with a core each, to which this process is connected."""
+def nodes():
+    """A cluster of two nodes with a core each, to which this process is connected."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -27,9 +27,15 @@ def cluster():
     cluster.add_node(num_cpus=1)
     # Once for all jobs of this process: Tune does not outlive the connection that it began with.
     connect(cluster.address)
-    yield cluster.address
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(nodes):
+    """Address of the cluster."""
+    return nodes.address
 
 
 @pytest.fixture

@@ -85,6 +85,21 @@ def test_a_grid_goes_on_when_worker_and_driver_are_killed(cluster, start_job, ru
     assert load(folder / "dots-p33")["epoch"] == 7
 
 
+def test_a_training_goes_on_when_its_node_is_lost(nodes, start_job, options, tmp_path):
+    """On the only node that is large enough, and then on another."""
+    options += [f"--address={nodes.address}", "--categories=[dots]", "--trainer.max_epochs=8", "--cpus_per_worker=2"]
+    folder = tmp_path / "storage" / "train" / "dots-p33"
+    lost = nodes.add_node(num_cpus=2)
+    job = start_job("train.py", *options)
+    wait_for(job, checkpoints_of(folder))
+    nodes.remove_node(lost)
+    assert not (folder / "trained.json").exists()
+    spare = nodes.add_node(num_cpus=2)
+    finish(job)
+    assert load(folder)["epoch"] == 7
+    nodes.remove_node(spare)
+
+
 def test_a_model_of_two_scales_and_its_report(start_job, options, root, tmp_path):
     """On this machine; the merged model is an ordinary checkpoint, which measures what the report says."""
     options += ["--categories=[dots]", "--patch_sizes=[33,65]", "--export=openvino"]
