@@ -72,9 +72,7 @@ def grid_seconds(root: Path, categories: list[str], patch_size: int, epochs: int
         name=f"cores{cores}",
         workers=Workers(cpus=1),
     )
-    ray.init(
-        address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": PINNED}
-    )
+    ray.init(address="local", num_cpus=cores, log_to_driver=False, runtime_env={"env_vars": PINNED})
     try:
         start = time.perf_counter()
         failures = run_grid(experiment, categories, [patch_size])

@@ -156,7 +156,6 @@ def connect(address: str | None) -> None:
             address=address or ("auto" if "RAY_JOB_ID" in os.environ else "local"),
             runtime_env={"env_vars": environment},
             log_to_driver=False,
-            include_dashboard=False if address is None else None,
         )
 
 

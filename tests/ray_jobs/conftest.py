@@ -23,7 +23,8 @@ def nodes():
 
     from anomalib_students.cluster.command_line import connect
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    # Ray finds the workers' places of a job that was killed, to free them, by the dashboard's server.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
     cluster.add_node(num_cpus=1)
     # Once for all jobs of this process: Tune does not outlive the connection that it began with.
     connect(cluster.address)
