@@ -5,12 +5,30 @@ from typing import Any, cast
 
 import torch
 from anomalib.data import Batch, ImageBatch
-from anomalib.metrics import AUPRO, AUROC
+from anomalib.metrics import AUPRO, AUROC, AnomalibMetric
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torchmetrics import Metric
 
-__all__ = ["ScaleMetrics"]
+__all__ = ["ScaleMetrics", "create_metrics"]
+
+
+def create_metrics(prefix: str = "", fpr_limit: float = 0.3) -> list[AnomalibMetric]:
+    """Make the metrics that need no threshold.
+
+    Args:
+        prefix: Beginning of their names.
+        fpr_limit: False positive rate up to which AUPRO integrates, in ``(0, 1]``.
+
+    Returns:
+        AUROC of images and pixels, and AUPRO.
+    """
+    pixel_fields = ["anomaly_map", "gt_mask"]
+    return [
+        AUROC(fields=["pred_score", "gt_label"], prefix=f"{prefix}image_"),
+        AUROC(fields=pixel_fields, prefix=f"{prefix}pixel_", strict=False),
+        AUPRO(fields=pixel_fields, prefix=f"{prefix}pixel_", strict=False, fpr_limit=fpr_limit),
+    ]
 
 
 class ScaleMetrics(Callback):
@@ -42,7 +60,7 @@ class ScaleMetrics(Callback):
             return
         for scale, ensemble in ensembles.items():
             self._maps[scale] = []
-            self._metrics[scale] = self._create_metrics(scale)
+            self._metrics[scale] = cast("list[Metric]", create_metrics(f"{scale}_", self.fpr_limit))
             self._hooks.append(ensemble.register_forward_hook(partial(self._keep_map, scale)))
 
     def on_test_batch_end(
@@ -105,14 +123,6 @@ class ScaleMetrics(Callback):
             self._hooks.pop().remove()
         self._maps.clear()
         self._metrics.clear()
-
-    def _create_metrics(self, scale: str) -> list[Metric]:
-        pixel_fields = ["anomaly_map", "gt_mask"]
-        return [
-            AUROC(fields=["pred_score", "gt_label"], prefix=f"{scale}_image_"),
-            AUROC(fields=pixel_fields, prefix=f"{scale}_pixel_", strict=False),
-            AUPRO(fields=pixel_fields, prefix=f"{scale}_pixel_", strict=False, fpr_limit=self.fpr_limit),
-        ]
 
     def _keep_map(self, scale: str, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         del module, args

@@ -1,7 +1,7 @@
 """Sweep the weights of the teacher's loss (eq. 6), to find those with which students detect anomalies best.
 
     python ray_jobs/sweep.py                                        # embedded sample parts, on this machine
-    python ray_jobs/sweep.py -c configs/ray_sweep.yaml --address auto --images /shared/photographs
+    python ray_jobs/sweep.py -c sweep.yaml --address auto --images /shared/photographs
 
 Each trial pretrains a teacher for some iterations, trains students with it, and is judged by them on good images that
 are held out of the training, half of them with synthetic anomalies. The test images are measured too, but have no part
@@ -28,7 +28,7 @@ from anomalib_students.cluster.command_line import (
     pretraining_of,
 )
 from anomalib_students.cluster.storage import write_bytes
-from anomalib_students.cluster.sweep import Sweep, run_sweep
+from anomalib_students.cluster.sweep import LOSS_WEIGHTS, Sweep, run_sweep
 from anomalib_students.cluster.sweep_report import sweep_files, sweep_table
 from anomalib_students.data import SampleParts
 from anomalib_students.teacher.images import find_images
@@ -40,9 +40,7 @@ OF_THE_JOB = {
     "output",
     "results",
     "resume",
-    "lambda_k",
-    "lambda_m",
-    "lambda_c",
+    *LOSS_WEIGHTS,
     "accelerator",
     "devices",
     "num_nodes",
@@ -107,7 +105,7 @@ def create_sweep(settings: Namespace, images: Path) -> Sweep:
     if "://" in settings.storage_path:
         msg = f"A sweep's storage path is a folder that all nodes share, not {settings.storage_path}"
         raise ValueError(msg)
-    choices = {name: settings[name] for name in ("lambda_k", "lambda_m", "lambda_c")}
+    choices = {name: settings[name] for name in LOSS_WEIGHTS}
     choices |= {name: settings[name] for name in OTHERS if settings[name]}
     return Sweep(
         pretraining={**pretraining_of(settings.pretraining, OF_THE_JOB), "images": images},

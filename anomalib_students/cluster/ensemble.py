@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .experiment import Experiment
+from .experiment import Experiment, label
 from .storage import exists, write_json
 from .workers import Run, run_on_workers
 
@@ -22,7 +22,7 @@ def run_name(category: str | None, patch_size: int) -> str:
     Returns:
         Name of its folder, by which a run that was interrupted finds its checkpoints again.
     """
-    return f"{category or 'data'}-p{patch_size}"
+    return f"{label(category)}-p{patch_size}"
 
 
 def run_ensemble(experiment: Experiment, attempt: str, config: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def run_ensemble(experiment: Experiment, attempt: str, config: dict[str, Any]) -
     trained = f"{root}/{name}/{TRAINED}"
     if exists(file_system, trained):
         return
-    run = Run(f"{experiment.storage_path}/{experiment.name}", name, attempt)
+    run = Run(experiment.folder, name, attempt)
     result = run_on_workers(_train_worker, {"experiment": experiment, "run": run, **config}, experiment.workers, run)
     if result.checkpoint is None:
         msg = "The training has left no checkpoint."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anomalib_students.lightning_model import UninformedStudents
 
-__all__ = ["CATEGORY", "Experiment"]
+__all__ = ["CATEGORY", "Experiment", "label"]
 
 CATEGORY = "{category}"
 """What stands for the name of the category in the arguments of a data module."""
@@ -102,18 +102,46 @@ class Experiment:
         seed_everything(self.seed, workers=True)
         return cast("UninformedStudents", parser.instantiate_classes(config).model)
 
+    def trainer_arguments(self, model: UninformedStudents) -> dict[str, Any]:
+        """Collect the arguments of the trainer of a model.
+
+        Args:
+            model: Model to train.
+
+        Returns:
+            Those of the settings and of the model; a process of a cluster neither draws a progress bar nor logs.
+        """
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        return {**quiet, **self.trainer, **model.trainer_arguments}
+
+    @property
+    def folder(self) -> str:
+        """Path or URI of the folder of the grid."""
+        return f"{self.storage_path}/{self.name}"
+
     def storage(self) -> tuple[FileSystem, str]:
         """Find the folder of the grid.
 
         Returns:
             File system, and the path of the folder in it.
         """
-        file_system, path = FileSystem.from_uri(self.storage_path)
-        return file_system, f"{path}/{self.name}"
+        return cast("tuple[FileSystem, str]", FileSystem.from_uri(self.folder))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain data, by which a resumed grid is compared with its beginning."""
         return asdict(self)
+
+
+def label(category: str | None) -> str:
+    """Name what belongs to a category.
+
+    Args:
+        category: Name of the category; None if the data have but one.
+
+    Returns:
+        Name for folders and reports.
+    """
+    return category or "data"
 
 
 def _replace(value: Any, category: str) -> Any:  # noqa: ANN401

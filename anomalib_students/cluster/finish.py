@@ -19,7 +19,7 @@ from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.merge import merge_scales
 from anomalib_students.scale_metrics import ScaleMetrics
 
-from .experiment import Experiment
+from .experiment import Experiment, label
 from .storage import RESULTS, write_json
 
 __all__ = ["MODEL", "finish_category"]
@@ -126,7 +126,7 @@ def finish_category(experiment: Experiment, category: str | None, checkpoints: M
             engine.export(merged, ExportType(experiment.export), export_root=finished)
         name = category or datamodule.category or datamodule.name
         results = {"category": name, "rows": _rows(metrics, list(checkpoints))}
-        _upload(finished, results, file_system, f"{root}/{category or 'data'}")
+        _upload(finished, results, file_system, f"{root}/{label(category)}")
     return results
 
 

@@ -1,6 +1,5 @@
 """Train ensembles for all categories and patch sizes, as many at once as a cluster has room for."""
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from threading import Event, Thread
@@ -9,18 +8,16 @@ from uuid import uuid4
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
 
 from .ensemble import TRAINED, run_ensemble, run_name
-from .experiment import Experiment
+from .experiment import Experiment, label
 from .report import report_files
 from .storage import RESULTS, check_settings, exists, read_json, write_bytes
 from .workers import TRIAL_RESOURCES, cause
 
 __all__ = ["run_grid"]
-
-logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 UNKNOWN = ""
@@ -47,7 +44,7 @@ def run_grid(
     """
     settings = {**experiment.as_dict(), "categories": list(categories), "patch_sizes": list(patch_sizes)}
     check_settings(*experiment.storage(), settings, resume)
-    folder = f"{experiment.storage_path}/{experiment.name}"
+    folder = experiment.folder
     trainable = tune.with_resources(partial(run_ensemble, experiment, uuid4().hex), TRIAL_RESOURCES)
     if resume and Tuner.can_restore(f"{folder}/tune"):
         tuner = Tuner.restore(f"{folder}/tune", trainable, restart_errored=True)
@@ -116,7 +113,7 @@ class _Finisher(Thread):
         while self._running:
             self._poll(timeout=POLL_SECONDS)
         for category in self._waiting:
-            self._failures.setdefault(_label(category), reason)
+            self._failures.setdefault(label(category), reason)
         self._write_report()
         return self._failures
 
@@ -125,7 +122,7 @@ class _Finisher(Thread):
             checkpoints = self._checkpoints(category)
             if checkpoints:
                 self._waiting.remove(category)
-                path = f"{self._root}/{_label(category)}/{RESULTS}"
+                path = f"{self._root}/{label(category)}/{RESULTS}"
                 if exists(self._file_system, path):
                     self._results.append(read_json(self._file_system, path))
                 else:
@@ -135,8 +132,8 @@ class _Finisher(Thread):
             category = self._running.pop(reference)
             try:
                 self._results.append(ray.get(reference))
-            except (RayTaskError, ray.exceptions.RayError) as error:
-                self._failures[_label(category)] = cause(error)
+            except RayError as error:
+                self._failures[label(category)] = cause(error)
             self._write_report()
 
     def _checkpoints(self, category: str | None) -> dict[int, str] | None:
@@ -160,10 +157,6 @@ def _errors(results: ResultGrid) -> dict[str, str]:
                 errors[UNKNOWN] = cause(result.error)
                 continue
             reason = f"p = {config['patch_size']}: {cause(result.error)}"
-            category = _label(config["category"])
+            category = label(config["category"])
             errors[category] = f"{errors[category]}; {reason}" if category in errors else reason
     return errors
-
-
-def _label(category: str | None) -> str:
-    return category or "data"

@@ -17,8 +17,10 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from .experiment import Experiment
 from .storage import check_settings
 
-__all__ = ["PAPER_WEIGHTS", "Sweep", "run_sweep"]
+__all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "Sweep", "run_sweep"]
 
+LOSS_WEIGHTS = ("lambda_k", "lambda_m", "lambda_c")
+"""Arguments of the pretraining that are the weights of eq. 6."""
 PAPER_WEIGHTS = (
     {"lambda_k": 1.0, "lambda_m": 0.0, "lambda_c": 1.0},
     {"lambda_k": 1.0, "lambda_m": 1.0, "lambda_c": 1.0},
@@ -76,7 +78,7 @@ def run_sweep(sweep: Sweep, resume: bool = False) -> ResultGrid:
         "trials": sweep.trials,
     }
     check_settings(*experiment.storage(), settings, resume)
-    folder = f"{experiment.storage_path}/{experiment.name}"
+    folder = experiment.folder
     trainable = tune.with_resources(partial(_run_trial, sweep), experiment.workers.resources)
     if resume and Tuner.can_restore(f"{folder}/tune"):
         return Tuner.restore(f"{folder}/tune", trainable, restart_errored=True).fit()

@@ -13,12 +13,11 @@ import yaml
 from matplotlib.figure import Figure
 from ray.tune import Result, ResultGrid
 
-from .sweep import PAPER_WEIGHTS, Sweep
+from .sweep import LOSS_WEIGHTS, PAPER_WEIGHTS, Sweep
 from .workers import cause
 
 __all__ = ["sweep_files", "sweep_table"]
 
-WEIGHTS = ("lambda_k", "lambda_m", "lambda_c")
 NO_LOSS = "no loss"
 
 
@@ -42,7 +41,7 @@ def sweep_table(sweep: Sweep, results: ResultGrid) -> pd.DataFrame:
                 **{name: config.get(name) for name in sweep.choices},
                 sweep.metric: metrics.get(sweep.metric),
                 f"test_{sweep.metric}": test,
-                "in the paper": {name: config.get(name) for name in WEIGHTS} in PAPER_WEIGHTS,
+                "in the paper": {name: config.get(name) for name in LOSS_WEIGHTS} in PAPER_WEIGHTS,
                 "end": _end(result, config, finished=test is not None),
             }
         )
@@ -78,7 +77,7 @@ def sweep_files(sweep: Sweep, table: pd.DataFrame) -> dict[str, bytes]:
 def _end(result: Result, config: Mapping[str, Any], finished: bool) -> str:
     if result.error is not None:
         return f"failed: {cause(result.error)}"
-    if not any(config[name] for name in WEIGHTS):
+    if not any(config[name] for name in LOSS_WEIGHTS):
         return NO_LOSS
     return "finished" if finished else "stopped early"
 
@@ -95,7 +94,7 @@ def _plot(sweep: Sweep, table: pd.DataFrame) -> bytes:
     measured = table[table["end"] != NO_LOSS].dropna(subset=[sweep.metric])
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(9, 3), layout="constrained")
-        for axes, weight in zip(figure.subplots(1, 3, sharey=True), WEIGHTS, strict=True):
+        for axes, weight in zip(figure.subplots(1, 3, sharey=True), LOSS_WEIGHTS, strict=True):
             values = sorted(set(measured[weight]))
             for of_paper, style in ((True, "C0o"), (False, "C0o")):
                 rows = measured[measured["in the paper"] == of_paper]

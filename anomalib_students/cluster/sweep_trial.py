@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalib.metrics import AUPRO, AUROC, AnomalibMetric, Evaluator
+from anomalib.metrics import Evaluator
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import tune
 
+from anomalib_students.scale_metrics import create_metrics
 from anomalib_students.teacher.task import pretrain
+
+from .sweep import LOSS_WEIGHTS
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_trial", "with_synthetic_validation"]
 
-WEIGHTS = ("lambda_k", "lambda_m", "lambda_c")
 HELD_OUT = 0.3
 """Part of the good training images that are held out for the validation."""
 
@@ -44,7 +46,7 @@ def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
         sweep: Settings of the sweep.
         config: Values of the arguments that are swept.
     """
-    if not any(config[name] for name in WEIGHTS):
+    if not any(config[name] for name in LOSS_WEIGHTS):
         # Without a loss there is no teacher.
         tune.report({sweep.metric: 0.0})
         return
@@ -65,11 +67,7 @@ def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
             devices=1,
             callbacks=[report, ModelCheckpoint(save_top_k=0)],
             **{
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "logger": False,
-                **experiment.trainer,
-                **model.trainer_arguments,
+                **experiment.trainer_arguments(model),
                 "max_epochs": sweep.epochs,
                 "check_val_every_n_epoch": 1,
             },
@@ -107,7 +105,7 @@ def _pretrain(sweep: Sweep, config: dict[str, Any], accelerator: str) -> Path:
     """Pretrain the teacher, unless an attempt at the trial before has."""
     experiment = sweep.experiment
     name = "-".join(f"{name}={value}" for name, value in sorted(config.items()))
-    folder = Path(experiment.storage_path) / experiment.name / "teachers" / name
+    folder = Path(experiment.folder) / "teachers" / name
     output = folder / "teacher.safetensors"
     if not output.is_file():
         arguments = {**sweep.pretraining, **config, "output": output, "results": folder, "accelerator": accelerator}
@@ -117,13 +115,4 @@ def _pretrain(sweep: Sweep, config: dict[str, Any], accelerator: str) -> Path:
 
 def _evaluator() -> Evaluator:
     """Measure validation and test images alike."""
-    return Evaluator(val_metrics=_metrics(), test_metrics=_metrics())
-
-
-def _metrics() -> list[AnomalibMetric]:
-    pixel_fields = ["anomaly_map", "gt_mask"]
-    return [
-        AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
-        AUROC(fields=pixel_fields, prefix="pixel_", strict=False),
-        AUPRO(fields=pixel_fields, prefix="pixel_", strict=False, fpr_limit=0.3),
-    ]
+    return Evaluator(val_metrics=create_metrics(), test_metrics=create_metrics())

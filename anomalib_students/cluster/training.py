@@ -25,14 +25,7 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
     """
     model = experiment.create_model(patch_size)
     datamodule = experiment.create_datamodule(category)
-    arguments = {
-        "max_epochs": MAX_EPOCHS,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        **experiment.trainer,
-        **model.trainer_arguments,
-    }
+    arguments = {"max_epochs": MAX_EPOCHS, **experiment.trainer_arguments(model)}
     checkpoint_io = AnomalibCheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
     trainer = prepare_trainer(
         Trainer(

@@ -88,6 +88,16 @@ class Run:
         failure = read_json(file_system, path)
         return failure["reason"] if failure["attempt"] == self.attempt else None
 
+    def check(self) -> None:
+        """Go on only if the run has not failed.
+
+        Raises:
+            RuntimeError: With the reason, if it has.
+        """
+        reason = self.failure()
+        if reason is not None:
+            raise RuntimeError(reason)
+
     def record_failure(self, reason: str) -> None:
         """Keep the reason of a failure.
 
@@ -131,9 +141,7 @@ def run_on_workers(
     Raises:
         RuntimeError: If they fail more often than they may, or one of them has recorded a failure.
     """
-    reason = run.failure()
-    if reason is not None:
-        raise RuntimeError(reason)
+    run.check()
     trainer = TorchTrainer(
         partial(_work, function, run),
         train_loop_config=config,
@@ -154,9 +162,7 @@ def run_on_workers(
         reason = run.failure() or cause(error)
         run.record_failure(reason)
         raise RuntimeError(reason) from error
-    reason = run.failure()
-    if reason is not None:
-        raise RuntimeError(reason)
+    run.check()
     return result
 
 
