@@ -11,8 +11,9 @@ quickstart: $(INSTALLED)
 	$(BIN)/anomalib train -c configs/quickstart.yaml
 	$(BIN)/python -m anomalib_students.quickstart
 
+# In two processes: the tests with Ray, which often wait, beside the others.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Before torch is imported: test processes side by side share the cores, and so do the commands that they start.
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
 import numpy as np
 import pytest
 import timm
@@ -11,6 +16,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from anomalib_students import patch_network
+
+
+def pytest_collection_modifyitems(items):
+    """Keep tests that share what they set up in one process; those with Ray, which last long, begin."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "ray")
 
 
 @pytest.fixture(autouse=True)
