@@ -1,5 +1,6 @@
 """The Ray job that sweeps the weights of the teacher's loss."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,10 @@ import yaml
 from PIL import Image
 
 from anomalib_students import cli
-from anomalib_students.cluster.sweep import PAPER_WEIGHTS
+from anomalib_students.cluster import sweep as sweep_module
+from anomalib_students.cluster.experiment import Experiment
+from anomalib_students.cluster.sweep import PAPER_WEIGHTS, Sweep, run_sweep
+from anomalib_students.cluster.workers import Workers
 from tests.integration.conftest import write_category
 
 from .conftest import kill, wait_for
@@ -78,3 +82,26 @@ def test_a_sweep_that_is_killed_and_resumed_finds_the_best_weights(
     results = f"--results={tmp_path / 'results'}"
     cli.main(["pretrain", "-c", str(folder / "best.yaml"), f"--output={teacher}", results])
     assert teacher.is_file()
+
+
+@pytest.mark.parametrize("package", ["optuna", "none"])
+def test_the_settings_of_the_paper_come_first_and_others_follow(package, nodes, tmp_path, monkeypatch):
+    """With Optuna's TPE, or at random."""
+
+    def sum_of_weights(sweep, config):
+        from ray import tune
+
+        tune.report({sweep.metric: sum(config.values())})
+
+    monkeypatch.setattr(sweep_module, "_run_trial", sum_of_weights)
+    monkeypatch.setattr(sweep_module, "find_spec", lambda name: find_spec(name) if name == package else None)
+    choices = {"lambda_k": (0.0, 0.5, 1.0), "lambda_m": (0.0, 1.0), "lambda_c": (0.0, 1.0)}
+    experiment = Experiment(data={"class_path": "MVTec"}, storage_path=str(tmp_path), workers=Workers(cpus=1))
+    sweep = Sweep(pretraining={}, choices=choices, experiment=experiment, categories=[None], epochs=1, trials=8)
+    results = run_sweep(sweep)
+    assert not results.errors
+    settings = [result.config for result in results]
+    assert settings[:4] == list(PAPER_WEIGHTS)
+    assert len(settings) == 8
+    assert all(setting[name] in values for setting in settings for name, values in choices.items())
+    assert results.get_best_result().metrics[sweep.metric] == 3.0
