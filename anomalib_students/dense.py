@@ -6,10 +6,14 @@ the same network after a shift of each pooling by one pixel, in each direction. 
 the full resolution. The result is exact: no descriptor differs from the one of its patch cropped out alone. The idea
 is that of Bailer et al., "Fast Dense Feature Extraction with CNNs that have Pooling or Striding Layers" (BMVC 2017).
 
+Large images are described tile by tile. Each tile brings along the border of ``(p - 1) / 2`` pixels that its patches
+reach over, so that the descriptors are those of the whole image.
+
 With an output stride s only every s-th pixel is described, from the same networks: phases that fall between these
 pixels are left out, and where the network has too few poolings for s, its last convolution takes larger steps.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -19,13 +23,35 @@ from torch.nn import functional
 
 from .patch_network import PatchNetwork
 
-__all__ = ["OUTPUT_STRIDES", "check_output_stride", "dense_descriptors", "reflect_pad", "sample_phase"]
+__all__ = [
+    "OUTPUT_STRIDES",
+    "Tile",
+    "check_output_stride",
+    "dense_descriptors",
+    "reflect_pad",
+    "sample_phase",
+    "split_into_tiles",
+]
 
 OUTPUT_STRIDES = (1, 2, 4, 8)
 """Supported distances in pixels between neighbouring descriptors."""
 PHASE_SIDE = 32
 """Patches in each direction that a training step sees. On a fixed budget, many steps on few patches of an image learn
 more than few steps on many: they tell the networks less of one image, and more of all."""
+
+
+class Tile(NamedTuple):
+    """A part of the images whose descriptors are computed together.
+
+    Attributes:
+        rows: Rows of the descriptors in the map of the whole image.
+        columns: Columns of them.
+        images: The pixels that their patches cover, of shape ``(B, 3, h, w)``.
+    """
+
+    rows: slice
+    columns: slice
+    images: torch.Tensor
 
 
 def check_output_stride(output_stride: int) -> None:
@@ -68,15 +94,19 @@ def reflect_pad(images: torch.Tensor, left: int, right: int, top: int, bottom: i
     return images.index_select(-2, rows).index_select(-1, columns)
 
 
-def dense_descriptors(network: PatchNetwork, images: torch.Tensor, output_stride: int = 1) -> torch.Tensor:
+def dense_descriptors(
+    network: PatchNetwork, images: torch.Tensor, output_stride: int = 1, padded: bool = False
+) -> torch.Tensor:
     """Describe the patch around every ``output_stride``-th pixel of images.
 
     The patch of side p around a pixel is cropped from the image padded by ``(p - 1) / 2`` pixels with reflection.
 
     Args:
         network: Patch network with receptive field p and descriptor dimension d.
-        images: Images of shape ``(B, 3, H, W)`` with ``H, W >= 1``.
+        images: Images of shape ``(B, 3, H, W)`` with ``H, W >= 1``; or, if padded, of shape
+            ``(B, 3, H + p - 1, W + p - 1)``.
         output_stride: Distance s between described pixels, 1, 2, 4 or 8.
+        padded: Whether the images have the border of ``(p - 1) / 2`` pixels already.
 
     Returns:
         Descriptors of shape ``(B, d, ceil(H / s), ceil(W / s))``; entry ``(i, j)`` describes pixel ``(s i, s j)``.
@@ -90,7 +120,10 @@ def dense_descriptors(network: PatchNetwork, images: torch.Tensor, output_stride
         torch.Size([1, 128, 13, 11])
     """
     check_output_stride(output_stride)
-    rows, columns = (-(-side // output_stride) for side in images.shape[-2:])
+    height, width = images.shape[-2:]
+    if padded:
+        height, width = height - network.patch_size + 1, width - network.patch_size + 1
+    rows, columns = -(-height // output_stride), -(-width // output_stride)
     steps = _layer_steps(network, output_stride)
     n_splits = sum(step.split for step in steps)
     # Every phase describes the same number of pixels, a few of them beyond the border where the sides do not divide.
@@ -98,7 +131,7 @@ def dense_descriptors(network: PatchNetwork, images: torch.Tensor, output_stride
         images,
         height=_input_side(steps, -(-rows // 2**n_splits)),
         width=_input_side(steps, -(-columns // 2**n_splits)),
-        border=network.patch_size // 2,
+        border=0 if padded else network.patch_size // 2,
     )
     for step, module in zip(steps, network.convolutions, strict=True):
         convolution = cast("nn.Conv2d", module)
@@ -112,6 +145,31 @@ def dense_descriptors(network: PatchNetwork, images: torch.Tensor, output_stride
     for _ in range(n_splits):
         features = rearrange(features, "(row column b) d h w -> b d (h row) (w column)", row=2, column=2)
     return features[..., :rows, :columns]
+
+
+def split_into_tiles(images: torch.Tensor, patch_size: int, output_stride: int, max_tile: int) -> Iterator[Tile]:
+    """Cut images into tiles, each of which can be described on its own.
+
+    Args:
+        images: Images of shape ``(B, 3, H, W)`` with ``H, W >= 1``.
+        patch_size: Receptive field p of the network that describes them.
+        output_stride: Distance s between described pixels.
+        max_tile: Largest side, in pixels, that the descriptors of a tile stand for; at least s.
+
+    Yields:
+        Tiles of about the same size, which together make up the map of descriptors, each pixel in one of them; to be
+        passed to :func:`dense_descriptors` as padded.
+    """
+    border = patch_size // 2
+    height, width = images.shape[-2:]
+    padded = reflect_pad(images, border, border, border, border)
+    for top, bottom in _spans(height, output_stride, max_tile):
+        for left, right in _spans(width, output_stride, max_tile):
+            yield Tile(
+                slice(top // output_stride, -(-bottom // output_stride)),
+                slice(left // output_stride, -(-right // output_stride)),
+                padded[..., top : bottom + 2 * border, left : right + 2 * border],
+            )
 
 
 def sample_phase(network: PatchNetwork, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -174,6 +232,15 @@ def _pad_to(images: torch.Tensor, height: int, width: int, border: int) -> torch
     right = width - border - images.shape[-1]
     bottom = height - border - images.shape[-2]
     return reflect_pad(images, border, right, border, bottom)
+
+
+def _spans(side: int, output_stride: int, max_tile: int) -> Iterator[tuple[int, int]]:
+    """Cut a side into spans of pixels, of which all but the last are multiples of the output stride."""
+    n_outputs = -(-side // output_stride)
+    n_tiles = -(-n_outputs // (max_tile // output_stride))
+    span = -(-n_outputs // n_tiles) * output_stride
+    for start in range(0, side, span):
+        yield start, min(start + span, side)
 
 
 def _pool_every_phase(network: PatchNetwork, features: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
-from .dense import dense_descriptors
+from .dense import dense_descriptors, split_into_tiles
 from .normalization_split import NormalizationSplit
 from .resize import exportable_transform
 from .statistics import RunningStatistics
@@ -64,6 +64,8 @@ class UninformedStudents(AnomalibModule):
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
+        max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
+            tiles, with the same scores as in one piece.
         lr: Learning rate of Adam.
         lr_schedule: ``"constant"`` as the paper, or ``"cosine"`` to let it decay to zero over the training, which short
             trainings profit from.
@@ -93,6 +95,7 @@ class UninformedStudents(AnomalibModule):
         training_mode: TrainingMode = "phase",
         teacher: str | Mapping[int, str] | None = BUNDLED,
         descriptor_dim: int = 128,
+        max_tile: int = 512,
         lr: float = 1e-4,
         lr_schedule: LearningRateSchedule = "constant",
         weight_decay: float = 1e-5,
@@ -115,6 +118,7 @@ class UninformedStudents(AnomalibModule):
             output_stride=output_stride,
             training_mode=training_mode,
             descriptor_dim=descriptor_dim,
+            max_tile=max_tile,
         )
         if lr <= 0 or weight_decay < 0:
             msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
@@ -287,8 +291,10 @@ class UninformedStudents(AnomalibModule):
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
         for images in self._images(self.normalization_split.training, "Teacher descriptors"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                descriptors = dense_descriptors(ensemble.teacher, images, self.model.output_stride)
-                part.update(descriptors.movedim(1, -1).flatten(0, -2))
+                teacher, output_stride = ensemble.teacher, self.model.output_stride
+                for tile in split_into_tiles(images, teacher.patch_size, output_stride, self.model.max_tile):
+                    descriptors = dense_descriptors(teacher, tile.images, output_stride, padded=True)
+                    part.update(descriptors.movedim(1, -1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
@@ -303,7 +309,8 @@ class UninformedStudents(AnomalibModule):
         statistics = [RunningStatistics(dim=2) for _ in ensembles]
         for images in self._images(self.normalization_split.held_out, "Score statistics"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                part.update(torch.stack(ensemble.raw_scores(images, self.model.output_stride), dim=-1).flatten(0, -2))
+                scores = ensemble.raw_scores(images, self.model.output_stride, self.model.max_tile)
+                part.update(torch.stack(scores, dim=-1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             if not total.mean.isfinite().all():

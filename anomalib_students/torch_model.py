@@ -1,6 +1,7 @@
 """Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, cast, get_args
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .anomaly_map import combine_scales, normalised_score, predictive_uncertainty, regression_error, upsample
-from .dense import check_output_stride, dense_descriptors, sample_phase
+from .dense import check_output_stride, dense_descriptors, sample_phase, split_into_tiles
 from .loss import regression_loss
 from .patch_network import PatchNetwork, check_patch_size
 
@@ -20,8 +21,8 @@ TrainingMode = Literal["phase", "dense"]
 TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256}
 """Pixels of a batch whose activations are kept for the backward pass, in each training mode. The images of a larger
 batch are worked off in parts, whose activations are computed once more in the backward pass."""
-EVALUATION_PIXELS = 4 * 256 * 256
-"""Pixels of a batch that are scored together."""
+SMALLEST_TILE = 16
+"""Least side of a tile in pixels: smaller ones would be nearly all border."""
 
 
 class StudentTeacherEnsemble(nn.Module):
@@ -102,38 +103,51 @@ class StudentTeacherEnsemble(nn.Module):
         losses = [checkpoint(self._part_loss, part, mode, use_reentrant=False) * len(part) for part in parts]
         return torch.stack(losses).sum() / len(images)
 
-    def raw_scores(self, images: torch.Tensor, output_stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def raw_scores(
+        self, images: torch.Tensor, output_stride: int, max_tile: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute regression error and predictive uncertainty (eqs. 8 to 10).
 
         Args:
             images: Images of shape ``(B, 3, H, W)``.
             output_stride: Distance s between scored pixels.
+            max_tile: Largest side in pixels that is scored at once, to bound the memory; None for the whole images.
 
         Returns:
             Regression error e and predictive uncertainty v, each of shape ``(B, ceil(H / s), ceil(W / s))``.
         """
+        if max_tile is None or max(images.shape[-2:]) <= max_tile:
+            return self._scores(images, output_stride)
+        rows, columns = (-(-side // output_stride) for side in images.shape[-2:])
+        error, uncertainty = torch.empty(2, len(images), rows, columns, device=images.device)
+        for tile in split_into_tiles(images, self.teacher.patch_size, output_stride, max_tile):
+            part = ..., tile.rows, tile.columns
+            error[part], uncertainty[part] = self._scores(tile.images, output_stride, padded=True)
+        return error, uncertainty
 
-        def describe(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
-            return dense_descriptors(network, images, output_stride)
-
-        students, target = self.describe(images, describe)
-        return regression_error(students, target), predictive_uncertainty(students)
-
-    def forward(self, images: torch.Tensor, output_stride: int) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, output_stride: int, max_tile: int | None = None) -> torch.Tensor:
         """Compute the normalised score of each pixel (eq. 11).
 
         Args:
             images: Images of shape ``(B, 3, H, W)``.
             output_stride: Distance s between pixels whose score is computed; the others are interpolated.
+            max_tile: Largest side in pixels that is scored at once; None for the whole images.
 
         Returns:
             Scores of shape ``(B, 1, H, W)``.
         """
-        error, uncertainty = self.raw_scores(images, output_stride)
+        error, uncertainty = self.raw_scores(images, output_stride, max_tile)
         score = normalised_score(error, self.error_mean, self.error_std)
         if len(self.students) > 1:
             score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
         return upsample(score.unsqueeze(1), output_stride, images.shape[-2:])
+
+    def _scores(
+        self, images: torch.Tensor, output_stride: int, padded: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        describe = partial(dense_descriptors, output_stride=output_stride, padded=padded)
+        students, target = self.describe(images, describe)
+        return regression_error(students, target), predictive_uncertainty(students)
 
     def _part_loss(self, images: torch.Tensor, mode: TrainingMode) -> torch.Tensor:
         return regression_loss(*self.describe(images, dense_descriptors if mode == "dense" else _apply))
@@ -151,6 +165,9 @@ class UninformedStudentsModel(nn.Module):
         output_stride: Distance in pixels between descriptors at inference: 1, 2, 4 or 8.
         training_mode: ``"phase"`` or ``"dense"``.
         descriptor_dim: Dimension d of the descriptors.
+        max_tile: Largest side in pixels of what is scored at once. Larger images are cut into tiles, whose patches
+            reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
+            scored together as are no larger. Exported models score whole images.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -169,12 +186,14 @@ class UninformedStudentsModel(nn.Module):
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
         descriptor_dim: int = 128,
+        max_tile: int = 512,
     ) -> None:
         super().__init__()
-        _check_arguments(patch_sizes, n_students, output_stride, training_mode)
+        _check_arguments(patch_sizes, n_students, output_stride, training_mode, max_tile)
         self.patch_sizes = tuple(patch_sizes)
         self.output_stride = output_stride
         self.training_mode = training_mode
+        self.max_tile = max_tile
         # Keyed by the patch size, so that the scales of a checkpoint can be told apart.
         self.ensembles = nn.ModuleDict()
         seed = _draw_seed()
@@ -207,14 +226,14 @@ class UninformedStudentsModel(nn.Module):
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
             return _prediction(self._anomaly_map(images))
-        parts = images.split(max(1, EVALUATION_PIXELS // images[0, 0].numel()))
+        parts = images.split(max(1, self.max_tile**2 // images[0, 0].numel()))
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
         with torch.no_grad():
-            maps = torch.cat([self._anomaly_map(part) for part in parts])
+            maps = torch.cat([self._anomaly_map(part, self.max_tile) for part in parts])
         return _prediction(maps)
 
-    def _anomaly_map(self, images: torch.Tensor) -> torch.Tensor:
-        return combine_scales([ensemble(images, self.output_stride) for ensemble in self.scales])
+    def _anomaly_map(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
+        return combine_scales([ensemble(images, self.output_stride, max_tile) for ensemble in self.scales])
 
 
 def _draw_seed() -> int:
@@ -230,7 +249,9 @@ def _apply(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
     return network(images)
 
 
-def _check_arguments(patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str) -> None:
+def _check_arguments(
+    patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str, max_tile: int
+) -> None:
     for patch_size in patch_sizes:
         check_patch_size(patch_size)
     if not patch_sizes or len(set(patch_sizes)) != len(patch_sizes):
@@ -242,4 +263,7 @@ def _check_arguments(patch_sizes: Sequence[int], n_students: int, output_stride:
     check_output_stride(output_stride)
     if training_mode not in get_args(TrainingMode):
         msg = f"training_mode must be one of {get_args(TrainingMode)}, got {training_mode!r}."
+        raise ValueError(msg)
+    if max_tile < SMALLEST_TILE:
+        msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."
         raise ValueError(msg)

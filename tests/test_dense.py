@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anomalib_students import dense as dense_module
-from anomalib_students.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad, sample_phase
+from anomalib_students.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad, sample_phase, split_into_tiles
 from anomalib_students.patch_network import PatchNetwork
 
 PATCH_SIZES = (17, 33, 65)
@@ -88,6 +88,22 @@ class TestNarrowNetworks:
         network = make_network(patch_size, dtype=torch.float32)
         images = make_images(2, 3, 21, 18, dtype=torch.float32)
         assert_dense_equals_patches(network, images, output_stride, tolerance=1e-5)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+@pytest.mark.parametrize(("height", "width", "max_tile"), [(1, 1, 8), (9, 30, 8), (37, 20, 16), (40, 41, 19)])
+def test_tiles_have_the_descriptors_of_the_image(patch_size, output_stride, height, width, max_tile):
+    network = make_network(patch_size)
+    images = make_images(2, 3, height, width)
+    described = dense_descriptors(network, images, output_stride)
+    filled = torch.full_like(described, torch.nan)
+    for tile in split_into_tiles(images, patch_size, output_stride, max_tile):
+        assert max(tile.images.shape[-2:]) <= max_tile + patch_size - 1
+        assert filled[..., tile.rows, tile.columns].isnan().all()
+        filled[..., tile.rows, tile.columns] = dense_descriptors(network, tile.images, output_stride, padded=True)
+    torch.testing.assert_close(filled, described, rtol=0, atol=1e-12)
 
 
 @pytest.mark.usefixtures("narrow_networks")

@@ -97,7 +97,7 @@ class TestEvaluation:
         torch.testing.assert_close(model(images).anomaly_map, before - shift)
 
     def test_a_batch_in_parts_has_the_predictions_of_its_images(self, monkeypatch):
-        model = make_model().eval()
+        model = make_model(max_tile=18).eval()
         images = make_images(5, 3, 11, 14)
         expected = [model(image.unsqueeze(0)) for image in images]
 
@@ -106,9 +106,8 @@ class TestEvaluation:
         monkeypatch.setattr(
             torch_model.StudentTeacherEnsemble,
             "forward",
-            lambda ensemble, part, stride: sizes.append(len(part)) or forward(ensemble, part, stride),
+            lambda ensemble, part, *options: sizes.append(len(part)) or forward(ensemble, part, *options),
         )
-        monkeypatch.setattr(torch_model, "EVALUATION_PIXELS", 2 * 11 * 14)
         predictions = model(images)
         assert sizes == 3 * [2] + 3 * [2] + 3 * [1]
         maps = torch.cat([prediction.anomaly_map for prediction in expected])
@@ -116,12 +115,27 @@ class TestEvaluation:
         torch.testing.assert_close(predictions.anomaly_map, maps)
         torch.testing.assert_close(predictions.pred_score, scores)
 
-    def test_an_image_larger_than_a_part_is_scored_alone(self, monkeypatch):
-        model = make_model((33,)).eval()
-        images = make_images(2, 3, 11, 14)
-        expected = model(images).anomaly_map
-        monkeypatch.setattr(torch_model, "EVALUATION_PIXELS", 1)
-        torch.testing.assert_close(model(images).anomaly_map, expected)
+    @pytest.mark.parametrize("output_stride", [1, 2, 4, 8])
+    @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 40), (35, 7), (50, 33)])
+    def test_an_image_in_tiles_has_the_predictions_of_the_whole(self, height, width, output_stride, monkeypatch):
+        model = make_model(output_stride=output_stride).eval()
+        images = make_images(2, 3, height, width)
+        expected = model(images)
+        model.max_tile = 16
+        sides = []
+        scores = torch_model.StudentTeacherEnsemble._scores
+        monkeypatch.setattr(
+            torch_model.StudentTeacherEnsemble,
+            "_scores",
+            lambda ensemble, part, *options, **keywords: (
+                sides.append(max(part.shape[-2:]) - ensemble.teacher.patch_size + 1)
+                or scores(ensemble, part, *options, **keywords)
+            ),
+        )
+        predictions = model(images)
+        assert max(sides) <= 16
+        torch.testing.assert_close(predictions.anomaly_map, expected.anomaly_map)
+        torch.testing.assert_close(predictions.pred_score, expected.pred_score)
 
     def test_no_activations_are_kept_for_a_gradient(self):
         predictions = make_model((17,)).eval()(make_images(1, 3, 8, 8))
@@ -263,6 +277,7 @@ def test_exported_program_equals_eager():
         ({"n_students": 0}, "n_students must be at least 1, got 0"),
         ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
+        ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
     ],
 )
