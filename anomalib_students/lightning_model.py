@@ -292,7 +292,7 @@ class UninformedStudents(AnomalibModule):
         for images in self._images(self.normalization_split.training, "Teacher descriptors"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 teacher, output_stride = ensemble.teacher, self.model.output_stride
-                for tile in split_into_tiles(images, teacher.patch_size, output_stride, self.model.max_tile):
+                for tile in split_into_tiles(images, teacher.patch_size, output_stride, self.model.largest_tile):
                     descriptors = dense_descriptors(teacher, tile.images, output_stride, padded=True)
                     part.update(descriptors.movedim(1, -1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
@@ -309,7 +309,7 @@ class UninformedStudents(AnomalibModule):
         statistics = [RunningStatistics(dim=2) for _ in ensembles]
         for images in self._images(self.normalization_split.held_out, "Score statistics"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                scores = ensemble.raw_scores(images, self.model.output_stride, self.model.max_tile)
+                scores = ensemble.raw_scores(images, self.model.output_stride, self.model.largest_tile)
                 part.update(torch.stack(scores, dim=-1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)

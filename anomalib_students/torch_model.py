@@ -6,6 +6,7 @@ from typing import Literal, cast, get_args
 
 import torch
 from anomalib.data import InferenceBatch
+from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -169,6 +170,10 @@ class UninformedStudentsModel(nn.Module):
             reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
             scored together as are no larger. Exported models score whole images.
 
+    Attributes:
+        tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then stands for ``max_tile``, and
+            the scores are those of the whole image too.
+
     Raises:
         ValueError: If an argument is out of range.
 
@@ -194,6 +199,7 @@ class UninformedStudentsModel(nn.Module):
         self.output_stride = output_stride
         self.training_mode = training_mode
         self.max_tile = max_tile
+        self.tiler: Tiler | None = None
         # Keyed by the patch size, so that the scales of a checkpoint can be told apart.
         self.ensembles = nn.ModuleDict()
         seed = _draw_seed()
@@ -206,6 +212,13 @@ class UninformedStudentsModel(nn.Module):
     def scales(self) -> list[StudentTeacherEnsemble]:
         """The ensembles, in the order of the patch sizes."""
         return [cast("StudentTeacherEnsemble", ensemble) for ensemble in self.ensembles.values()]
+
+    @property
+    def largest_tile(self) -> int:
+        """Largest side in pixels of what is scored at once."""
+        if self.tiler is None:
+            return self.max_tile
+        return max(SMALLEST_TILE, self.tiler.tile_size_h, self.tiler.tile_size_w)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
         """Compute the loss in training, and predictions in evaluation.
@@ -226,10 +239,10 @@ class UninformedStudentsModel(nn.Module):
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
             return _prediction(self._anomaly_map(images))
-        parts = images.split(max(1, self.max_tile**2 // images[0, 0].numel()))
+        parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
         with torch.no_grad():
-            maps = torch.cat([self._anomaly_map(part, self.max_tile) for part in parts])
+            maps = torch.cat([self._anomaly_map(part, self.largest_tile) for part in parts])
         return _prediction(maps)
 
     def _anomaly_map(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:

@@ -7,17 +7,13 @@ same for metric learning, where a step draws and describes three patches for eac
     python benchmarks/pretraining.py --images path/to/photographs --source_checkpoint resnet18.safetensors
 """
 
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
 from lightning.fabric import Fabric
+from measuring import machine, seconds
 from rich.console import Console
 from rich.table import Table
 
@@ -26,18 +22,6 @@ from anomalib_students.teacher.images import ImageStore, find_images, load_image
 from anomalib_students.teacher.patches import PatchSampler
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.source import DistillationSource
-
-
-def seconds(function: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Median time of a call, after one to warm up."""
-    times = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def pretraining(
@@ -73,9 +57,7 @@ def pretraining(
     store = ImageStore.from_images(load_images(find_images(images)[:max_images], side=256)).to(device)
     network = fabric.to_device(DistillationSource(source, source_checkpoint, source_layer, source_size))
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0))
-    table = Table(title=f"Patches a second on {name}, {cores} cores, {torch.get_num_threads()} threads, {precision}")
+    table = Table(title=f"Patches a second on {machine(device)}, {precision}")
     for heading in ("p", "drawing", "source", "step", "drawing / step"):
         table.add_column(heading, justify="right")
     for patch_size in sorted(ARCHITECTURES):

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from anomalib.callbacks import TilerConfigurationCallback
 from torch import nn
 
-from anomalib_students import dense, torch_model
+from anomalib_students import UninformedStudents, dense, torch_model
 from anomalib_students.anomaly_map import predictive_uncertainty, regression_error, upsample
 from anomalib_students.dense import dense_descriptors, sample_phase
 from anomalib_students.loss import regression_loss
@@ -136,6 +137,14 @@ class TestEvaluation:
         assert max(sides) <= 16
         torch.testing.assert_close(predictions.anomaly_map, expected.anomaly_map)
         torch.testing.assert_close(predictions.pred_score, expected.pred_score)
+
+    def test_tiles_of_anomalib_have_the_predictions_of_the_whole(self):
+        module = UninformedStudents(patch_sizes=(33,), n_students=2, teacher=None, descriptor_dim=4).eval()
+        images = torch.rand(1, 3, 50, 33)
+        expected = module.model(images).anomaly_map
+        TilerConfigurationCallback(enable=True, tile_size=24, stride=12).setup(None, module)
+        assert module.model.largest_tile == 24
+        torch.testing.assert_close(module.model(images).anomaly_map, expected)
 
     def test_no_activations_are_kept_for_a_gradient(self):
         predictions = make_model((17,)).eval()(make_images(1, 3, 8, 8))
