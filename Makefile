@@ -13,7 +13,7 @@ quickstart: $(INSTALLED)
 
 # In two processes: the tests with Ray, which often wait, beside the others.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

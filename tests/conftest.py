@@ -19,11 +19,24 @@ from anomalib_students import patch_network
 
 
 def pytest_collection_modifyitems(items):
-    """Keep tests that share what they set up in one process; those with Ray, which last long, begin."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "ray")
+    """Begin with the tests that start Ray, which last long."""
+    items.sort(key=lambda item: not starts_ray(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file in one process, which shares what they set up, and those that start Ray all in one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class RayTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "ray" if starts_ray(nodeid) else super()._split_scope(nodeid)
+
+    return RayTogether(config, log)
+
+
+def starts_ray(nodeid):
+    return "ray_jobs/" in nodeid or "test_ray_" in nodeid
 
 
 @pytest.fixture(autouse=True)

@@ -154,7 +154,6 @@ def test_spawned_worker_has_the_model():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_ray_worker_has_the_model():
     ray = pytest.importorskip("ray")
     import anomalib.models

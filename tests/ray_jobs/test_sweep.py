@@ -17,8 +17,6 @@ from tests.integration.conftest import write_category
 
 from .conftest import kill, wait_for
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 SETTINGS = """
 trials: 4
 epochs: 2

@@ -16,8 +16,6 @@ from tests.integration.conftest import write_category
 
 from .conftest import finish, kill, wait_for
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 SETTINGS = """
 patch_sizes: [33]
 data:
