@@ -8,10 +8,10 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
-from anomalib.data import MVTec
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
+from anomalib_students.data import SampleParts
 from tests.integration.conftest import write_category
 
 from .conftest import finish, kill, wait_for
@@ -31,6 +31,17 @@ model:
         class_path: torchvision.transforms.v2.Resize
         init_args: {size: [48, 48], antialias: true}
 trainer: {max_epochs: 2, check_val_every_n_epoch: 2}
+"""
+SMALL = """
+model:
+  output_stride: 8
+  pre_processor:
+    class_path: anomalib.pre_processing.PreProcessor
+    init_args:
+      transform:
+        class_path: torchvision.transforms.v2.Resize
+        init_args: {size: [48, 48], antialias: true}
+trainer: {max_epochs: 1, check_val_every_n_epoch: 1}
 """
 
 
@@ -100,24 +111,30 @@ def test_a_training_goes_on_when_its_node_is_lost(nodes, start_job, options, tmp
     nodes.remove_node(spare)
 
 
-def test_a_model_of_two_scales_and_its_report(start_job, options, root, tmp_path):
-    """On this machine; the merged model is an ordinary checkpoint, which measures what the report says."""
-    options += ["--categories=[dots]", "--patch_sizes=[33,65]", "--export=openvino"]
-    assert "Started a local Ray instance" in finish(start_job("train.py", *options))
+def test_without_arguments_it_makes_a_model_of_two_scales_and_its_report(start_job, tmp_path):
+    """On this machine, with the sample parts, but small.
+
+    The merged model is an ordinary checkpoint, which measures what the report says.
+    """
+    (tmp_path / "small.yaml").write_text(SMALL)
+    storage = f"--storage_path={tmp_path / 'storage'}"
+    output = finish(start_job("train.py", f"--config={tmp_path / 'small.yaml'}", storage, "--export=openvino"))
+    assert "Started a local Ray instance" in output
     folder = tmp_path / "storage" / "train"
     table = pd.read_csv(folder / "results.csv")
-    assert list(table["category"]) == ["dots"] * 3
+    assert list(table["category"]) == ["part"] * 3
     assert list(table["scale"]) == ["33", "65", "multi-scale"]
     assert (folder / "results.png").stat().st_size > 5000
-    names = {path.name for path in (folder / "dots").iterdir()}
+    (finished,) = folder.glob("*/model.ckpt")
+    names = {path.name for path in finished.parent.iterdir()}
     assert {"model.ckpt", "best.png", "worst.png", "results.json", "weights"} <= names
-    assert list((folder / "dots").rglob("*.xml"))
+    assert list(finished.parent.rglob("*.xml"))
 
-    model = UninformedStudents.load_from_checkpoint(folder / "dots" / "model.ckpt")
+    model = UninformedStudents.load_from_checkpoint(finished)
     assert model.model.patch_sizes == (33, 65)
     assert model.visualizer is not None
-    datamodule = MVTec(root=root, category="dots", num_workers=0)
-    (metrics,) = Engine(default_root_dir=tmp_path, accelerator="cpu").test(model, datamodule=datamodule)
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu")
+    (metrics,) = engine.test(model, datamodule=SampleParts(num_workers=0))
     merged = table[table["scale"] == "multi-scale"].iloc[0]
     for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"):
         assert metrics[name] == pytest.approx(merged[name], abs=1e-6)
