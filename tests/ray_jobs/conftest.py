@@ -13,6 +13,15 @@ import pytest
 pytest.importorskip("ray")
 
 JOBS = Path(__file__).parents[2] / "ray_jobs"
+SMALL_IMAGES = """
+  pre_processor:
+    class_path: anomalib.pre_processing.PreProcessor
+    init_args:
+      transform:
+        class_path: torchvision.transforms.v2.Resize
+        init_args: {size: [48, 48], antialias: true}
+"""
+"""Argument of the model in settings: a pre-processor that keeps the jobs short."""
 
 
 @pytest.fixture(scope="package")

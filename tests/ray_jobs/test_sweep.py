@@ -14,19 +14,14 @@ from anomalib_students.cluster.experiment import Experiment
 from anomalib_students.cluster.sweep import PAPER_WEIGHTS, Sweep, run_sweep
 from anomalib_students.cluster.workers import Workers
 
-from .conftest import kill, wait_for
+from .conftest import SMALL_IMAGES, kill, wait_for
 
-SETTINGS = """
+SETTINGS = f"""
 trials: 4
 epochs: 1
-pretraining: {max_steps: 2, batch_size: 4, descriptor_dim: 8, checkpoint_every: 1}
+pretraining: {{max_steps: 2, batch_size: 4, descriptor_dim: 8, checkpoint_every: 1}}
 model:
-  pre_processor:
-    class_path: anomalib.pre_processing.PreProcessor
-    init_args:
-      transform:
-        class_path: torchvision.transforms.v2.Resize
-        init_args: {size: [48, 48], antialias: true}
+{SMALL_IMAGES}
 """
 
 

@@ -14,9 +14,9 @@ from anomalib.models import UninformedStudents
 from anomalib_students.data import SampleParts
 from tests.integration.conftest import write_category
 
-from .conftest import finish, kill, wait_for
+from .conftest import SMALL_IMAGES, finish, kill, wait_for
 
-SETTINGS = """
+SETTINGS = f"""
 patch_sizes: [33]
 data:
   class_path: MVTec
@@ -24,24 +24,14 @@ model:
   n_students: 2
   output_stride: 8
   lr: 1.0e-3
-  pre_processor:
-    class_path: anomalib.pre_processing.PreProcessor
-    init_args:
-      transform:
-        class_path: torchvision.transforms.v2.Resize
-        init_args: {size: [48, 48], antialias: true}
-trainer: {max_epochs: 2, check_val_every_n_epoch: 2}
+{SMALL_IMAGES}
+trainer: {{max_epochs: 2, check_val_every_n_epoch: 2}}
 """
-SMALL = """
+SMALL = f"""
 model:
   output_stride: 8
-  pre_processor:
-    class_path: anomalib.pre_processing.PreProcessor
-    init_args:
-      transform:
-        class_path: torchvision.transforms.v2.Resize
-        init_args: {size: [48, 48], antialias: true}
-trainer: {max_epochs: 1, check_val_every_n_epoch: 1}
+{SMALL_IMAGES}
+trainer: {{max_epochs: 1, check_val_every_n_epoch: 1}}
 """
 
 
