@@ -22,7 +22,12 @@ def teachers(file: Path | None = None) -> None:
     Args:
         file: Teacher file. By default the bundled ones.
     """
-    paths = [file] if file else [teacher_path(BUNDLED, patch_size) for patch_size in sorted(ARCHITECTURES)]
+    bundled = [
+        teacher_path(BUNDLED, patch_size, architecture)
+        for architecture, networks in ARCHITECTURES.items()
+        for patch_size in sorted(networks)
+    ]
+    paths = [file] if file else bundled
     descriptions = {path: read_metadata(path) for path in paths if file or path.is_file()}
     table = Table("", *(path.name for path in descriptions))
     for name in dict.fromkeys(key for description in descriptions.values() for key in description):

@@ -209,8 +209,8 @@ def _layer_steps(network: PatchNetwork, output_stride: int) -> list[_LayerStep]:
     """Decide for each layer whether its pooling splits into phases, and the stride of its convolution."""
     steps = []
     pooling_stride = 1
-    for index, layer in enumerate(network.architecture):
-        is_last = index == len(network.architecture) - 1
+    for index, layer in enumerate(network.layers):
+        is_last = index == len(network.layers) - 1
         stride = max(1, output_stride // network.stride) if is_last else 1
         steps.append(_LayerStep(layer.kernel_size, stride, layer.pool, layer.pool and pooling_stride >= output_stride))
         pooling_stride *= 2 if layer.pool else 1

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from .dense import dense_descriptors, split_into_tiles
 from .normalization_split import NormalizationSplit
+from .patch_network import Architecture
 from .resize import exportable_transform
 from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
@@ -64,6 +65,8 @@ class UninformedStudents(AnomalibModule):
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
+        architecture: ``"paper"`` for the paper's networks, ``"light"`` for networks of the same receptive fields that
+            cost a tenth or less.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
         lr: Learning rate of Adam.
@@ -78,7 +81,8 @@ class UninformedStudents(AnomalibModule):
         visualizer: Visualizer, or ``True`` for anomalib's default.
 
     Raises:
-        ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes`` and ``descriptor_dim``.
+        ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
+            and ``architecture``.
         FileNotFoundError: If a teacher file does not exist.
 
     Example:
@@ -95,6 +99,7 @@ class UninformedStudents(AnomalibModule):
         training_mode: TrainingMode = "phase",
         teacher: str | Mapping[int, str] | None = BUNDLED,
         descriptor_dim: int = 128,
+        architecture: Architecture = "paper",
         max_tile: int = 512,
         lr: float = 1e-4,
         lr_schedule: LearningRateSchedule = "constant",
@@ -119,6 +124,7 @@ class UninformedStudents(AnomalibModule):
             training_mode=training_mode,
             descriptor_dim=descriptor_dim,
             max_tile=max_tile,
+            architecture=architecture,
         )
         if lr <= 0 or weight_decay < 0:
             msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
@@ -128,8 +134,8 @@ class UninformedStudents(AnomalibModule):
             raise ValueError(msg)
         if teacher is not None:
             for patch_size, ensemble in zip(patch_sizes, self.model.scales, strict=True):
-                path = teacher_path(teacher, patch_size)
-                ensemble.teacher = load_teacher(path, patch_size, descriptor_dim)
+                path = teacher_path(teacher, patch_size, architecture)
+                ensemble.teacher = load_teacher(path, patch_size, descriptor_dim, architecture)
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
@@ -211,8 +217,10 @@ class UninformedStudents(AnomalibModule):
             ("patch_sizes", list(self.model.patch_sizes)),
             ("n_students", len(self.model.scales[0].students)),
             ("descriptor_dim", self.model.scales[0].teacher.descriptor_dim),
+            ("architecture", self.model.architecture),
         ):
-            expected = saved.get(name)
+            # Checkpoints of the first version do not name the architecture.
+            expected = saved.get(name, "paper" if name == "architecture" else None)
             expected = list(expected) if isinstance(expected, tuple) else expected
             if value != expected:
                 msg = (

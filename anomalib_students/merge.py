@@ -9,7 +9,7 @@ from .lightning_model import UninformedStudents
 
 __all__ = ["merge_scales"]
 
-ALIKE = ("n_students", "descriptor_dim", "output_stride", "normalization_split")
+ALIKE = ("architecture", "n_students", "descriptor_dim", "output_stride", "normalization_split")
 """Arguments in which the models must not differ."""
 
 

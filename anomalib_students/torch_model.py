@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .anomaly_map import combine_scales, normalised_score, predictive_uncertainty, regression_error, upsample
 from .dense import check_output_stride, dense_descriptors, sample_phase, split_into_tiles
 from .loss import regression_loss
-from .patch_network import PatchNetwork, check_patch_size
+from .patch_network import Architecture, PatchNetwork, check_architecture
 
 __all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
 
@@ -33,6 +33,7 @@ class StudentTeacherEnsemble(nn.Module):
         patch_size: Side p of the receptive field: 17, 33 or 65.
         n_students: Number M of students, at least 1.
         descriptor_dim: Dimension d of the descriptors.
+        architecture: Architecture of all networks, ``"paper"`` or ``"light"``.
 
     Attributes:
         teacher: Frozen patch network. Its weights are random until they are loaded.
@@ -52,10 +53,12 @@ class StudentTeacherEnsemble(nn.Module):
     uncertainty_mean: torch.Tensor
     uncertainty_std: torch.Tensor
 
-    def __init__(self, patch_size: int, n_students: int, descriptor_dim: int) -> None:
+    def __init__(
+        self, patch_size: int, n_students: int, descriptor_dim: int, architecture: Architecture = "paper"
+    ) -> None:
         super().__init__()
-        self.teacher = PatchNetwork(patch_size, descriptor_dim).requires_grad_(requires_grad=False)
-        self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim) for _ in range(n_students))
+        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
+        self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
         for score in ("error", "uncertainty"):
@@ -169,6 +172,7 @@ class UninformedStudentsModel(nn.Module):
         max_tile: Largest side in pixels of what is scored at once. Larger images are cut into tiles, whose patches
             reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
             scored together as are no larger. Exported models score whole images.
+        architecture: ``"paper"`` for the paper's networks, ``"light"`` for such as cost a tenth or less.
 
     Attributes:
         tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then stands for ``max_tile``, and
@@ -192,10 +196,14 @@ class UninformedStudentsModel(nn.Module):
         training_mode: TrainingMode = "phase",
         descriptor_dim: int = 128,
         max_tile: int = 512,
+        architecture: Architecture = "paper",
     ) -> None:
         super().__init__()
+        for patch_size in patch_sizes:
+            check_architecture(architecture, patch_size)
         _check_arguments(patch_sizes, n_students, output_stride, training_mode, max_tile)
         self.patch_sizes = tuple(patch_sizes)
+        self.architecture = architecture
         self.output_stride = output_stride
         self.training_mode = training_mode
         self.max_tile = max_tile
@@ -206,7 +214,7 @@ class UninformedStudentsModel(nn.Module):
         for size in patch_sizes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
-                self.ensembles[f"p{size}"] = StudentTeacherEnsemble(size, n_students, descriptor_dim)
+                self.ensembles[f"p{size}"] = StudentTeacherEnsemble(size, n_students, descriptor_dim, architecture)
 
     @property
     def scales(self) -> list[StudentTeacherEnsemble]:
@@ -265,8 +273,6 @@ def _apply(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
 def _check_arguments(
     patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str, max_tile: int
 ) -> None:
-    for patch_size in patch_sizes:
-        check_patch_size(patch_size)
     if not patch_sizes or len(set(patch_sizes)) != len(patch_sizes):
         msg = f"patch_sizes must name at least one patch size, each once; got {tuple(patch_sizes)}."
         raise ValueError(msg)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_students.dense import dense_descriptors, reflect_pad
-from anomalib_students.patch_network import PatchNetwork
+from anomalib_students.patch_network import Architecture, PatchNetwork
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of descriptors whose values are of the order of 1."""
@@ -37,6 +37,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 def dense(
     patch_sizes: tuple[int, ...] = (17, 33, 65),
     sides: tuple[int, ...] = (128, 256, 512),
+    architecture: Architecture = "paper",
     precision: Literal["float32", "bfloat16"] = "float32",
     channels_last: bool = False,
     batch_size: int = 512,
@@ -48,6 +49,7 @@ def dense(
     Args:
         patch_sizes: Receptive fields p.
         sides: Sides of the image in pixels.
+        architecture: Architecture of the network.
         precision: Type of the numbers.
         channels_last: Whether the channels of images and weights lie next to one another in memory.
         batch_size: Patches in a batch.
@@ -63,7 +65,7 @@ def dense(
     for heading in [*headings, "dilated / ours", "multi-pooling / ours"]:
         table.add_column(heading, justify="right")
     for patch_size in patch_sizes:
-        network = random_network(patch_size).to(on, dtype, memory_format=layout)
+        network = random_network(patch_size, architecture).to(on, dtype, memory_format=layout)
         for side in sides:
             image = torch.rand(1, 3, side, side).to(on, dtype, memory_format=layout)
             table.add_row(
@@ -115,10 +117,10 @@ def count_operations(function: Callable[..., torch.Tensor], *arguments: object) 
     return counter.get_total_flops()
 
 
-def random_network(patch_size: int) -> PatchNetwork:
+def random_network(patch_size: int, architecture: Architecture) -> PatchNetwork:
     """Make a network whose descriptors are of the order of 1."""
     torch.manual_seed(0)
-    network = PatchNetwork(patch_size).requires_grad_(requires_grad=False)
+    network = PatchNetwork(patch_size, architecture=architecture).requires_grad_(requires_grad=False)
     for module in network.convolutions:
         nn.init.kaiming_normal_(module.weight)
     return network
@@ -134,7 +136,7 @@ def some_patches(padded: torch.Tensor, patch_size: int, number: int) -> torch.Te
 def dilated(network: PatchNetwork, padded: torch.Tensor) -> torch.Tensor:
     """Describe every pixel with dilated layers."""
     features, dilation = padded, 1
-    for layer, convolution in zip(network.architecture, network.convolutions, strict=True):
+    for layer, convolution in zip(network.layers, network.convolutions, strict=True):
         features = functional.conv2d(features, convolution.weight, convolution.bias, dilation=dilation)
         if convolution is not network.convolutions[-1]:
             features = network.activation(features)
@@ -151,7 +153,7 @@ def multi_pooling(network: PatchNetwork, padded: torch.Tensor) -> torch.Tensor:
     side = padded.shape[-1] - network.patch_size + 1
     maps = [functional.pad(padded, (0, network.stride - 1, 0, network.stride - 1))]
     n_poolings = 0
-    for layer, convolution in zip(network.architecture, network.convolutions, strict=True):
+    for layer, convolution in zip(network.layers, network.convolutions, strict=True):
         maps = [convolution(features) for features in maps]
         if convolution is not network.convolutions[-1]:
             maps = [network.activation(features) for features in maps]

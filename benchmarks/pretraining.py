@@ -17,7 +17,7 @@ from measuring import machine, seconds
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.patch_network import ARCHITECTURES
+from anomalib_students.patch_network import ARCHITECTURES, Architecture
 from anomalib_students.teacher.images import ImageStore, find_images, load_images
 from anomalib_students.teacher.patches import PatchSampler
 from anomalib_students.teacher.pretraining import TeacherPretraining
@@ -30,6 +30,7 @@ def pretraining(
     source_checkpoint: Path | None = None,
     source_layer: str = "layer3",
     source_size: int = 64,
+    architecture: Architecture = "paper",
     batch_size: int = 64,
     triplets: bool = False,
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed",
@@ -45,6 +46,7 @@ def pretraining(
         source_checkpoint: Weights of that model.
         source_layer: Layer of that model.
         source_size: Side in pixels at which that model sees a patch.
+        architecture: Architecture of the teacher.
         batch_size: Patches in a step.
         triplets: Whether to learn from triplets too.
         precision: Arithmetic of the networks.
@@ -60,9 +62,11 @@ def pretraining(
     table = Table(title=f"Patches a second on {machine(device)}, {precision}")
     for heading in ("p", "drawing", "source", "step", "drawing / step"):
         table.add_column(heading, justify="right")
-    for patch_size in sorted(ARCHITECTURES):
+    for patch_size in sorted(ARCHITECTURES[architecture]):
         sampler = PatchSampler(store, patch_size, batch_size, seed=0, triplets=triplets)
-        module = TeacherPretraining(network, store, store, patch_size, lambda_m=float(triplets)).to(device)
+        module = TeacherPretraining(
+            network, store, store, patch_size, architecture=architecture, lambda_m=float(triplets)
+        ).to(device)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-4)
         patches = sampler.draw(0)
 

@@ -46,16 +46,19 @@ def _seeded():
 
 @pytest.fixture(scope="session")
 def narrow_architectures():
-    """The paper's architectures with a sixteenth of their channels."""
+    """The architectures with a sixteenth of their channels."""
     return {
-        patch_size: tuple(layer._replace(channels=layer.channels and layer.channels // 16) for layer in architecture)
-        for patch_size, architecture in patch_network.ARCHITECTURES.items()
+        architecture: {
+            patch_size: tuple(layer._replace(channels=layer.channels and layer.channels // 16) for layer in layers)
+            for patch_size, layers in networks.items()
+        }
+        for architecture, networks in patch_network.ARCHITECTURES.items()
     }
 
 
 @pytest.fixture
 def narrow_networks(narrow_architectures, monkeypatch):
-    """Patch networks of the paper's geometry that are cheap to run."""
+    """Patch networks of the same geometry that are cheap to run."""
     monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
 
 

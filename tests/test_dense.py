@@ -15,8 +15,8 @@ from anomalib_students.patch_network import PatchNetwork
 PATCH_SIZES = (17, 33, 65)
 
 
-def make_network(patch_size, descriptor_dim=4, dtype=torch.float64):
-    network = PatchNetwork(patch_size, descriptor_dim).to(dtype)
+def make_network(patch_size, descriptor_dim=4, dtype=torch.float64, architecture="paper"):
+    network = PatchNetwork(patch_size, descriptor_dim, architecture).to(dtype)
     for convolution in network.convolutions:
         # So that descriptors are of the order of 1, and differ from pixel to pixel as much.
         nn.init.kaiming_normal_(convolution.weight)
@@ -88,6 +88,15 @@ class TestNarrowNetworks:
         network = make_network(patch_size, dtype=torch.float32)
         images = make_images(2, 3, 21, 18, dtype=torch.float32)
         assert_dense_equals_patches(network, images, output_stride, tolerance=1e-5)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+@pytest.mark.parametrize(("height", "width"), [(1, 9), (17, 33), (31, 30)])
+def test_dense_equals_patches_for_light_networks(patch_size, output_stride, height, width):
+    network = make_network(patch_size, architecture="light")
+    assert_dense_equals_patches(network, make_images(2, 3, height, width), output_stride, tolerance=1e-12)
 
 
 @pytest.mark.usefixtures("narrow_networks")

@@ -1,12 +1,15 @@
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_students.patch_network import ARCHITECTURES, PatchNetwork, check_patch_size
+from anomalib_students.dense import dense_descriptors
+from anomalib_students.patch_network import ARCHITECTURES, PatchNetwork, check_architecture
 
-# Tables 4 (p = 65), 5a (p = 33) and 5b (p = 17) with their errata: the operation, and the output as side and channels.
+# The operation, and the output as side and channels: of the paper as in Tables 4 (p = 65), 5a (p = 33) and 5b (p = 17)
+# with their errata.
 TABLES = {
-    65: [
+    ("paper", 65): [
         ("conv", 5, 61, 128),
         ("pool", 2, 30, 128),
         ("conv", 5, 26, 128),
@@ -16,7 +19,7 @@ TABLES = {
         ("conv", 4, 1, 256),
         ("conv", 1, 1, 128),
     ],
-    33: [
+    ("paper", 33): [
         ("conv", 5, 29, 128),
         ("pool", 2, 14, 128),
         ("conv", 5, 10, 256),
@@ -24,69 +27,109 @@ TABLES = {
         ("conv", 2, 4, 256),
         ("conv", 4, 1, 128),
     ],
-    17: [
+    ("paper", 17): [
         ("conv", 6, 12, 128),
         ("conv", 5, 8, 256),
         ("conv", 5, 4, 256),
         ("conv", 4, 1, 128),
     ],
+    ("light", 65): [
+        ("conv", 4, 62, 24),
+        ("pool", 2, 31, 24),
+        ("conv", 4, 28, 48),
+        ("pool", 2, 14, 48),
+        ("conv", 3, 12, 64),
+        ("pool", 2, 6, 64),
+        ("conv", 3, 4, 64),
+        ("conv", 4, 1, 128),
+    ],
+    ("light", 33): [
+        ("conv", 4, 30, 32),
+        ("pool", 2, 15, 32),
+        ("conv", 4, 12, 64),
+        ("pool", 2, 6, 64),
+        ("conv", 3, 4, 96),
+        ("conv", 4, 1, 128),
+    ],
+    ("light", 17): [
+        ("conv", 4, 14, 32),
+        ("pool", 2, 7, 32),
+        ("conv", 4, 4, 96),
+        ("pool", 2, 2, 96),
+        ("conv", 2, 1, 256),
+        ("conv", 1, 1, 128),
+    ],
 }
+STRIDES = {("paper", 17): 1, ("paper", 33): 4, ("paper", 65): 8}
+STRIDES |= {("light", 17): 4, ("light", 33): 4, ("light", 65): 8}
 
-# The poolings of p = 33 and p = 65 drop the last row and column of an odd map, so that some pixels are never seen.
-SEEN_SIDES = {17: 17, 33: 32, 65: 60}
+# The poolings of the paper's p = 33 and p = 65 drop the last row and column of an odd map: some pixels are never seen.
+SEEN_SIDES = {("paper", 33): 32, ("paper", 65): 60}
 
 
-@pytest.fixture(params=sorted(TABLES))
-def patch_size(request):
+@pytest.fixture(params=sorted(TABLES), ids=lambda network: f"{network[0]} {network[1]}")
+def network_name(request):
     return request.param
 
 
-def test_every_patch_size_of_the_paper_has_an_architecture():
-    assert sorted(ARCHITECTURES) == sorted(TABLES)
+@pytest.fixture
+def patch_size(network_name):
+    return network_name[1]
 
 
-def test_output_sizes_are_those_of_the_tables(patch_size):
-    network = PatchNetwork(patch_size)
+@pytest.fixture
+def make_network(network_name):
+    architecture, patch_size = network_name
+    return lambda descriptor_dim=128: PatchNetwork(patch_size, descriptor_dim, architecture)
+
+
+def test_every_network_is_in_the_tables():
+    names = {(name, patch_size) for name, networks in ARCHITECTURES.items() for patch_size in networks}
+    assert names == set(TABLES)
+
+
+def test_output_sizes_are_those_of_the_tables(network_name, patch_size, make_network):
+    network = make_network()
     outputs = []
     for module in (*network.convolutions, network.pool):
         module.register_forward_hook(lambda module, _, output: outputs.append((module, output.shape)))
     network(torch.rand(2, 3, patch_size, patch_size))
 
-    assert len(outputs) == len(TABLES[patch_size])
-    for (module, shape), (operation, kernel_size, side, channels) in zip(outputs, TABLES[patch_size], strict=True):
+    assert len(outputs) == len(TABLES[network_name])
+    for (module, shape), (operation, kernel_size, side, channels) in zip(outputs, TABLES[network_name], strict=True):
         assert isinstance(module, torch.nn.Conv2d if operation == "conv" else torch.nn.MaxPool2d)
         assert module.kernel_size in {kernel_size, (kernel_size, kernel_size)}
         assert shape == (2, channels, side, side)
 
 
-def test_forward_equals_the_tables_written_out(patch_size):
-    network = PatchNetwork(patch_size, descriptor_dim=4).double()
+def test_forward_equals_the_tables_written_out(network_name, patch_size, make_network):
+    network = make_network(4).double()
     patches = torch.randn(3, 3, patch_size, patch_size, dtype=torch.float64)
 
     convolutions = iter(network.convolutions)
     features = patches
-    for number, (operation, *_) in enumerate(TABLES[patch_size], start=1):
+    for number, (operation, *_) in enumerate(TABLES[network_name], start=1):
         if operation == "pool":
             features = functional.max_pool2d(features, kernel_size=2, stride=2)
             continue
         convolution = next(convolutions)
         features = functional.conv2d(features, convolution.weight, convolution.bias)
-        if number < len(TABLES[patch_size]):
+        if number < len(TABLES[network_name]):
             features = torch.where(features > 0, features, 0.005 * features)
 
     torch.testing.assert_close(network(patches), features, rtol=0, atol=1e-12)
 
 
-def test_forward_leaves_its_input_alone(patch_size):
+def test_forward_leaves_its_input_alone(patch_size, make_network):
     patches = torch.randn(1, 3, patch_size, patch_size)
     before = patches.clone()
-    PatchNetwork(patch_size, descriptor_dim=2)(patches)
+    make_network(2)(patches)
     assert torch.equal(patches, before)
 
 
 @pytest.mark.usefixtures("narrow_networks")
-def test_every_convolution_but_the_last_is_followed_by_the_leaky_slope(patch_size):
-    network = PatchNetwork(patch_size, descriptor_dim=3).double()
+def test_every_convolution_but_the_last_is_followed_by_the_leaky_slope(patch_size, make_network):
+    network = make_network(3).double()
     # One path of unit weights through the network, on which a negative bias alone decides the sign.
     for convolution in network.convolutions:
         torch.nn.init.zeros_(convolution.weight)
@@ -101,16 +144,16 @@ def test_every_convolution_but_the_last_is_followed_by_the_leaky_slope(patch_siz
 
 
 @pytest.mark.parametrize("descriptor_dim", [1, 7, 128])
-def test_descriptor_dimension_can_be_chosen(patch_size, descriptor_dim):
-    network = PatchNetwork(patch_size, descriptor_dim)
+def test_descriptor_dimension_can_be_chosen(patch_size, make_network, descriptor_dim):
+    network = make_network(descriptor_dim)
     assert network.descriptor_dim == descriptor_dim
     assert network(torch.rand(2, 3, patch_size, patch_size)).shape == (2, descriptor_dim, 1, 1)
 
 
 @pytest.mark.usefixtures("narrow_networks")
-def test_on_an_image_it_describes_the_patches_on_a_grid_of_its_stride(patch_size):
-    network = PatchNetwork(patch_size, descriptor_dim=5).double()
-    stride = {17: 1, 33: 4, 65: 8}[patch_size]
+def test_on_an_image_it_describes_the_patches_on_a_grid_of_its_stride(network_name, patch_size, make_network):
+    network = make_network(5).double()
+    stride = STRIDES[network_name]
     assert network.stride == stride
 
     image = torch.randn(1, 3, patch_size + 2 * stride, patch_size + 3 * stride, dtype=torch.float64)
@@ -124,8 +167,8 @@ def test_on_an_image_it_describes_the_patches_on_a_grid_of_its_stride(patch_size
 
 
 @pytest.mark.usefixtures("narrow_networks")
-def test_a_descriptor_sees_its_patch_and_no_pixel_outside(patch_size):
-    network = PatchNetwork(patch_size, descriptor_dim=8)
+def test_a_descriptor_sees_its_patch_and_no_pixel_outside(network_name, patch_size, make_network):
+    network = make_network(8)
     stride = network.stride
     images = torch.randn(16, 3, patch_size + 2 * stride, patch_size + 2 * stride, requires_grad=True)
     network(images)[..., 1, 1].square().sum().backward()
@@ -133,14 +176,32 @@ def test_a_descriptor_sees_its_patch_and_no_pixel_outside(patch_size):
     seen = images.grad.abs().sum(dim=(0, 1)) > 0
     rows, columns = seen.any(dim=1).nonzero().flatten(), seen.any(dim=0).nonzero().flatten()
     for span in (rows, columns):
-        assert (int(span.min()), int(span.max())) == (stride, stride + SEEN_SIDES[patch_size] - 1)
+        assert (int(span.min()), int(span.max())) == (stride, stride + SEEN_SIDES.get(network_name, patch_size) - 1)
 
 
-@pytest.mark.parametrize("patch_size", [0, 16, 19, 64])
-def test_a_patch_size_without_architecture_is_refused(patch_size):
-    for refuse in (check_patch_size, PatchNetwork):
-        with pytest.raises(ValueError, match=rf"patch size {patch_size}: choose from \[17, 33, 65\]"):
-            refuse(patch_size)
+@pytest.mark.parametrize("architecture", ["paper", "light"])
+@pytest.mark.parametrize("size", [0, 16, 19, 64])
+def test_a_patch_size_without_architecture_is_refused(size, architecture):
+    with pytest.raises(ValueError, match=rf"patch size {size}: choose from \[17, 33, 65\]"):
+        check_architecture(architecture, size)
+    with pytest.raises(ValueError, match=rf"patch size {size}: choose from \[17, 33, 65\]"):
+        PatchNetwork(size, architecture=architecture)
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(ValueError, match=r"architecture must be one of \('paper', 'light'\), got 'heavy'"):
+        PatchNetwork(33, architecture="heavy")
+
+
+@pytest.mark.parametrize("patch_size", [17, 33, 65])
+def test_a_light_network_costs_a_tenth_of_the_papers_at_most(patch_size):
+    image = torch.rand(1, 3, 64, 64)
+    operations = {}
+    for architecture in ("paper", "light"):
+        with FlopCounterMode(display=False) as counter:
+            dense_descriptors(PatchNetwork(patch_size, architecture=architecture), image, output_stride=4)
+        operations[architecture] = counter.get_total_flops()
+    assert operations["light"] <= 0.1 * operations["paper"]
 
 
 @pytest.mark.parametrize("descriptor_dim", [0, -1])

@@ -79,6 +79,13 @@ class TestEvaluation:
         actual = model(images).anomaly_map
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, check_dtype=False)
 
+    def test_light_networks_have_the_map_of_their_own_descriptors(self):
+        model = make_model((33, 65), architecture="light").eval()
+        images = make_images(1, 3, 21, 10)
+        maps = [ensemble(images, model.output_stride) for ensemble in model.scales]
+        assert {network.architecture for ensemble in model.scales for network in ensemble.students} == {"light"}
+        torch.testing.assert_close(model(images).anomaly_map, (maps[0] + maps[1]) / 2)
+
     def test_one_student_has_no_part_of_uncertainty(self):
         model = make_model(n_students=1).eval()
         images = make_images(1, 3, 12, 12)
@@ -286,6 +293,7 @@ def test_exported_program_equals_eager():
         ({"n_students": 0}, "n_students must be at least 1, got 0"),
         ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
+        ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light'\), got 'heavy'"),
         ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
     ],

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
-from anomalib_students.patch_network import PatchNetwork
+from anomalib_students.patch_network import Architecture, PatchNetwork
 from anomalib_students.statistics import RunningStatistics
 
 from .images import ImageStore
@@ -66,6 +66,7 @@ class TeacherPretraining(LightningModule):
         held_out_images: Images from which the patches come that measure the teacher.
         patch_size: Side p of the patches: 17, 33 or 65.
         descriptor_dim: Dimension d of the teacher's descriptors.
+        architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
         batch_size: Patches, or triplets, in a batch of one process.
         lambda_k: Weight of the distillation loss (eq. 1), at least 0.
         lambda_m: Weight of the metric learning loss (eq. 2), at least 0.
@@ -90,6 +91,7 @@ class TeacherPretraining(LightningModule):
         held_out_images: ImageStore,
         patch_size: int = 33,
         descriptor_dim: int = 128,
+        architecture: Architecture = "paper",
         batch_size: int = 64,
         lambda_k: float = 1.0,
         lambda_m: float = 0.0,
@@ -110,7 +112,7 @@ class TeacherPretraining(LightningModule):
         self._train_images = train_images
         self._held_out_images = held_out_images
         # On the CPU a step is faster by a quarter with the channels last.
-        self.teacher = PatchNetwork(patch_size, descriptor_dim).to(memory_format=torch.channels_last)
+        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).to(memory_format=torch.channels_last)
         for network in self._source:
             self.decoder = nn.Linear(descriptor_dim, network.dim)
             self.register_buffer("target_mean", torch.zeros(network.dim))

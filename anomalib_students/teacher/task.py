@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from anomalib_students import __version__
 from anomalib_students.files import AtomicCheckpointIO
+from anomalib_students.patch_network import Architecture
 
 from .images import ImageStore, find_images, load_images
 from .pretraining import TeacherPretraining, check_loss_weights
@@ -31,6 +32,7 @@ def pretrain(
     output: Path,
     patch_size: int = 33,
     descriptor_dim: int = 128,
+    architecture: Architecture = "paper",
     source: str = "resnet18",
     source_checkpoint: Path | None = None,
     source_layer: str | None = None,
@@ -64,6 +66,7 @@ def pretrain(
         output: Teacher file to write, ``*.safetensors``.
         patch_size: Side p of the patches in pixels: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptors.
+        architecture: paper for the paper's network, light for one that costs a tenth or less.
         source: Name of the timm model whose knowledge is distilled, or bundled for this package's own for p = 33.
         source_checkpoint: Weights of that model. By default timm downloads its pretrained weights.
         source_layer: Layer of that model whose pooled features are distilled, say layer3. By default the model's own
@@ -123,6 +126,7 @@ def pretrain(
         held_out_images=ImageStore.from_images(pictures[::held_out_every]),
         patch_size=patch_size,
         descriptor_dim=descriptor_dim,
+        architecture=architecture,
         batch_size=batch_size,
         lambda_k=lambda_k,
         lambda_m=lambda_m,

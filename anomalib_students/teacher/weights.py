@@ -19,12 +19,13 @@ BUNDLED = "bundled"
 Teachers = str | Path | Mapping[int, str | Path]
 
 
-def teacher_path(teacher: Teachers, patch_size: int) -> Path:
+def teacher_path(teacher: Teachers, patch_size: int, architecture: str = "paper") -> Path:
     """Find the file of the teacher for a patch size.
 
     Args:
         teacher: ``"bundled"``, the path of a teacher file, or a mapping from patch size to either.
         patch_size: Side p of the patch in pixels.
+        architecture: Architecture of the bundled teacher.
 
     Returns:
         Path of the teacher's file, which need not exist.
@@ -38,9 +39,10 @@ def teacher_path(teacher: Teachers, patch_size: int) -> Path:
         if patch_size not in teachers:
             msg = f"No teacher is given for patch size {patch_size}, only for {sorted(teachers)}."
             raise ValueError(msg)
-        return teacher_path(teachers[patch_size], patch_size)
+        return teacher_path(teachers[patch_size], patch_size, architecture)
     if str(teacher) == BUNDLED:
-        return Path(str(files("anomalib_students.teacher") / "weights" / f"p{patch_size}.safetensors"))
+        name = f"p{patch_size}" if architecture == "paper" else f"{architecture}_p{patch_size}"
+        return Path(str(files("anomalib_students.teacher") / "weights" / f"{name}.safetensors"))
     return Path(teacher)
 
 
@@ -51,7 +53,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         path: Path of a teacher file.
 
     Returns:
-        Metadata: ``patch_size``, ``descriptor_dim``, and the source, data and settings of its pretraining.
+        Metadata: ``patch_size``, ``descriptor_dim``, ``architecture``, and the source, data and settings of its
+        pretraining.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -60,29 +63,31 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return _read(path)[0]
 
 
-def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int) -> PatchNetwork:
+def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, architecture: str = "paper") -> PatchNetwork:
     """Load a teacher.
 
     Args:
         path: Path of a teacher file.
         patch_size: Side p of the patch that the teacher must describe.
         descriptor_dim: Dimension d that its descriptors must have.
+        architecture: Architecture that it must have.
 
     Returns:
         The patch network in float32, frozen and in evaluation mode.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, is no teacher file, or holds a teacher of another p or d.
+        ValueError: If the file is damaged, is no teacher file, or holds a teacher of another p, d or architecture.
     """
     metadata, state = _read(path)
-    for name, expected in (("patch_size", patch_size), ("descriptor_dim", descriptor_dim)):
+    needed = {"patch_size": patch_size, "descriptor_dim": descriptor_dim, "architecture": architecture}
+    for name, expected in needed.items():
         if metadata[name] != str(expected):
             msg = f"The teacher {path} has {name} {metadata[name]}, but {name} {expected} is needed."
             raise ValueError(msg)
     # Weights that are replaced need not be drawn, nor disturb the random numbers of what is.
     with torch.device("meta"):
-        network = PatchNetwork(patch_size, descriptor_dim)
+        network = PatchNetwork(patch_size, descriptor_dim, architecture)
     try:
         network.load_state_dict({name: weight.float() for name, weight in state.items()}, assign=True)
     except RuntimeError as error:
@@ -100,7 +105,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
     Args:
         network: Patch network.
         path: Path of the file. An older file of that name is replaced.
-        metadata: What to tell of the pretraining; p and d are added.
+        metadata: What to tell of the pretraining; p, d and the architecture are added.
 
     Raises:
         ValueError: If the weights are not finite in float16.
@@ -116,6 +121,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
         **metadata,
         "patch_size": str(network.patch_size),
         "descriptor_dim": str(network.descriptor_dim),
+        "architecture": network.architecture,
     }
     replace_file(path, save(state, metadata=description))
 
@@ -137,4 +143,5 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not {"patch_size", "descriptor_dim"} <= metadata.keys():
         msg = f"{path} is not a teacher file: its metadata lack patch_size and descriptor_dim."
         raise ValueError(msg)
-    return metadata, state
+    # Files of the first version do not name it.
+    return {"architecture": "paper", **metadata}, state

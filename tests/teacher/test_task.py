@@ -111,6 +111,7 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(run, tmp_path):
     assert load_teacher(path, patch_size=17, descriptor_dim=8)(torch.rand(2, 3, 17, 17)).shape == (2, 8, 1, 1)
 
     metadata = read_metadata(path)
+    assert metadata.pop("architecture") == "paper"
     assert float(metadata.pop("held_out_r2")) <= 1
     assert metadata.pop("made_with").startswith("anomalib-students ")
     assert metadata == {
@@ -130,6 +131,12 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(run, tmp_path):
         "seed": "0",
         "licences": "CC0",
     }
+
+
+def test_a_light_teacher_is_written(run):
+    path = run(architecture="light")
+    network = load_teacher(path, patch_size=17, descriptor_dim=8, architecture="light")
+    assert network(torch.rand(2, 3, 17, 17)).shape == (2, 8, 1, 1)
 
 
 def test_the_same_seed_gives_the_same_teacher(run, finished):

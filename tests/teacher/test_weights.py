@@ -45,6 +45,7 @@ class TestRoundTrip:
         assert read_metadata(teacher) == {
             "patch_size": "17",
             "descriptor_dim": "4",
+            "architecture": "paper",
             "source": "resnet18",
             "held_out_r2": "0.5",
         }
@@ -52,7 +53,7 @@ class TestRoundTrip:
     def test_metadata_can_not_belie_the_network(self, network, tmp_path):
         path = tmp_path / "teacher.safetensors"
         save_teacher(network, path, {"patch_size": "65", "descriptor_dim": "512"})
-        assert read_metadata(path) == {"patch_size": "17", "descriptor_dim": "4"}
+        assert read_metadata(path) == {"patch_size": "17", "descriptor_dim": "4", "architecture": "paper"}
 
     def test_a_loaded_teacher_is_frozen_and_in_evaluation_mode(self, teacher):
         loaded = load_teacher(teacher, patch_size=17, descriptor_dim=4)
@@ -94,6 +95,14 @@ class TestLoading:
     def test_a_teacher_of_another_descriptor_dimension_is_told(self, teacher):
         with pytest.raises(ValueError, match="has descriptor_dim 4, but descriptor_dim 128 is needed"):
             load_teacher(teacher, patch_size=17, descriptor_dim=128)
+
+    def test_a_teacher_of_another_architecture_is_told(self, teacher):
+        # A file that does not name its architecture is of the first version, which had the paper's alone.
+        metadata = {name: value for name, value in read_metadata(teacher).items() if name != "architecture"}
+        save_file(load_file(teacher), teacher, metadata=metadata)
+        assert read_metadata(teacher)["architecture"] == "paper"
+        with pytest.raises(ValueError, match="has architecture paper, but architecture light is needed"):
+            load_teacher(teacher, 17, 4, architecture="light")
 
     def test_metadata_that_belie_the_weights_are_told(self, teacher):
         save_file(load_file(teacher), teacher, metadata={"patch_size": "33", "descriptor_dim": "4"})
