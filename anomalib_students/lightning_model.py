@@ -17,18 +17,20 @@ See Also:
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import wrapt
 from anomalib import LearningType
-from anomalib.data import AnomalibDataset, Batch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch
 from anomalib.data.dataclasses import DatasetItem
+from anomalib.deploy import CompressionType
 from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Score
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from jsonargparse.typing import register_type
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
@@ -41,6 +43,9 @@ from .resize import exportable_transform
 from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .torch_model import TrainingMode, UninformedStudentsModel
+
+if TYPE_CHECKING:
+    import openvino
 
 __all__ = ["UninformedStudents"]
 
@@ -287,6 +292,16 @@ class UninformedStudents(AnomalibModule):
         """The model learns from anomaly-free images."""
         return LearningType.ONE_CLASS
 
+    @staticmethod
+    def _post_training_quantization_ov(
+        model: "openvino.Model", datamodule: AnomalibDataModule | None = None
+    ) -> "openvino.Model":
+        """Quantise an exported model as its accuracy needs it."""
+        # Imported where it is needed, as in anomalib: it takes seconds.
+        from .compression import quantise
+
+        return quantise(model, datamodule)
+
     def _keep_antialiasing_in_exports(self) -> None:
         """Have exported models resize images as the engine does."""
         if isinstance(self.pre_processor, PreProcessor):
@@ -385,3 +400,11 @@ def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs:
 @wrapt.when_imported("anomalib.engine.engine")
 def _train_as_long_as_the_paper(engine: ModuleType) -> None:
     wrapt.wrap_function_wrapper(engine, "Engine._setup_trainer", _setup_trainer)
+
+
+def _compression_type(name: str) -> CompressionType:
+    return CompressionType(str(name).lower())
+
+
+# Of itself the command line takes the members' names alone, as INT8_PTQ, and not their values, as int8_ptq.
+register_type(CompressionType, serializer=lambda member: member.name, deserializer=_compression_type)

@@ -75,7 +75,14 @@ def test_train_then_test_predict_and_export(small_config: Path, data_root: Path,
     image = data_root / "dots" / "test" / "square" / "000.png"
     run(BIN / "anomalib", "predict", *model, "--data", image, "--trainer.accelerator", "cpu", cwd=tmp_path)
     run(BIN / "anomalib", "export", *model, "--export_type", "openvino", "--export_root", tmp_path, cwd=tmp_path)
-    assert (tmp_path / "weights" / "openvino" / "model.xml").is_file()
+    exported = tmp_path / "weights" / "openvino" / "model.bin"
+    size = exported.stat().st_size
+    run(
+        *(BIN / "anomalib", "export", *model, "--export_type", "openvino", "--export_root", tmp_path),
+        *("--compression_type", "int8_ptq", "--data", "MVTec", "--data.root", data_root, "--data.category", "dots"),
+        cwd=tmp_path,
+    )
+    assert exported.stat().st_size < size / 2
 
 
 # Those of the Ray jobs have the test of tests/ray_jobs.

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTec
-from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
+from openvino import Core
 from PIL import Image
 
 SIDE = 64
@@ -80,6 +81,21 @@ def test_openvino_inferencer(
     config = {"INFERENCE_PRECISION_HINT": "f32"}
     exported = model.to_openvino(tmp_path, input_size=input_size)
     _assert_same(OpenVINOInferencer(exported, config=config).predict(image), expected)
+
+
+def test_quantised_model_sees_the_same_defects(
+    model: UninformedStudents, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    datamodule = MVTec(root=data_root, category="dots", eval_batch_size=2, num_workers=0)
+    exported = model.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ, datamodule=datamodule)
+    assert datamodule.eval_batch_size == 2
+    assert "FakeQuantize" in {operation.get_type_name() for operation in Core().read_model(exported).get_ops()}
+    image = data_root / "dots" / "test" / "square" / "000.png"
+    prediction = Engine(default_root_dir=tmp_path, accelerator="cpu").predict(model, data_path=image)[0]
+    expected = prediction.anomaly_map.squeeze().numpy()
+    quantised = np.asarray(OpenVINOInferencer(exported).predict(image).anomaly_map).squeeze()
+    assert np.corrcoef(quantised.ravel(), expected.ravel())[0, 1] > 0.99
 
 
 def test_exported_program_takes_any_batch(model: UninformedStudents) -> None:
