@@ -1,8 +1,14 @@
 """Quantised exports (``--compression_type int8_ptq``): what to quantise, and how it is calibrated."""
 
+import logging
+from functools import partial
+from typing import cast
+
 import nncf
 import openvino
-from anomalib.data import AnomalibDataModule
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch
+from torchvision.transforms.v2 import functional
 
 __all__ = ["quantise"]
 
@@ -18,7 +24,8 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
     Args:
         model: OpenVINO model whose input are images of shape ``(B, 3, H, W)``.
         datamodule: Data module, whose validation images calibrate. They are taken one at a time: the activations of a
-            batch, all layers' of all networks, would fill the memory.
+            batch, all layers' of all networks, would fill the memory. Where the size of the model's input is fixed,
+            they are resized to it.
 
     Returns:
         The quantised model.
@@ -29,13 +36,22 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
     if datamodule is None:
         msg = "Quantisation needs images to calibrate with: name the data, as in --data MVTec."
         raise ValueError(msg)
+    # It would tell of each operation that is left as it is.
+    nncf.set_log_level(logging.WARNING)
     datamodule.setup("fit")
     batch_size, datamodule.eval_batch_size = datamodule.eval_batch_size, 1
     try:
-        images = nncf.Dataset(datamodule.val_dataloader(), lambda batch: batch.image)
+        images = nncf.Dataset(datamodule.val_dataloader(), partial(_input, model))
         return nncf.quantize(model, images, ignored_scope=_all_but_convolutions(model))
     finally:
         datamodule.eval_batch_size = batch_size
+
+
+def _input(model: openvino.Model, batch: ImageBatch) -> torch.Tensor:
+    """Take the images of a batch, in the size of the model's input where that is fixed."""
+    images = cast("torch.Tensor", batch.image)
+    sides = model.input(0).partial_shape[2:]
+    return images if sides.is_dynamic else functional.resize(images, list(sides.to_shape()), antialias=True)
 
 
 def _all_but_convolutions(model: openvino.Model) -> nncf.IgnoredScope:
