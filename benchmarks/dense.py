@@ -20,12 +20,11 @@ from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
-from measuring import machine, seconds
+from measuring import count_operations, machine, rate_of_convolutions, seconds
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_students.dense import dense_descriptors, reflect_pad
 from anomalib_students.patch_network import Architecture, PatchNetwork
@@ -110,13 +109,6 @@ def compare(
     yield f"{of_multi_pooling / ours:.2f}"
 
 
-def count_operations(function: Callable[..., torch.Tensor], *arguments: object) -> int:
-    """Count the floating point operations of a call."""
-    with FlopCounterMode(display=False) as counter:
-        function(*arguments)
-    return counter.get_total_flops()
-
-
 def random_network(patch_size: int, architecture: Architecture) -> PatchNetwork:
     """Make a network whose descriptors are of the order of 1."""
     torch.manual_seed(0)
@@ -188,14 +180,6 @@ def check(network: PatchNetwork, image: torch.Tensor, padded: torch.Tensor) -> N
         torch.testing.assert_close(
             network(patch)[..., 0, 0], ours[..., row, column], rtol=0, atol=TOLERANCE[image.dtype]
         )
-
-
-def rate_of_convolutions(dtype: torch.dtype, layout: torch.memory_format, device: torch.device, runs: int) -> float:
-    """Measure the floating point operations a second of large convolutions."""
-    stack = nn.Sequential(*(nn.Conv2d(256, 256, 5) for _ in range(3))).requires_grad_(requires_grad=False)
-    stack = stack.to(device, dtype, memory_format=layout)
-    features = torch.rand(1, 256, 76, 76).to(device, dtype, memory_format=layout)
-    return count_operations(stack, features) / seconds(partial(stack, features), device, runs)
 
 
 if __name__ == "__main__":

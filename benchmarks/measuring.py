@@ -1,13 +1,16 @@
-"""What the benchmarks share: times, and the name of the machine they were taken on."""
+"""What the benchmarks share: times, operations, and the name of the machine they were taken on."""
 
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def seconds(function: Callable[[], object], device: torch.device, runs: int) -> float:
@@ -20,6 +23,21 @@ def seconds(function: Callable[[], object], device: torch.device, runs: int) -> 
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
+
+
+def count_operations(function: Callable[..., object], *arguments: object) -> int:
+    """Count the floating point operations of a call."""
+    with FlopCounterMode(display=False) as counter:
+        function(*arguments)
+    return counter.get_total_flops()
+
+
+def rate_of_convolutions(dtype: torch.dtype, layout: torch.memory_format, device: torch.device, runs: int) -> float:
+    """Measure the floating point operations a second of large convolutions."""
+    stack = nn.Sequential(*(nn.Conv2d(256, 256, 5) for _ in range(3))).requires_grad_(requires_grad=False)
+    stack = stack.to(device, dtype, memory_format=layout)
+    features = torch.rand(1, 256, 76, 76).to(device, dtype, memory_format=layout)
+    return count_operations(stack, features) / seconds(partial(stack, features), device, runs)
 
 
 def machine(device: torch.device) -> str:
