@@ -1,4 +1,4 @@
-"""The command ``anomalib-students``: pretrain teachers, and look at teacher files."""
+"""The command ``anomalib-students``: pretrain teachers, look at teacher files, and draw what models see."""
 
 import inspect
 import sys
@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.patch_network import ARCHITECTURES
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
@@ -35,7 +36,12 @@ def teachers(file: Path | None = None) -> None:
     Console().print(table)
 
 
-FUNCTIONS: dict[str, Callable[..., object]] = {"pretrain": pretrain, "teachers": teachers}
+FUNCTIONS: dict[str, Callable[..., object]] = {
+    "pretrain": pretrain,
+    "teachers": teachers,
+    "maps": maps,
+    "embedding": embedding,
+}
 
 
 def create_parser() -> ArgumentParser:
@@ -63,9 +69,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     parser = create_parser()
     settings = parser.parse_args(None if args is None else list(args))
-    arguments = settings[settings.subcommand].as_dict()
-    arguments.pop("config", None)
     try:
+        arguments = parser.instantiate_classes(settings)[settings.subcommand].as_dict()
+        arguments.pop("config", None)
         FUNCTIONS[settings.subcommand](**arguments)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"anomalib-students: {error}")

@@ -9,7 +9,28 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-__all__ = ["AtomicCheckpointIO", "replace_file"]
+__all__ = ["AtomicCheckpointIO", "check_output", "replace_file"]
+
+
+def check_output(path: Path, suffix: str, what: str) -> None:
+    """Refuse a path where no file can be written, before the work that makes its content; and make its folder.
+
+    Args:
+        path: Path of the file.
+        suffix: What its name must end in, say ``".png"``.
+        what: What is to be written, for the error: ``"A figure"``.
+
+    Raises:
+        OSError: If the folder cannot be made or written to.
+        ValueError: If the path is that of a folder, or of a file of another kind.
+    """
+    if path.suffix != suffix or path.is_dir():
+        msg = f"{what} is written to a file named *{suffix}, not to {path}."
+        raise ValueError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        msg = f"The folder of the output cannot be written to: {path.parent}"
+        raise PermissionError(msg)
 
 
 def replace_file(path: str | Path, content: bytes) -> None:

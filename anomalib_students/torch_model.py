@@ -140,11 +140,23 @@ class StudentTeacherEnsemble(nn.Module):
         Returns:
             Scores of shape ``(B, 1, H, W)``.
         """
-        error, uncertainty = self.raw_scores(images, output_stride, max_tile)
+        score = self.combined_score(*self.raw_scores(images, output_stride, max_tile))
+        return upsample(score.unsqueeze(1), output_stride, images.shape[-2:])
+
+    def combined_score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
+        """Add up the normalised error and, where there are several students, uncertainty (eq. 11).
+
+        Args:
+            error: Regression error e of any shape.
+            uncertainty: Predictive uncertainty v of the same shape.
+
+        Returns:
+            Scores of that shape.
+        """
         score = normalised_score(error, self.error_mean, self.error_std)
         if len(self.students) > 1:
             score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
-        return upsample(score.unsqueeze(1), output_stride, images.shape[-2:])
+        return score
 
     def _scores(
         self, images: torch.Tensor, output_stride: int, padded: bool = False

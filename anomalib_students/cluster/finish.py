@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from anomalib.data import ImageBatch
+from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
-from anomalib.visualization.image.item_visualizer import visualize_image_item
 from lightning.pytorch import Callback, LightningModule, Trainer
 from pyarrow.fs import FileSystem, LocalFileSystem, copy_files
 from ray.train import Checkpoint
 from ray.train.lightning import RayTrainReportCallback
 from torchmetrics.functional.classification import binary_auroc
 
+from anomalib_students.figures.examples import find_test_images, named_images, read_examples
+from anomalib_students.figures.panels import draw_panels
+from anomalib_students.figures.rendering import png_bytes
+from anomalib_students.figures.scores import score_image
 from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.merge import merge_scales
 from anomalib_students.scale_metrics import ScaleMetrics
@@ -30,11 +33,14 @@ MERGED = "multi-scale"
 
 
 class BestAndWorst(Callback):
-    """Keep the defective test images whose defects stand out best and worst in their own anomaly maps."""
+    """Find the defective test images whose defects stand out best and worst in their own anomaly maps.
+
+    Attributes:
+        areas: By the path of an image, the area under the ROC curve of its pixels.
+    """
 
     def __init__(self) -> None:
-        # With their batches, to which the post-processor is still to add the normalised maps and the masks.
-        self._kept: list[tuple[float, ImageBatch, int]] = []
+        self.areas: dict[str, float] = {}
 
     def on_test_batch_end(
         self,
@@ -45,7 +51,7 @@ class BestAndWorst(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Compare the images of a batch with those kept.
+        """Judge the images of a batch.
 
         Args:
             trainer: Trainer that runs the test.
@@ -56,31 +62,26 @@ class BestAndWorst(Callback):
             dataloader_idx: Number of the data loader.
         """
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
-        if batch.gt_mask is None or batch.anomaly_map is None:
+        if batch.gt_mask is None or batch.anomaly_map is None or batch.image_path is None:
             return
-        for index, (anomaly_map, mask) in enumerate(zip(batch.anomaly_map, batch.gt_mask, strict=True)):
+        for path, anomaly_map, mask in zip(batch.image_path, batch.anomaly_map, batch.gt_mask, strict=True):
             if mask.any():
-                area = float(binary_auroc(anomaly_map.flatten(), mask.flatten().int()))
-                self._kept.append((area, batch, index))
-        self._kept.sort(key=lambda kept: kept[0])
-        self._kept = [*self._kept[:1], *self._kept[1:][-1:]]
+                self.areas[path] = float(binary_auroc(anomaly_map.flatten(), mask.flatten().int()))
 
-    def save(self, folder: Path) -> None:
-        """Draw image, ground truth, anomaly map and prediction of each of the two side by side.
+    def save(self, folder: Path, model: UninformedStudents, datamodule: AnomalibDataModule) -> None:
+        """Draw the two images, their ground truth and their anomaly maps.
 
         Args:
             folder: Folder for ``best.png`` and ``worst.png``.
+            model: Model that was tested.
+            datamodule: Data that it was tested on.
         """
-        if not self._kept:
+        if not self.areas:
             return
-        for name, (_, batch, index) in (("worst", self._kept[0]), ("best", self._kept[-1])):
-            picture = visualize_image_item(
-                batch.items[index],
-                fields=["image", "gt_mask"],
-                overlay_fields=[("image", ["anomaly_map"]), ("image", ["pred_mask"])],
-            )
-            if picture is not None:
-                picture.save(folder / f"{name}.png")
+        for name, choose in (("best", max), ("worst", min)):
+            dataset = named_images(find_test_images(datamodule), [Path(choose(self.areas, key=self.areas.__getitem__))])
+            scored = [score_image(model, batch) for batch in read_examples(dataset)]
+            (folder / f"{name}.png").write_bytes(png_bytes(draw_panels(scored)))
 
 
 def finish_category(experiment: Experiment, category: str | None, checkpoints: Mapping[int, str]) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def finish_category(experiment: Experiment, category: str | None, checkpoints: M
         finished = folder / "finished"
         finished.mkdir()
         engine.trainer.save_checkpoint(finished / MODEL)
-        extremes.save(finished)
+        extremes.save(finished, merged, datamodule)
         if experiment.export:
             engine.export(merged, ExportType(experiment.export), export_root=finished)
         name = category or datamodule.category or datamodule.name

@@ -1,12 +1,13 @@
 """Tables and a chart of the results of a grid, beside the paper's."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+
+from anomalib_students.figures.rendering import png_bytes
 
 __all__ = ["PAPER", "report_files", "results_table"]
 
@@ -122,6 +123,4 @@ def _chart(table: pd.DataFrame) -> bytes:
         axes.set_ylabel("AUPRO (FPR up to 0.3)")
         axes.grid(axis="y", alpha=0.3)
         figure.legend(loc="outside upper center", ncols=len(scales) + 1, frameon=False)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=150)
-    return content.getvalue()
+        return png_bytes(figure)

@@ -1,7 +1,6 @@
 """The pretraining task: from a folder of images to a teacher file."""
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from anomalib_students import __version__
-from anomalib_students.files import AtomicCheckpointIO
+from anomalib_students.files import AtomicCheckpointIO, check_output
 from anomalib_students.patch_network import Architecture
 
 from .images import ImageStore, find_images, load_images
@@ -106,7 +105,7 @@ def pretrain(
     """
     check_loss_weights(lambda_k, lambda_m, lambda_c, margin)
     # What can be told now is not told hours later.
-    check_output(output)
+    check_output(output, ".safetensors", "A teacher")
     seed_everything(seed)
     paths = find_images(images)
     # Each part, the training and the held-out images, needs a different image for the negatives.
@@ -201,22 +200,3 @@ def pretrain(
     results_of_run = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
     logger.info("Wrote %s after %d steps: %s.", output, trainer.global_step, results_of_run)
     return output
-
-
-def check_output(path: Path) -> None:
-    """Refuse a path where no teacher file can be written, and make its folder.
-
-    Args:
-        path: Path of the teacher file.
-
-    Raises:
-        OSError: If the folder cannot be made or written to.
-        ValueError: If the path is not that of a safetensors file.
-    """
-    if path.suffix != ".safetensors" or path.is_dir():
-        msg = f"A teacher is written to a file named *.safetensors, not to {path}."
-        raise ValueError(msg)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        msg = f"The folder of the teacher file cannot be written to: {path.parent}"
-        raise PermissionError(msg)

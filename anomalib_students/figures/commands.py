@@ -1,0 +1,135 @@
+"""The commands ``maps`` and ``embedding``: from a checkpoint and data to a PNG file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from anomalib.data import AnomalibDataModule, ImageBatch
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from anomalib_students.files import check_output, replace_file
+
+from .embedding import draw_embedding
+from .examples import find_test_images, image_files, named_images, read_examples, spread_over_types
+from .panels import Layout, draw_panels
+from .pixels import PixelSampler
+from .rendering import png_bytes
+
+__all__ = ["embedding", "maps"]
+
+
+def maps(
+    checkpoint: Path,
+    output: Path,
+    data: AnomalibDataModule | None = None,
+    images: list[Path] | None = None,
+    n_images: int = 4,
+    images_as: Layout = "rows",
+    show_images: bool = True,
+    dpi: int = 150,
+    device: str | None = None,
+) -> None:
+    """Draw anomaly maps of some images: of each scale, and of all together (Figures 1, 5 and 6 of the paper).
+
+    Args:
+        checkpoint: Checkpoint of a trained model.
+        output: PNG file to write.
+        data: Data module of anomalib, whose test images are shown with their ground truth.
+        images: Files or folders of images; with data, test images of them by the ends of their paths, such as
+            crack/000.png. By default defective test images, the first of each type of defect.
+        n_images: How many images are shown where none are named.
+        images_as: Whether an image is a row (Figure 5) or a column (Figures 1 and 6).
+        show_images: Show the images and their ground truth beside the maps. Mind their licence.
+        dpi: Pixels per inch; a figure is at most 8.3 inches wide.
+        device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
+
+    Raises:
+        OSError: If checkpoint or data are missing, or the output cannot be written.
+        RuntimeError: If there is no such device.
+        ValueError: If there are no images to show, one of them or the checkpoint cannot be read, or a number is out of
+            range.
+    """
+    # With all of anomalib's models, which the other commands can do without.
+    from .scores import load_model, score_image
+
+    _check(output, n_images=n_images, dpi=dpi)
+    if data is None:
+        dataset = image_files(images or [])
+    elif images:
+        dataset = named_images(find_test_images(data), images)
+    else:
+        dataset = spread_over_types(find_test_images(data), n_images, only_defective=True)
+    model = load_model(checkpoint, device)
+    scored = [score_image(model, batch) for batch in read_examples(dataset, "Scoring images")]
+    _write(draw_panels(scored, show_images, images_as), output, dpi)
+
+
+def embedding(
+    checkpoint: Path,
+    output: Path,
+    data: AnomalibDataModule,
+    n_images: int | None = None,
+    n_pixels: int = 30,
+    seed: int = 0,
+    dpi: int = 150,
+    device: str | None = None,
+) -> None:
+    """Draw descriptors of normal and anomalous pixels in the plane, and a histogram of the scores (Figure 4).
+
+    The descriptors of the teacher and the means of the students are embedded by multidimensional scaling. The larger
+    the circle around the mean of the students, the less they agree.
+
+    Args:
+        checkpoint: Checkpoint of a trained model.
+        output: PNG file to write.
+        data: Data module of anomalib, whose test images are described.
+        n_images: How many of them, of all types of defects, and good ones; by default all.
+        n_pixels: Pixels of each class whose descriptors are shown, drawn from all that the model scores.
+        seed: Seed of the draw.
+        dpi: Pixels per inch; the figure is 8.3 inches wide.
+        device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
+
+    Raises:
+        OSError: If checkpoint or data are missing, or the output cannot be written.
+        RuntimeError: If there is no such device.
+        ValueError: If there are no test images, one of them or the checkpoint cannot be read, the data do not tell what
+            is anomalous, or a number is out of range.
+    """
+    from .scores import describe_pixels, load_model, pre_process
+
+    _check(output, n_images=n_images, n_pixels=n_pixels, dpi=dpi)
+    dataset = spread_over_types(find_test_images(data), n_images)
+    model = load_model(checkpoint, device)
+    networks = model.model
+    samplers = {f"p = {patch_size}": PixelSampler(n_pixels, seed) for patch_size in networks.patch_sizes}
+    for batch in read_examples(dataset, "Describing images"):
+        image, mask = pre_process(model, batch)
+        truth = _truth(batch, mask, image.shape[-2:])
+        for ensemble, sampler in zip(networks.scales, samplers.values(), strict=True):
+            for pixels in describe_pixels(ensemble, image, truth, networks.output_stride, networks.largest_tile):
+                sampler.add(pixels)
+    _write(draw_embedding(samplers), output, dpi)
+
+
+def _truth(batch: ImageBatch, mask: np.ndarray | None, size: Sequence[int]) -> np.ndarray:
+    """Take the mask of an image, or where it has none, its label for all of its pixels."""
+    if mask is not None:
+        return mask
+    if batch.gt_label is None:
+        msg = f"The data do not tell whether {batch.image_path[0]} is anomalous: choose data with masks or labels."
+        raise ValueError(msg)
+    return np.full(tuple(size), bool(batch.gt_label[0]))
+
+
+def _check(output: Path, **numbers: int | None) -> None:
+    check_output(output, ".png", "A figure")
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            msg = f"{name} must be at least 1, got {value}."
+            raise ValueError(msg)
+
+
+def _write(figure: Figure, output: Path, dpi: int) -> None:
+    replace_file(output, png_bytes(figure, dpi))
+    Console(soft_wrap=True).print(f"The figure is in {output}", highlight=False, markup=False)

@@ -1,0 +1,148 @@
+"""The images that a figure shows: test images of a data module, or files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem, PredictDataset
+from anomalib.data.utils import LabelName
+from pandas import DataFrame
+from rich.progress import track
+from torch.utils.data import ConcatDataset, Dataset
+
+__all__ = ["find_test_images", "image_files", "name_of", "named_images", "read_examples", "spread_over_types"]
+
+
+def find_test_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
+    """Take the test images of a data module.
+
+    Args:
+        datamodule: Data module of anomalib, set up or not.
+
+    Returns:
+        All its test images, with their ground truth.
+
+    Raises:
+        OSError: If the data cannot be found.
+        ValueError: If there are no test images.
+    """
+    datamodule.prepare_data()
+    datamodule.setup()
+    dataset = cast("AnomalibDataset", datamodule.test_data)
+    if len(dataset) == 0:
+        msg = f"The data {datamodule.name} have no test images."
+        raise ValueError(msg)
+    return dataset
+
+
+def spread_over_types(dataset: AnomalibDataset, n_images: int | None, only_defective: bool = False) -> AnomalibDataset:
+    """Choose images of as many types of defects as possible: the first of each type, then the second, and so on.
+
+    The choice depends on the data alone, so that no model is shown at its best. The type of an image is the name of its
+    folder, as in MVTec AD, where ``good`` is one too.
+
+    Args:
+        dataset: Images to choose from.
+        n_images: How many to choose; None for all.
+        only_defective: Leave good images out, unless there are no others.
+
+    Returns:
+        The chosen images, those of a type together.
+    """
+    samples = dataset.samples
+    if only_defective:
+        defective = samples[samples["label_index"] == LabelName.ABNORMAL]
+        samples = samples if defective.empty else defective
+    types = samples["image_path"].map(lambda path: Path(path).parent.name)
+    rank_in_type = samples.groupby(types).cumcount()
+    return dataset.subsample(sorted(rank_in_type.sort_values(kind="stable").index[:n_images]))
+
+
+def named_images(dataset: AnomalibDataset, paths: Sequence[Path]) -> AnomalibDataset:
+    """Choose images by their paths.
+
+    Args:
+        dataset: Images to choose from.
+        paths: Paths of images, or the ends of them, such as ``crack/000.png``.
+
+    Returns:
+        The chosen images, in the order of the data set.
+
+    Raises:
+        ValueError: If no path or more than one of the data set ends in one of the names.
+    """
+    return dataset.subsample(sorted({_position(dataset.samples, path) for path in paths}))
+
+
+def image_files(paths: Sequence[Path]) -> "Dataset[ImageItem]":
+    """Read images from files, without ground truth.
+
+    Args:
+        paths: Files, and folders of them.
+
+    Returns:
+        The images, in the order of the paths.
+
+    Raises:
+        OSError: If there is no such file or folder.
+        ValueError: If a file is no image, or there are none in a folder.
+    """
+    if not paths:
+        msg = "There are no images to show: name some."
+        raise ValueError(msg)
+    return ConcatDataset([PredictDataset(path) for path in paths])
+
+
+def read_examples(dataset: "Dataset[ImageItem]", description: str | None = None) -> Iterator[ImageBatch]:
+    """Read the images of a data set one after the other.
+
+    Args:
+        dataset: Images.
+        description: What a progress bar says is done with them; None for no bar.
+
+    Yields:
+        Batches of one image, with its ground truth if it has one.
+
+    Raises:
+        ValueError: If an image cannot be read.
+    """
+    positions = range(len(cast("Sequence[ImageItem]", dataset)))
+    for position in track(positions, description=description or "", disable=description is None):
+        try:
+            item = dataset[position]
+        except (OSError, SyntaxError, ValueError) as error:
+            # The decoder does not tell which image it is.
+            msg = f"Cannot read {_path(dataset, position)}: {error}. Repair or remove it."
+            raise ValueError(msg) from error
+        yield cast("ImageBatch", ImageBatch.collate([item]))
+
+
+def name_of(path: str | Path) -> str:
+    """Name an image in a figure.
+
+    Args:
+        path: Path of the image.
+
+    Returns:
+        Its folder, which tells the type of its defect, and its name: ``crack/000``.
+    """
+    path = Path(path)
+    return f"{path.parent.name}/{path.stem}" if path.parent.name else path.stem
+
+
+def _position(samples: DataFrame, path: Path) -> int:
+    length = len(path.parts)
+    found = [index for index, own in enumerate(samples["image_path"]) if Path(own).parts[-length:] == path.parts]
+    if len(found) != 1:
+        types = sorted({Path(own).parent.name for own in samples["image_path"]})
+        what = f"{len(found)} test images are" if found else "No test image is"
+        msg = f"{what} named {path}. Name them as crack/000.png; there are the folders {', '.join(types)}."
+        raise ValueError(msg)
+    return found[0]
+
+
+def _path(dataset: "Dataset[ImageItem]", position: int) -> str:
+    if isinstance(dataset, AnomalibDataset):
+        return str(dataset.samples["image_path"].iloc[position])
+    files = cast("ConcatDataset[ImageItem]", dataset).datasets
+    return str([name for part in files for name in cast("PredictDataset", part).image_filenames][position])

@@ -1,0 +1,124 @@
+"""Anomaly-map panels, as Figures 1, 5 and 6 of the paper."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+__all__ = ["Layout", "ScoredImage", "draw_panels"]
+
+Layout = Literal["rows", "columns"]
+"""Whether an image is a row, as in Figure 5, or a column, as in Figures 1 and 6."""
+
+WIDTH = 8.3
+"""Width of a figure in inches, at most: what README shows at 100 dots per inch."""
+CELL = 1.9
+"""Largest side of a picture in inches."""
+COLOUR_MAP = "inferno"
+"""Ordered by lightness, also for the colour-blind and in print."""
+HIGHEST = 99.9
+"""Percentile of the scores at which the colours end, so that a few pixels do not darken all others."""
+GROUND_TRUTH = "#56b4e9"
+"""A blue that the colour map has not, of the palette of Okabe and Ito."""
+
+
+class ScoredImage(NamedTuple):
+    """An image as the model sees it, and what the model makes of it.
+
+    Attributes:
+        name: Name of the image, with the type of its defect.
+        image: RGB image of shape ``(H, W, 3)`` in ``[0, 1]``, pre-processed but for the normalisation of its colours.
+        mask: Ground truth of shape ``(H, W)``, True where the image is anomalous; None if it is not known.
+        maps: Anomaly maps of shape ``(H, W)``, by the names of the scales.
+    """
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray | None
+    maps: dict[str, np.ndarray]
+
+
+def draw_panels(images: Sequence[ScoredImage], show_images: bool = True, images_as: Layout = "rows") -> Figure:
+    """Draw images, their ground truth, and the anomaly maps of each scale and of all together.
+
+    The maps of a scale have one colour scale for all images. It begins at 0, the mean score of anomaly-free pixels, and
+    ends at the 99.9th percentile of the highest map. The colours go with the square root of the score, so that slight
+    anomalies are seen beside strong ones.
+
+    Args:
+        images: Scored images, at least one.
+        show_images: Show the images and their ground truth, and its outline in the maps; if not, the maps alone.
+        images_as: ``"rows"`` or ``"columns"``.
+
+    Returns:
+        The figure.
+    """
+    has_masks = show_images and any(image.mask is not None for image in images)
+    headings = [*(["input"] if show_images else []), *(["ground truth"] if has_masks else []), *images[0].maps]
+    shape = (len(images), len(headings)) if images_as == "rows" else (len(headings), len(images))
+    with mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
+        figure = Figure(figsize=_size(*shape, images_as), layout="constrained")
+        grid = figure.subplots(*shape, squeeze=False)
+        # By image and heading from here on.
+        axes = grid if images_as == "rows" else grid.T
+        for row, image in zip(axes, images, strict=True):
+            for cell, heading in zip(row, headings, strict=True):
+                if heading == "input":
+                    cell.imshow(image.image)
+                elif heading == "ground truth":
+                    _draw_ground_truth(cell, image)
+        for heading in images[0].maps:
+            column = axes[:, headings.index(heading)]
+            _draw_maps(figure, column, images, heading, outline=has_masks, images_as=images_as)
+        _label(grid, [image.name for image in images], headings, images_as)
+    return figure
+
+
+def _size(rows: int, columns: int, images_as: Layout) -> tuple[float, float]:
+    """Width and height in inches, with room for labels, titles and colour bars."""
+    beside, below = (0.35, 0.8) if images_as == "rows" else (1.0, 0.35)
+    cell = min(CELL, (WIDTH - beside) / columns)
+    return columns * cell + beside, rows * cell + below
+
+
+def _draw_ground_truth(cell: Axes, image: ScoredImage) -> None:
+    """Draw the defect in colour on the image in grey."""
+    cell.imshow(image.image.mean(axis=-1), cmap="gray", vmin=0, vmax=1)
+    if image.mask is not None:
+        colour = mpl.colors.to_rgba(GROUND_TRUTH)
+        cell.imshow(np.where(image.mask[..., None], colour, 0.0))
+
+
+def _draw_maps(
+    figure: Figure, column: np.ndarray, images: Sequence[ScoredImage], heading: str, outline: bool, images_as: Layout
+) -> None:
+    maps = [image.maps[heading] for image in images]
+    highest = max(float(np.percentile(scores, HIGHEST)) for scores in maps)
+    colours = PowerNorm(0.5, vmin=0, vmax=highest if highest > 0 else 1)
+    for cell, image, scores in zip(column, images, maps, strict=True):
+        picture = cell.imshow(scores, cmap=COLOUR_MAP, norm=colours)
+        if outline and image.mask is not None and image.mask.any():
+            cell.contour(image.mask.astype(float), levels=[0.5], colors=GROUND_TRUTH, linewidths=0.8)
+    figure.colorbar(
+        picture,
+        ax=list(column),
+        location="bottom" if images_as == "rows" else "right",
+        extend="max",
+        aspect=15,
+        label="anomaly score",
+    )
+
+
+def _label(grid: np.ndarray, names: Sequence[str], headings: Sequence[str], images_as: Layout) -> None:
+    left, top = (names, headings) if images_as == "rows" else (headings, names)
+    for cell in cast("Sequence[Axes]", grid.flat):
+        cell.set_xticks([])
+        cell.set_yticks([])
+    for cell, text in zip(grid[:, 0], left, strict=True):
+        cell.set_ylabel(text)
+    for cell, text in zip(grid[0], top, strict=True):
+        cell.set_title(text)

@@ -1,0 +1,22 @@
+"""From a figure to the content of a file."""
+
+import io
+
+from matplotlib.figure import Figure
+
+__all__ = ["png_bytes"]
+
+
+def png_bytes(figure: Figure, dpi: int = 150) -> bytes:
+    """Render a figure.
+
+    Args:
+        figure: Figure.
+        dpi: Pixels per inch.
+
+    Returns:
+        Content of a PNG file.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()

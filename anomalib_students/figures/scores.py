@@ -1,0 +1,152 @@
+"""What a trained model makes of single images: anomaly maps of each scale and of all together, and descriptors."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import cast
+
+import numpy as np
+import torch
+from anomalib.data import ImageBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.pre_processing import PreProcessor
+from torchvision.transforms.v2 import Normalize, Transform
+
+from anomalib_students.anomaly_map import combine_scales, predictive_uncertainty, regression_error
+from anomalib_students.dense import dense_descriptors, split_into_tiles
+from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.torch_model import StudentTeacherEnsemble, UninformedStudentsModel
+
+from .examples import name_of
+from .panels import ScoredImage
+from .pixels import Pixels
+
+__all__ = ["MULTI_SCALE", "describe_pixels", "load_model", "pre_process", "scale_maps", "score_image"]
+
+MULTI_SCALE = "multi-scale"
+"""Name of the map of all scales together."""
+
+
+def load_model(checkpoint: Path, device: str | torch.device | None = None) -> UninformedStudents:
+    """Load a trained model.
+
+    Args:
+        checkpoint: Checkpoint of :class:`UninformedStudents`.
+        device: Device to put it on; None for the accelerator, if there is one.
+
+    Returns:
+        Model in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        RuntimeError: If there is no such device.
+        ValueError: If the file is not such a checkpoint.
+    """
+    if not checkpoint.is_file():
+        msg = f"There is no checkpoint {checkpoint}: name the *.ckpt file of a trained model."
+        raise FileNotFoundError(msg)
+    try:
+        model = UninformedStudents.load_from_checkpoint(checkpoint, map_location="cpu")
+    except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        msg = f"{checkpoint} is no checkpoint of UninformedStudents: {reason}"
+        raise ValueError(msg) from error
+    if device is None:
+        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    return cast("UninformedStudents", model).eval().to(device)
+
+
+def pre_process(model: UninformedStudents, batch: ImageBatch) -> tuple[torch.Tensor, np.ndarray | None]:
+    """Prepare an image for the model as anomalib's engine does.
+
+    Args:
+        model: Trained model.
+        batch: Batch of one image as it was read, with its mask if it has one.
+
+    Returns:
+        The image, of shape ``(1, 3, H, W)``, on the device of the model; and its mask, of shape ``(H, W)``, True where
+        it is anomalous.
+    """
+    image, mask = batch.image, batch.gt_mask
+    transform = _transform(model)
+    if transform is not None:
+        image, mask = transform(image, mask)
+    return image.to(model.device), None if mask is None else mask[0].numpy().astype(bool)
+
+
+@torch.no_grad()
+def scale_maps(model: UninformedStudentsModel, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Compute the anomaly map of each scale (eq. 11), and if there are several, that of all together (eq. 12).
+
+    Args:
+        model: Trained model.
+        images: Pre-processed images of shape ``(B, 3, H, W)``.
+
+    Returns:
+        Maps of shape ``(B, 1, H, W)``, in standard deviations from the mean of anomaly-free pixels: ``"p = 33"`` and so
+        on, and :data:`MULTI_SCALE`.
+    """
+    maps = {
+        f"p = {patch_size}": ensemble(images, model.output_stride, model.largest_tile)
+        for patch_size, ensemble in zip(model.patch_sizes, model.scales, strict=True)
+    }
+    return {**maps, MULTI_SCALE: combine_scales(list(maps.values()))} if len(maps) > 1 else maps
+
+
+def score_image(model: UninformedStudents, batch: ImageBatch) -> ScoredImage:
+    """Score an image.
+
+    Args:
+        model: Trained model.
+        batch: Batch of one image as it was read.
+
+    Returns:
+        What a panel shows of it.
+    """
+    network_input, mask = pre_process(model, batch)
+    maps = scale_maps(model.model, network_input)
+    image = network_input[0].cpu()
+    for normalisation in extract_transforms_by_type(_transform(model), Normalize):
+        mean, std = (image.new_tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
+        image = image * std + mean
+    return ScoredImage(
+        name=name_of(cast("Sequence[str]", batch.image_path)[0]),
+        image=image.clamp(0, 1).permute(1, 2, 0).numpy(),
+        mask=mask,
+        maps={name: scores[0, 0].cpu().numpy() for name, scores in maps.items()},
+    )
+
+
+@torch.no_grad()
+def describe_pixels(
+    ensemble: StudentTeacherEnsemble, image: torch.Tensor, is_anomalous: np.ndarray, output_stride: int, max_tile: int
+) -> Iterator[Pixels]:
+    """Describe every s-th pixel of an image.
+
+    Args:
+        ensemble: Trained ensemble of one patch size.
+        image: Pre-processed image of shape ``(1, 3, H, W)``.
+        is_anomalous: Ground truth of shape ``(H, W)``.
+        output_stride: Distance s between described pixels.
+        max_tile: Largest side in pixels of the part of the image that is described at once.
+
+    Yields:
+        The pixels of one part of the image after the other, row by row.
+    """
+    describe = partial(dense_descriptors, output_stride=output_stride, padded=True)
+    truth = is_anomalous[::output_stride, ::output_stride]
+    for tile in split_into_tiles(image, ensemble.teacher.patch_size, output_stride, max_tile):
+        students, target = ensemble.describe(tile.images, describe)
+        error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
+        yield Pixels(
+            teacher=target[0].flatten(1).T.cpu().numpy(),
+            students=students.float().mean(dim=0)[0].flatten(1).T.cpu().numpy(),
+            uncertainty=uncertainty.flatten().cpu().numpy(),
+            score=ensemble.combined_score(error, uncertainty).flatten().cpu().numpy(),
+            is_anomalous=truth[tile.rows, tile.columns].ravel(),
+        )
+
+
+def _transform(model: UninformedStudents) -> Transform | None:
+    return model.pre_processor.transform if isinstance(model.pre_processor, PreProcessor) else None

@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from anomalib_students.dense import dense_descriptors
+from anomalib_students.figures.examples import find_test_images, named_images, read_examples
+from anomalib_students.figures.scores import (
+    MULTI_SCALE,
+    describe_pixels,
+    load_model,
+    pre_process,
+    scale_maps,
+    score_image,
+)
+from anomalib_students.torch_model import UninformedStudentsModel
+
+from .conftest import SIDE, make_model
+
+
+@pytest.fixture
+def batch(datamodule):
+    """The image round/000."""
+    (batch,) = read_examples(find_test_images(datamodule).subsample([2]))
+    return batch
+
+
+def test_maps_are_those_of_the_ensembles_and_of_the_model():
+    model = make_model((33, 65)).model
+    images = torch.randn(2, 3, 40, 56)
+    maps = scale_maps(model, images)
+    assert list(maps) == ["p = 33", "p = 65", MULTI_SCALE]
+    with torch.no_grad():
+        for size in (33, 65):
+            assert torch.equal(maps[f"p = {size}"], model.ensembles[f"p{size}"](images, 8))
+    assert torch.equal(maps[MULTI_SCALE], model(images).anomaly_map)
+    torch.testing.assert_close(maps[MULTI_SCALE], (maps["p = 33"] + maps["p = 65"]) / 2)
+
+
+def test_a_single_scale_has_a_single_map():
+    model = UninformedStudentsModel(patch_sizes=(33,), n_students=1, descriptor_dim=4).eval()
+    assert list(scale_maps(model, torch.randn(1, 3, 33, 33))) == ["p = 33"]
+
+
+def test_a_scored_image_is_what_the_model_sees_but_for_its_colours(model, batch):
+    read, mask = batch.image.clone(), batch.gt_mask.clone()
+    scored = score_image(model, batch)
+    assert scored.name == "round/000"
+    resized = functional.resize(read, [SIDE, SIDE], antialias=True)
+    # Normalised and back again in single precision.
+    np.testing.assert_allclose(scored.image, resized[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    expected = functional.resize(mask, [SIDE, SIDE], interpolation=v2.InterpolationMode.NEAREST)
+    np.testing.assert_array_equal(scored.mask, expected[0].numpy() > 0)
+    assert scored.mask.any()
+
+    network_input = functional.normalize(resized, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for name, expected in scale_maps(model.model, network_input).items():
+        np.testing.assert_allclose(scored.maps[name], expected[0, 0].numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_pre_processor_sees_the_image_as_it_is(batch):
+    model = make_model((33,))
+    model.pre_processor = None
+    image, mask = pre_process(model, batch)
+    assert torch.equal(image, batch.image)
+    assert np.array_equal(mask, batch.gt_mask[0].numpy().astype(bool))
+    np.testing.assert_array_equal(score_image(model, batch).image, batch.image[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("max_tile", [512, 16])
+def test_described_pixels_are_those_of_the_grid(model, max_tile):
+    ensemble = model.model.scales[0]
+    image = torch.randn(1, 3, 41, 57)
+    truth = np.random.default_rng(0).random((41, 57)) < 0.5
+    stride = 4
+    parts = list(describe_pixels(ensemble, image, truth, stride, max_tile))
+    assert (len(parts) > 1) == (max_tile < 57)
+    pixels = parts[0]
+    for part in parts[1:]:
+        pixels = pixels.join(part)
+
+    with torch.no_grad():
+        teacher = (dense_descriptors(ensemble.teacher, image, stride) - ensemble.descriptor_mean) / (
+            ensemble.descriptor_std
+        )
+        students = [dense_descriptors(student, image, stride) for student in ensemble.students]
+        score = ensemble(image, stride)[0, 0].numpy()
+    # In the order of the pixels, by which the parts are found again.
+    expected = {}
+    for row in range(0, 41, stride):
+        for column in range(0, 57, stride):
+            place = 0, slice(None), row // stride, column // stride
+            own = [student[place].double().numpy() for student in students]
+            mean = sum(own) / 2
+            spread = sum(((one - mean) ** 2).sum() for one in own) / 2
+            expected[row, column] = (teacher[place].numpy(), mean, spread, score[row, column], truth[row, column])
+    order = np.argsort(pixels.score)
+    wanted = sorted(expected.values(), key=lambda values: values[3])
+    for found, column in zip(pixels.take(order), zip(*wanted, strict=True), strict=True):
+        np.testing.assert_allclose(found.astype(float), np.array(column, float), rtol=1e-3, atol=1e-4)
+
+
+def test_a_checkpoint_has_all_that_is_needed(checkpoint, model, datamodule):
+    dataset = named_images(find_test_images(datamodule), [Path("round/000.png")])
+    (first,) = (score_image(model, batch) for batch in read_examples(dataset))
+    (again,) = (score_image(load_model(checkpoint, "cpu"), batch) for batch in read_examples(dataset))
+    assert again.maps.keys() == first.maps.keys()
+    for name, values in first.maps.items():
+        np.testing.assert_array_equal(again.maps[name], values)
+    np.testing.assert_array_equal(again.image, first.image)
+
+
+def test_a_checkpoint_that_is_missing_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"There is no checkpoint {tmp_path}/gone.ckpt"):
+        load_model(tmp_path / "gone.ckpt")
+    with pytest.raises(FileNotFoundError, match=f"There is no checkpoint {tmp_path}"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        {"a": 1},
+        {"state_dict": {}, "hyper_parameters": {"backbone": "resnet18"}, "pytorch-lightning_version": "2.6.0"},
+    ],
+    ids=["no file of torch's", "no checkpoint", "checkpoint of another model"],
+)
+def test_a_file_that_is_no_checkpoint_of_the_model_is_named(content, tmp_path):
+    path = tmp_path / "model.ckpt"
+    if content is None:
+        path.write_bytes(b"nothing of the kind")
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=f"{path} is no checkpoint of UninformedStudents: .") as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_device_is_told(checkpoint):
+    with pytest.raises(RuntimeError, match="nonsense"):
+        load_model(checkpoint, "nonsense")
