@@ -27,6 +27,7 @@ def maps(
     n_images: int = 4,
     images_as: Layout = "rows",
     show_images: bool = True,
+    shared_colours: bool = True,
     dpi: int = 150,
     device: str | None = None,
 ) -> None:
@@ -41,6 +42,7 @@ def maps(
         n_images: How many images are shown where none are named.
         images_as: Whether an image is a row (Figure 5) or a column (Figures 1 and 6).
         show_images: Show the images and their ground truth beside the maps. Mind their licence.
+        shared_colours: A colour is the same score in the maps of all images; otherwise each map has colours of its own.
         dpi: Pixels per inch; a figure is at most 8.3 inches wide.
         device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
 
@@ -62,7 +64,7 @@ def maps(
         dataset = spread_over_types(find_test_images(data), n_images, only_defective=True)
     model = load_model(checkpoint, device)
     scored = [score_image(model, batch) for batch in read_examples(dataset, "Scoring images")]
-    _write(draw_panels(scored, show_images, images_as), output, dpi)
+    _write(draw_panels(scored, show_images, images_as, shared_colours), output, dpi)
 
 
 def embedding(

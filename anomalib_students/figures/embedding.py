@@ -114,12 +114,11 @@ def _draw_descriptors(axes: Axes, pixels: Pixels, name: str) -> None:
         )
         axes.add_collection(LineCollection(list(np.stack([teacher, students], axis=1)), colors=colour, linewidths=0.6))
         axes.plot(*teacher.T, "o", color=colour, markersize=3.5, markeredgewidth=0, label=f"teacher, {text}")
-    axes.plot([], [], "o", color="0.4", fillstyle="none", markersize=9, label="mean of the students, and their spread")
+    axes.plot([], [], "o", color="0.4", fillstyle="none", markersize=9, label="students")
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_title(f"{name}: descriptors of {len(pixels.score)} pixels (stress {embedding.stress:.2f})")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.legend(loc="best", fontsize=7.5)
+    axes.set_axis_off()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, columnspacing=1, frameon=False)
 
 
 def _draw_histogram(axes: Axes, scores: Mapping[bool, np.ndarray], name: str) -> None:
@@ -129,11 +128,11 @@ def _draw_histogram(axes: Axes, scores: Mapping[bool, np.ndarray], name: str) ->
         values = scores[label]
         if len(values):
             axes.hist(values.clip(bins[0], bins[-1]), list(bins), density=True, color=colour, alpha=0.5, label=text)
-    title = f"{name}: scores of all pixels"
+    title = f"{name}: scores of {sum(map(len, scores.values())):,} pixels"
     if all(len(values) for values in scores.values()):
         truth = np.repeat(list(scores), [len(values) for values in scores.values()])
         title += f" (AUROC {roc_auc_score(truth, np.concatenate(list(scores.values()))):.3f})"
     axes.set_title(title)
-    axes.set_xlabel("score, in standard deviations of good pixels")
-    axes.set_ylabel("share of the pixels of the class")
-    axes.legend(fontsize=7.5)
+    axes.set_xlabel("anomaly score")
+    axes.set_ylabel("density")
+    axes.legend(frameon=False)

@@ -42,17 +42,20 @@ class ScoredImage(NamedTuple):
     maps: dict[str, np.ndarray]
 
 
-def draw_panels(images: Sequence[ScoredImage], show_images: bool = True, images_as: Layout = "rows") -> Figure:
+def draw_panels(
+    images: Sequence[ScoredImage], show_images: bool = True, images_as: Layout = "rows", shared_colours: bool = True
+) -> Figure:
     """Draw images, their ground truth, and the anomaly maps of each scale and of all together.
 
-    The maps of a scale have one colour scale for all images. It begins at 0, the mean score of anomaly-free pixels, and
-    ends at the 99.9th percentile of the highest map. The colours go with the square root of the score, so that slight
-    anomalies are seen beside strong ones.
+    The colours of a map begin at 0, the mean score of anomaly-free pixels, and end at its 99.9th percentile, or where
+    they are shared, at the highest of those of all images at this scale. They go with the square root of the score, so
+    that slight anomalies are seen beside strong ones.
 
     Args:
         images: Scored images, at least one.
         show_images: Show the images and their ground truth, and its outline in the maps; if not, the maps alone.
         images_as: ``"rows"`` or ``"columns"``.
+        shared_colours: Whether a colour is the same score in the maps of all images, and a colour bar tells which.
 
     Returns:
         The figure.
@@ -61,7 +64,7 @@ def draw_panels(images: Sequence[ScoredImage], show_images: bool = True, images_
     headings = [*(["input"] if show_images else []), *(["ground truth"] if has_masks else []), *images[0].maps]
     shape = (len(images), len(headings)) if images_as == "rows" else (len(headings), len(images))
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
-        figure = Figure(figsize=_size(*shape, images_as), layout="constrained")
+        figure = Figure(figsize=_size(*shape, bars=images_as if shared_colours else None), layout="constrained")
         grid = figure.subplots(*shape, squeeze=False)
         # By image and heading from here on.
         axes = grid if images_as == "rows" else grid.T
@@ -71,16 +74,18 @@ def draw_panels(images: Sequence[ScoredImage], show_images: bool = True, images_
                     cell.imshow(image.image)
                 elif heading == "ground truth":
                     _draw_ground_truth(cell, image)
-        for heading in images[0].maps:
-            column = axes[:, headings.index(heading)]
-            _draw_maps(figure, column, images, heading, outline=has_masks, images_as=images_as)
+                else:
+                    _draw_map(cell, image.maps[heading], image.mask if has_masks else None)
+        if shared_colours:
+            for heading in images[0].maps:
+                _share_colours(figure, axes[:, headings.index(heading)], images_as)
         _label(grid, [image.name for image in images], headings, images_as)
     return figure
 
 
-def _size(rows: int, columns: int, images_as: Layout) -> tuple[float, float]:
+def _size(rows: int, columns: int, bars: Layout | None) -> tuple[float, float]:
     """Width and height in inches, with room for labels, titles and colour bars."""
-    beside, below = (0.35, 0.8) if images_as == "rows" else (1.0, 0.35)
+    beside, below = (1.0 if bars == "columns" else 0.35), (0.8 if bars == "rows" else 0.35)
     cell = min(CELL, (WIDTH - beside) / columns)
     return columns * cell + beside, rows * cell + below
 
@@ -93,24 +98,20 @@ def _draw_ground_truth(cell: Axes, image: ScoredImage) -> None:
         cell.imshow(np.where(image.mask[..., None], colour, 0.0))
 
 
-def _draw_maps(
-    figure: Figure, column: np.ndarray, images: Sequence[ScoredImage], heading: str, outline: bool, images_as: Layout
-) -> None:
-    maps = [image.maps[heading] for image in images]
-    highest = max(float(np.percentile(scores, HIGHEST)) for scores in maps)
-    colours = PowerNorm(0.5, vmin=0, vmax=highest if highest > 0 else 1)
-    for cell, image, scores in zip(column, images, maps, strict=True):
-        picture = cell.imshow(scores, cmap=COLOUR_MAP, norm=colours)
-        if outline and image.mask is not None and image.mask.any():
-            cell.contour(image.mask.astype(float), levels=[0.5], colors=GROUND_TRUTH, linewidths=0.8)
-    figure.colorbar(
-        picture,
-        ax=list(column),
-        location="bottom" if images_as == "rows" else "right",
-        extend="max",
-        aspect=15,
-        label="anomaly score",
-    )
+def _draw_map(cell: Axes, scores: np.ndarray, mask: np.ndarray | None) -> None:
+    highest = float(np.percentile(scores, HIGHEST))
+    cell.imshow(scores, cmap=COLOUR_MAP, norm=PowerNorm(0.5, vmin=0, vmax=highest if highest > 0 else 1))
+    if mask is not None and mask.any():
+        cell.contour(mask.astype(float), levels=[0.5], colors=GROUND_TRUTH, linewidths=0.8)
+
+
+def _share_colours(figure: Figure, cells: np.ndarray, images_as: Layout) -> None:
+    pictures = [cell.images[0] for cell in cells]
+    highest = max(pictures, key=lambda picture: picture.norm.vmax)
+    for picture in pictures:
+        picture.set_norm(highest.norm)
+    location = "bottom" if images_as == "rows" else "right"
+    figure.colorbar(highest, ax=list(cells), location=location, extend="max", aspect=15, label="anomaly score")
 
 
 def _label(grid: np.ndarray, names: Sequence[str], headings: Sequence[str], images_as: Layout) -> None:

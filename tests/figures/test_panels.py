@@ -71,6 +71,14 @@ def test_the_maps_of_a_scale_have_the_same_colours(images):
     assert len(set(highest)) == 3
 
 
+def test_a_map_has_colours_of_its_own_where_they_are_not_shared(images):
+    pictures, bars = cells(draw_panels(images, shared_colours=False))
+    assert not bars
+    for row, image in zip(np.reshape(pictures, (4, 5))[:, 2:], images, strict=True):
+        for cell, scores in zip(row, image.maps.values(), strict=True):
+            assert cell.images[0].get_clim() == (0, np.percentile(scores, 99.9))
+
+
 def test_the_outline_of_the_defect_is_drawn_in_the_maps(images):
     for cell in np.reshape(cells(draw_panels(images[:1]))[0], (1, 5))[0, 2:]:
         (outline,) = cell.collections

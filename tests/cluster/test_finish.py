@@ -1,0 +1,68 @@
+"""The pictures of the images on which a model does best and worst."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray")
+
+from anomalib.data import MVTec
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+from PIL import Image
+
+from anomalib_students.cluster import finish
+from anomalib_students.cluster.finish import BestAndWorst
+from anomalib_students.figures.examples import find_test_images, read_examples
+from anomalib_students.figures.scores import score_image
+from tests.integration.conftest import write_category
+
+
+@pytest.fixture
+def datamodule(tmp_path):
+    write_category(tmp_path / "data" / "dots", n_train=1)
+    return MVTec(root=tmp_path / "data", category="dots", num_workers=0)
+
+
+@pytest.fixture
+def model():
+    model = UninformedStudents(
+        patch_sizes=(33,),
+        n_students=2,
+        output_stride=8,
+        teacher=None,
+        descriptor_dim=8,
+        pre_processor=UninformedStudents.configure_pre_processor((48, 48)),
+        visualizer=False,
+    )
+    return model.eval()
+
+
+def area(image):
+    """Area under the ROC curve, pixel by pixel: of pairs of a bad and a good pixel, the part in the right order."""
+    scores = image.maps["p = 33"]
+    bad, good = scores[image.mask], scores[~image.mask]
+    return np.mean((bad[:, None] > good) + 0.5 * (bad[:, None] == good))
+
+
+def test_best_and_worst_are_drawn_with_their_maps(model, datamodule, tmp_path, monkeypatch):
+    drawn = []
+    draw_panels = finish.draw_panels
+    monkeypatch.setattr(finish, "draw_panels", lambda images: drawn.extend(images) or draw_panels(images))
+    extremes = BestAndWorst()
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", callbacks=[extremes], enable_progress_bar=False)
+    engine.test(model, datamodule=datamodule, verbose=False)
+    extremes.save(tmp_path, model, datamodule)
+
+    images = [score_image(model, batch) for batch in read_examples(find_test_images(datamodule))]
+    areas = {image.name: area(image) for image in images if image.mask.any()}
+    assert len(set(areas.values())) == 2
+    assert sorted(extremes.areas.values()) == pytest.approx(sorted(areas.values()), abs=1e-3)
+    assert [image.name for image in drawn] == [max(areas, key=areas.get), min(areas, key=areas.get)]
+    best, worst = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) for name in ("best", "worst"))
+    assert best.std() > 10
+    assert (best != worst).any()
+
+
+def test_without_masks_nothing_is_drawn(model, datamodule, tmp_path):
+    BestAndWorst().save(tmp_path, model, datamodule)
+    assert not list(tmp_path.glob("*.png"))
