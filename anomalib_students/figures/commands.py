@@ -11,12 +11,18 @@ from rich.console import Console
 from anomalib_students.files import check_output, replace_file
 
 from .embedding import draw_embedding
-from .examples import find_test_images, image_files, named_images, read_examples, spread_over_types
+from .examples import Images, find_test_images, image_files, named_images, read_examples, spread_over_types
 from .panels import Layout, draw_panels
 from .pixels import PixelSampler
 from .rendering import png_bytes
 
 __all__ = ["embedding", "maps"]
+
+MOST_DPI = 1200
+MOST_IMAGES = 50
+"""Images in a panel: more would not fit in one picture."""
+MOST_PIXELS = 500
+"""Pixels of each class in an embedding, whose time and memory grow with their square."""
 
 
 def maps(
@@ -55,13 +61,16 @@ def maps(
     # With all of anomalib's models, which the other commands can do without.
     from .scores import load_model, score_image
 
-    _check(output, n_images=n_images, dpi=dpi)
+    check_output(output, ".png", "A figure")
+    _check("dpi", dpi, MOST_DPI)
+    dataset: Images
     if data is None:
         dataset = image_files(images or [])
     elif images:
         dataset = named_images(find_test_images(data), images)
     else:
         dataset = spread_over_types(find_test_images(data), n_images, only_defective=True)
+    _check("The number of images", len(dataset), MOST_IMAGES)
     model = load_model(checkpoint, device)
     scored = [score_image(model, batch) for batch in read_examples(dataset, "Scoring images")]
     _write(draw_panels(scored, show_images, images_as, shared_colours), output, dpi)
@@ -100,7 +109,9 @@ def embedding(
     """
     from .scores import describe_pixels, load_model, pre_process
 
-    _check(output, n_images=n_images, n_pixels=n_pixels, dpi=dpi)
+    check_output(output, ".png", "A figure")
+    _check("dpi", dpi, MOST_DPI)
+    _check("n_pixels", n_pixels, MOST_PIXELS)
     dataset = spread_over_types(find_test_images(data), n_images)
     model = load_model(checkpoint, device)
     networks = model.model
@@ -119,17 +130,16 @@ def _truth(batch: ImageBatch, mask: np.ndarray | None, size: Sequence[int]) -> n
     if mask is not None:
         return mask
     if batch.gt_label is None:
-        msg = f"The data do not tell whether {batch.image_path[0]} is anomalous: choose data with masks or labels."
+        (path,) = batch.image_path or ("an image",)
+        msg = f"The data do not tell whether {path} is anomalous: choose data with masks or labels."
         raise ValueError(msg)
     return np.full(tuple(size), bool(batch.gt_label[0]))
 
 
-def _check(output: Path, **numbers: int | None) -> None:
-    check_output(output, ".png", "A figure")
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            msg = f"{name} must be at least 1, got {value}."
-            raise ValueError(msg)
+def _check(name: str, value: int | None, most: int) -> None:
+    if value is not None and not 1 <= value <= most:
+        msg = f"{name} must be between 1 and {most}, got {value}."
+        raise ValueError(msg)
 
 
 def _write(figure: Figure, output: Path, dpi: int) -> None:

@@ -8,9 +8,12 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, Image
 from anomalib.data.utils import LabelName
 from pandas import DataFrame
 from rich.progress import track
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 
-__all__ = ["find_test_images", "image_files", "name_of", "named_images", "read_examples", "spread_over_types"]
+__all__ = ["Images", "find_test_images", "image_files", "name_of", "named_images", "read_examples", "spread_over_types"]
+
+Images = AnomalibDataset | ConcatDataset[ImageItem]
+"""Test images of a data module, or files."""
 
 
 def find_test_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
@@ -28,7 +31,7 @@ def find_test_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
     """
     datamodule.prepare_data()
     datamodule.setup()
-    dataset = cast("AnomalibDataset", datamodule.test_data)
+    dataset = datamodule.test_data
     if len(dataset) == 0:
         msg = f"The data {datamodule.name} have no test images."
         raise ValueError(msg)
@@ -48,7 +51,13 @@ def spread_over_types(dataset: AnomalibDataset, n_images: int | None, only_defec
 
     Returns:
         The chosen images, those of a type together.
+
+    Raises:
+        ValueError: If no image is to be chosen.
     """
+    if n_images is not None and n_images < 1:
+        msg = f"n_images must be at least 1, got {n_images}."
+        raise ValueError(msg)
     samples = dataset.samples
     if only_defective:
         defective = samples[samples["label_index"] == LabelName.ABNORMAL]
@@ -74,7 +83,7 @@ def named_images(dataset: AnomalibDataset, paths: Sequence[Path]) -> AnomalibDat
     return dataset.subsample(sorted({_position(dataset.samples, path) for path in paths}))
 
 
-def image_files(paths: Sequence[Path]) -> "Dataset[ImageItem]":
+def image_files(paths: Sequence[Path]) -> Images:
     """Read images from files, without ground truth.
 
     Args:
@@ -93,7 +102,7 @@ def image_files(paths: Sequence[Path]) -> "Dataset[ImageItem]":
     return ConcatDataset([PredictDataset(path) for path in paths])
 
 
-def read_examples(dataset: "Dataset[ImageItem]", description: str | None = None) -> Iterator[ImageBatch]:
+def read_examples(dataset: Images, description: str | None = None) -> Iterator[ImageBatch]:
     """Read the images of a data set one after the other.
 
     Args:
@@ -106,15 +115,14 @@ def read_examples(dataset: "Dataset[ImageItem]", description: str | None = None)
     Raises:
         ValueError: If an image cannot be read.
     """
-    positions = range(len(cast("Sequence[ImageItem]", dataset)))
-    for position in track(positions, description=description or "", disable=description is None):
+    for position in track(range(len(dataset)), description=description or "", disable=description is None):
         try:
             item = dataset[position]
         except (OSError, SyntaxError, ValueError) as error:
             # The decoder does not tell which image it is.
             msg = f"Cannot read {_path(dataset, position)}: {error}. Repair or remove it."
             raise ValueError(msg) from error
-        yield cast("ImageBatch", ImageBatch.collate([item]))
+        yield cast("ImageBatch", ImageBatch.collate([cast("ImageItem", item)]))
 
 
 def name_of(path: str | Path) -> str:
@@ -141,8 +149,7 @@ def _position(samples: DataFrame, path: Path) -> int:
     return found[0]
 
 
-def _path(dataset: "Dataset[ImageItem]", position: int) -> str:
+def _path(dataset: Images, position: int) -> str:
     if isinstance(dataset, AnomalibDataset):
         return str(dataset.samples["image_path"].iloc[position])
-    files = cast("ConcatDataset[ImageItem]", dataset).datasets
-    return str([name for part in files for name in cast("PredictDataset", part).image_filenames][position])
+    return str([name for files in dataset.datasets for name in cast("PredictDataset", files).image_filenames][position])

@@ -47,9 +47,9 @@ def draw_panels(
 ) -> Figure:
     """Draw images, their ground truth, and the anomaly maps of each scale and of all together.
 
-    The colours of a map begin at 0, the mean score of anomaly-free pixels, and end at its 99.9th percentile, or where
-    they are shared, at the highest of those of all images at this scale. They go with the square root of the score, so
-    that slight anomalies are seen beside strong ones.
+    The colours of a map begin at 0, the mean score of anomaly-free pixels, and end at its 99.9th percentile. Where they
+    are shared, they end at the highest of those of all images at this scale, and go with the square root of the score,
+    so that slight anomalies are seen beside strong ones.
 
     Args:
         images: Scored images, at least one.
@@ -85,7 +85,7 @@ def draw_panels(
 
 def _size(rows: int, columns: int, bars: Layout | None) -> tuple[float, float]:
     """Width and height in inches, with room for labels, titles and colour bars."""
-    beside, below = (1.0 if bars == "columns" else 0.35), (0.8 if bars == "rows" else 0.35)
+    beside, below = (1.0 if bars == "columns" else 0.35), (0.8 if bars == "rows" else 0.25)
     cell = min(CELL, (WIDTH - beside) / columns)
     return columns * cell + beside, rows * cell + below
 
@@ -100,18 +100,18 @@ def _draw_ground_truth(cell: Axes, image: ScoredImage) -> None:
 
 def _draw_map(cell: Axes, scores: np.ndarray, mask: np.ndarray | None) -> None:
     highest = float(np.percentile(scores, HIGHEST))
-    cell.imshow(scores, cmap=COLOUR_MAP, norm=PowerNorm(0.5, vmin=0, vmax=highest if highest > 0 else 1))
+    cell.imshow(scores, cmap=COLOUR_MAP, vmin=0, vmax=highest if highest > 0 else 1)
     if mask is not None and mask.any():
         cell.contour(mask.astype(float), levels=[0.5], colors=GROUND_TRUTH, linewidths=0.8)
 
 
 def _share_colours(figure: Figure, cells: np.ndarray, images_as: Layout) -> None:
     pictures = [cell.images[0] for cell in cells]
-    highest = max(pictures, key=lambda picture: picture.norm.vmax)
+    colours = PowerNorm(0.5, vmin=0, vmax=max(picture.norm.vmax for picture in pictures))
     for picture in pictures:
-        picture.set_norm(highest.norm)
+        picture.set_norm(colours)
     location = "bottom" if images_as == "rows" else "right"
-    figure.colorbar(highest, ax=list(cells), location=location, extend="max", aspect=15, label="anomaly score")
+    figure.colorbar(pictures[0], ax=list(cells), location=location, extend="max", aspect=15, label="anomaly score")
 
 
 def _label(grid: np.ndarray, names: Sequence[str], headings: Sequence[str], images_as: Layout) -> None:

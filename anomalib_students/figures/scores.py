@@ -68,7 +68,7 @@ def pre_process(model: UninformedStudents, batch: ImageBatch) -> tuple[torch.Ten
         The image, of shape ``(1, 3, H, W)``, on the device of the model; and its mask, of shape ``(H, W)``, True where
         it is anomalous.
     """
-    image, mask = batch.image, batch.gt_mask
+    image, mask = cast("torch.Tensor", batch.image), batch.gt_mask
     transform = _transform(model)
     if transform is not None:
         image, mask = transform(image, mask)

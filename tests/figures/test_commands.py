@@ -139,7 +139,7 @@ def test_without_masks_the_label_of_an_image_is_that_of_its_pixels(checkpoint, d
         ("--output=figure.jpg", r"A figure is written to a file named \*\.png, not to figure\.jpg"),
         ("--output=pyproject.toml/figure.png", "pyproject.toml"),
         ("--n_images=0", "n_images must be at least 1, got 0"),
-        ("--dpi=0", "dpi must be at least 1, got 0"),
+        ("--dpi=0", "dpi must be between 1 and 1200, got 0"),
         ("--device=nonsense", "nonsense"),
     ],
 )
@@ -149,6 +149,15 @@ def test_a_mistake_is_one_clear_error(command, option, message, options, tmp_pat
     with pytest.raises(SystemExit, match=f"^anomalib-students: .*{message}"):
         cli.main([command, *options, option])
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_more_than_fits_in_a_figure_is_refused_at_once(options, data_root):
+    folder = data_root / "dots" / "test" / "good"
+    images = ",".join([str(folder)] * 26)
+    with pytest.raises(SystemExit, match="The number of images must be between 1 and 50, got 52"):
+        cli.main(["maps", *options[:4], f"--images=[{images}]"])
+    with pytest.raises(SystemExit, match="n_pixels must be between 1 and 500, got 501"):
+        cli.main(["embedding", *options, "--n_pixels=501"])
 
 
 def test_maps_of_nothing_are_refused(checkpoint, tmp_path):
