@@ -135,4 +135,4 @@ def _draw_histogram(axes: Axes, scores: Mapping[bool, np.ndarray], name: str) ->
     axes.set_title(title)
     axes.set_xlabel("anomaly score")
     axes.set_ylabel("density")
-    axes.legend(frameon=False)
+    axes.legend(loc="upper right", frameon=False)

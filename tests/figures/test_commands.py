@@ -121,6 +121,7 @@ def test_without_masks_the_label_of_an_image_is_that_of_its_pixels(checkpoint, d
             "--data.normal_dir=train/good",
             "--data.normal_test_dir=test/good",
             "--data.abnormal_dir=test/square",
+            "--data.val_split_mode=same_as_test",
             "--data.num_workers=0",
         ]
     )
