@@ -6,7 +6,8 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['MVTec', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
+    ['DescriptorBaseline', 'MVTec', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel',
+     '__version__']
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .baselines.lightning_model import DescriptorBaseline
     from .data import MVTec, SampleParts
     from .lightning_model import UninformedStudents
     from .scale_metrics import ScaleMetrics
@@ -22,9 +24,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["MVTec", "SampleParts", "ScaleMetrics", "UninformedStudents", "UninformedStudentsModel", "__version__"]
+__all__ = [
+    "DescriptorBaseline",
+    "MVTec",
+    "SampleParts",
+    "ScaleMetrics",
+    "UninformedStudents",
+    "UninformedStudentsModel",
+    "__version__",
+]
 
 _HOME = {
+    "DescriptorBaseline": ".baselines.lightning_model",
     "MVTec": ".data",
     "SampleParts": ".data",
     "ScaleMetrics": ".scale_metrics",

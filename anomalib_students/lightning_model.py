@@ -15,14 +15,13 @@ See Also:
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import wrapt
 from anomalib import LearningType
-from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch
+from anomalib.data import AnomalibDataset, Batch
 from anomalib.data.dataclasses import DatasetItem
 from anomalib.deploy import CompressionType
 from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Score
@@ -37,15 +36,12 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
 from .dense import dense_descriptors, split_into_tiles
+from .exact_export import ExactExport
 from .normalization_split import NormalizationSplit
 from .patch_network import Architecture
-from .resize import exportable_transform
 from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .torch_model import TrainingMode, UninformedStudentsModel
-
-if TYPE_CHECKING:
-    import openvino
 
 __all__ = ["UninformedStudents"]
 
@@ -53,11 +49,9 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 MAX_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
-ONNX_OPSET = 18
-"""Operator set of exported models: the one in which torch exports."""
 
 
-class UninformedStudents(AnomalibModule):
+class UninformedStudents(ExactExport, AnomalibModule):
     """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
 
     Args:
@@ -121,7 +115,6 @@ class UninformedStudents(AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self._keep_antialiasing_in_exports()
         self.model: UninformedStudentsModel = UninformedStudentsModel(
             patch_sizes=patch_sizes,
             n_students=n_students,
@@ -233,20 +226,6 @@ class UninformedStudents(AnomalibModule):
                 )
                 raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
-        self._keep_antialiasing_in_exports()
-
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
-        """Export to ONNX as every anomalib model, in the operator set that needs no conversion of the padding.
-
-        Args:
-            args: See :meth:`anomalib.models.components.ExportMixin.to_onnx`.
-            kwargs: Likewise.
-
-        Returns:
-            Path of the ONNX model.
-        """
-        kwargs.setdefault("opset_version", ONNX_OPSET)
-        return super().to_onnx(*args, **kwargs)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam over the students, with the learning rate of the chosen schedule.
@@ -291,21 +270,6 @@ class UninformedStudents(AnomalibModule):
     def learning_type(self) -> LearningType:
         """The model learns from anomaly-free images."""
         return LearningType.ONE_CLASS
-
-    @staticmethod
-    def _post_training_quantization_ov(
-        model: "openvino.Model", datamodule: AnomalibDataModule | None = None
-    ) -> "openvino.Model":
-        """Quantise an exported model as its accuracy needs it."""
-        # Imported where it is needed, as in anomalib: it takes seconds.
-        from .compression import quantise
-
-        return quantise(model, datamodule)
-
-    def _keep_antialiasing_in_exports(self) -> None:
-        """Have exported models resize images as the engine does."""
-        if isinstance(self.pre_processor, PreProcessor):
-            self.pre_processor.export_transform = exportable_transform(self.pre_processor.transform)
 
     @torch.no_grad()
     def _normalise_descriptors(self) -> None:

@@ -55,8 +55,8 @@ _CLASSES = {
         targets=("anomalib.data",),
     ),
     "anomalib.models": _Classes(
-        source="anomalib_students.lightning_model",
-        names=("UninformedStudents",),
+        source="anomalib_students",
+        names=("DescriptorBaseline", "UninformedStudents"),
         targets=("anomalib.models", "anomalib.models.image"),
     ),
 }

@@ -1,0 +1,58 @@
+"""A uniform sample of more descriptors than fit in memory."""
+
+import torch
+
+__all__ = ["DescriptorSample"]
+
+
+class DescriptorSample:
+    """Draw descriptors uniformly and without replacement from parts that arrive one after another.
+
+    Every descriptor gets a random key, and those with the smallest keys are kept. However many descriptors arrive, the
+    memory is that of the sample.
+
+    Args:
+        size: Number of descriptors to keep, at least 1.
+
+    Raises:
+        ValueError: If ``size`` is less than 1.
+
+    Example:
+        >>> sample = DescriptorSample(size=10)
+        >>> for _ in range(3):
+        ...     sample.update(torch.randn(100, 128))
+        >>> sample.descriptors.shape
+        torch.Size([10, 128])
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            msg = f"n_samples must be at least 1, got {size}."
+            raise ValueError(msg)
+        self._size = size
+        self._keys = torch.full((size,), torch.inf)
+        self._slots = torch.empty(0)
+
+    @property
+    def descriptors(self) -> torch.Tensor:
+        """The sample, of shape ``(min(size, number seen), d)``, on the CPU."""
+        used = self._keys.isfinite()
+        # The usual case needs no copy.
+        return self._slots if used.all() else self._slots[used]
+
+    def update(self, descriptors: torch.Tensor) -> None:
+        """Let descriptors take part in the draw.
+
+        Args:
+            descriptors: Descriptors of shape ``(n, d)``, on any device.
+        """
+        if self._slots.ndim == 1:
+            self._slots = torch.empty(self._size, descriptors.shape[1])
+        keys = torch.rand(len(descriptors))
+        kept = torch.cat([self._keys, keys]).topk(self._size, largest=False).indices
+        arriving = kept[kept >= self._size] - self._size
+        is_free = torch.ones(self._size, dtype=torch.bool)
+        is_free[kept[kept < self._size]] = False
+        free = is_free.nonzero().squeeze(1)
+        self._keys[free] = keys[arriving]
+        self._slots[free] = descriptors[arriving.to(descriptors.device)].float().cpu()

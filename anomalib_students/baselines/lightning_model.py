@@ -1,0 +1,209 @@
+"""The methods of the paper that model the distribution of the teacher's descriptors, for anomalib.
+
+Bergmann et al. compare their students with five ways to tell unusual descriptors from usual ones: 1-NN, K-Means, a
+one-class support vector machine, and a deterministic and a variational autoencoder (Tables 1 and 2).
+
+Example:
+    >>> from anomalib.data import MVTec
+    >>> from anomalib.engine import Engine
+    >>> from anomalib.models import DescriptorBaseline
+    >>> Engine().train(DescriptorBaseline(method="k_means"), datamodule=MVTec())  # doctest: +SKIP
+
+See Also:
+    :class:`.torch_model.DescriptorBaselineModel`: the teacher and the method, without the training.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from anomalib_students.exact_export import ExactExport
+from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.patch_network import Architecture
+from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
+
+from .descriptor_sample import DescriptorSample
+from .methods import Method
+from .torch_model import DescriptorBaselineModel
+
+__all__ = ["DescriptorBaseline"]
+
+
+class DescriptorBaseline(ExactExport, AnomalibModule):
+    """Lightning module of the methods that Bergmann et al. (CVPR 2020) fit to the teacher's descriptors.
+
+    It trains in one epoch, in which it collects descriptors of the training images.
+
+    Args:
+        method: ``"nearest_neighbour"``, ``"k_means"``, ``"one_class_svm"``, ``"autoencoder"`` or
+            ``"variational_autoencoder"``.
+        patch_size: Side p of the teacher's receptive field in pixels: 17, 33 or 65.
+        output_stride: Distance in pixels between descriptors, in training and at inference: 1, 2, 4 or 8. The paper
+            describes every pixel; the scores of the others are interpolated.
+        teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
+            from patch size to either. ``None`` leaves the teacher without weights, for a checkpoint to fill in.
+        descriptor_dim: Dimension d of the descriptors, as the teacher was trained with.
+        architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
+        n_samples: Descriptors that the method is fitted to, drawn uniformly from those of all training images. ``None``
+            for 50,000, as the paper, and for the autoencoders, which it trains on all, at most a million.
+        max_tile: Largest side in pixels of what is described at once, which bounds the memory.
+        settings: Settings of the method that differ from the paper's, such as ``{"n_centres": 20}``: the arguments of
+            its class in ``anomalib_students.baselines``.
+        pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation.
+        post_processor: Post-processor, or ``True`` for anomalib's default.
+        evaluator: Evaluator, or ``True`` for that of ``UninformedStudents``.
+        visualizer: Visualizer, or ``True`` for anomalib's default.
+
+    Raises:
+        ValueError: If an argument is out of range, or the teacher does not fit ``patch_size``, ``descriptor_dim``
+            and ``architecture``.
+        FileNotFoundError: If the teacher file does not exist.
+
+    Example:
+        >>> model = DescriptorBaseline(method="nearest_neighbour", settings={"dictionary_size": 1000})
+        >>> model.n_samples
+        50000
+    """
+
+    def __init__(
+        self,
+        method: Method = "nearest_neighbour",
+        patch_size: int = 33,
+        output_stride: int = 4,
+        teacher: str | Mapping[int, str] | None = BUNDLED,
+        descriptor_dim: int = 128,
+        architecture: Architecture = "paper",
+        n_samples: int | None = None,
+        max_tile: int = 512,
+        settings: dict[str, Any] | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.model: DescriptorBaselineModel = DescriptorBaselineModel(
+            method=method,
+            patch_size=patch_size,
+            output_stride=output_stride,
+            descriptor_dim=descriptor_dim,
+            architecture=architecture,
+            max_tile=max_tile,
+            settings=settings,
+        )
+        if n_samples is not None and n_samples < 1:
+            msg = f"n_samples must be at least 1, got {n_samples}."
+            raise ValueError(msg)
+        if teacher is not None:
+            path = teacher_path(teacher, patch_size, architecture)
+            self.model.teacher = load_teacher(path, patch_size, descriptor_dim, architecture)
+        self.n_samples = n_samples or self.model.distribution.paper_samples
+        self._sample: DescriptorSample | None = None
+
+    def on_fit_start(self) -> None:
+        """Begin a new sample of descriptors."""
+        self._sample = DescriptorSample(self.n_samples)
+
+    def training_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Let the descriptors of a batch take part in the sample.
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Zero, for Lightning to count the step: the descriptors are modelled when all are there.
+        """
+        cast("DescriptorSample", self._sample).update(self.model.describe(cast("torch.Tensor", batch.image)))
+        return torch.zeros((), device=self.device, requires_grad=True)
+
+    def on_validation_start(self) -> None:
+        """Fit the method before anomalib measures the range of the scores and the threshold."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._fit()
+
+    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Predict anomaly maps and scores.
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            The batch, with predictions.
+        """
+        predictions = self.model(batch.image)
+        return batch.update(**predictions._asdict())
+
+    def on_train_epoch_end(self) -> None:
+        """Fit the method, where no validation has done so."""
+        self._fit()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint independent of the teacher's file.
+
+        Args:
+            checkpoint: Checkpoint about to be written.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["teacher"] = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the pre- and post-processor, and see that the weights fit the model.
+
+        Args:
+            checkpoint: Checkpoint that is loaded.
+
+        Raises:
+            ValueError: If the checkpoint is of another method or teacher.
+        """
+        saved = checkpoint.get("hyper_parameters", {})
+        for name in ("method", "patch_size", "descriptor_dim", "architecture"):
+            if self.hparams[name] != saved.get(name):
+                msg = (
+                    f"The checkpoint is of a model with {name} {saved.get(name)}, but the model has "
+                    f"{self.hparams[name]}: set {name} alike."
+                )
+                raise ValueError(msg)
+        super().on_load_checkpoint(checkpoint)
+
+    @staticmethod
+    def configure_optimizers() -> None:
+        """Nothing is optimised by the trainer."""
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure the default evaluator.
+
+        Returns:
+            That of ``UninformedStudents``, for figures that can be compared.
+        """
+        return UninformedStudents.configure_evaluator()
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments of the trainer that the model depends on: one pass over the images, by one process."""
+        return {"max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """The model learns from anomaly-free images."""
+        return LearningType.ONE_CLASS
+
+    def _fit(self) -> None:
+        if self._sample is not None:
+            self.model.fit(self._sample.descriptors)
+            self._sample = None

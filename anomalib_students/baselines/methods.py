@@ -1,0 +1,65 @@
+"""The methods that the paper fits to the teacher's descriptors, by name."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .autoencoder import Autoencoder
+from .distribution import DescriptorDistribution
+from .gradient_descent import TrainedDistribution
+from .k_means import KMeans
+from .nearest_neighbour import NearestNeighbour
+from .one_class_svm import OneClassSVM
+from .variational_autoencoder import VariationalAutoencoder
+
+__all__ = ["METHODS", "Method", "create_distribution"]
+
+Method = Literal["nearest_neighbour", "k_means", "one_class_svm", "autoencoder", "variational_autoencoder"]
+"""Names of the methods."""
+
+METHODS: dict[str, type[DescriptorDistribution]] = {
+    "nearest_neighbour": NearestNeighbour,
+    "k_means": KMeans,
+    "one_class_svm": OneClassSVM,
+    "autoencoder": Autoencoder,
+    "variational_autoencoder": VariationalAutoencoder,
+}
+"""Class of each method."""
+
+
+def create_distribution(
+    method: str, descriptor_dim: int = 128, settings: Mapping[str, Any] | None = None
+) -> DescriptorDistribution:
+    """Make the model of a method.
+
+    Args:
+        method: Name of the method.
+        descriptor_dim: Dimension d of the descriptors.
+        settings: Arguments of the method's class that differ from the paper's.
+
+    Returns:
+        The model, not fitted yet.
+
+    Raises:
+        ValueError: If there is no such method, it has no such setting, or a setting is out of range.
+
+    Example:
+        >>> create_distribution("k_means", settings={"n_centres": 20}).n_centres
+        20
+    """
+    if method not in METHODS:
+        msg = f"method must be one of {tuple(METHODS)}, got {method!r}."
+        raise ValueError(msg)
+    settings = dict(settings or {})
+    known = _setting_names(METHODS[method])
+    unknown = settings.keys() - set(known)
+    if unknown:
+        msg = f"The method {method} has no setting {', '.join(sorted(unknown))}: its settings are {', '.join(known)}."
+        raise ValueError(msg)
+    return METHODS[method](descriptor_dim, **settings)
+
+
+def _setting_names(method: type[DescriptorDistribution]) -> list[str]:
+    classes = [method, TrainedDistribution] if issubclass(method, TrainedDistribution) else [method]
+    names = [name for cls in classes for name in inspect.signature(cls).parameters]
+    return [name for name in names if name not in {"descriptor_dim", "settings"}]

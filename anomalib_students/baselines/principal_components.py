@@ -1,0 +1,63 @@
+"""Principal component analysis as a linear layer."""
+
+import torch
+from anomalib.models.components import DynamicBufferMixin
+
+__all__ = ["PrincipalComponents"]
+
+
+class PrincipalComponents(DynamicBufferMixin):
+    """Reduce descriptors to the principal components that keep a given part of their variance (Section 4.2).
+
+    Args:
+        kept_variance: Part of the variance to keep, in ``(0, 1)``.
+
+    Attributes:
+        mean: Mean of the descriptors, of shape ``(d,)``.
+        directions: Principal directions as columns, of shape ``(d, k)``.
+
+    Raises:
+        ValueError: If ``kept_variance`` is out of range.
+
+    Example:
+        >>> reduction = PrincipalComponents(0.95)
+        >>> reduction.fit(torch.randn(100, 1) @ torch.ones(1, 8))
+        >>> reduction(torch.randn(5, 8)).shape
+        torch.Size([5, 1])
+    """
+
+    mean: torch.Tensor
+    directions: torch.Tensor
+
+    def __init__(self, kept_variance: float = 0.95) -> None:
+        super().__init__()
+        if not 0 < kept_variance < 1:
+            msg = f"kept_variance must lie between 0 and 1, got {kept_variance}."
+            raise ValueError(msg)
+        self.kept_variance = kept_variance
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("directions", torch.empty(0, 0))
+
+    def fit(self, descriptors: torch.Tensor) -> None:
+        """Find the principal components.
+
+        Args:
+            descriptors: Descriptors of shape ``(n, d)``.
+        """
+        # Not every program that knows the model fits it.
+        from sklearn.decomposition import PCA
+
+        analysis = PCA(self.kept_variance, svd_solver="covariance_eigh").fit(descriptors.double().cpu().numpy())
+        self.mean = descriptors.new_tensor(analysis.mean_)
+        self.directions = descriptors.new_tensor(analysis.components_.T)
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Project descriptors.
+
+        Args:
+            descriptors: Descriptors of shape ``(N, d)``.
+
+        Returns:
+            Their principal components, of shape ``(N, k)``, with mean zero where the descriptors are those of ``fit``.
+        """
+        return (descriptors - self.mean) @ self.directions

@@ -1,0 +1,141 @@
+"""The teacher, and a model of the distribution of its descriptors."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from anomalib_students.anomaly_map import upsample
+from anomalib_students.dense import check_output_stride, dense_descriptors, split_into_tiles
+from anomalib_students.patch_network import Architecture, PatchNetwork
+from anomalib_students.torch_model import SMALLEST_TILE
+
+from .methods import Method, create_distribution
+
+__all__ = ["DescriptorBaselineModel"]
+
+DESCRIPTORS_AT_ONCE = 4096
+"""Descriptors that are scored at once, which bounds the memory."""
+
+
+class DescriptorBaselineModel(nn.Module):
+    """Score each pixel by how far its descriptor is from those of anomaly-free images.
+
+    Args:
+        method: Name of the method.
+        patch_size: Side p of the teacher's receptive field: 17, 33 or 65.
+        output_stride: Distance in pixels between descriptors: 1, 2, 4 or 8.
+        descriptor_dim: Dimension d of the descriptors.
+        architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
+        max_tile: Largest side in pixels of what is described at once. Larger images are cut into tiles, whose patches
+            reach over their borders, so that the scores are those of the whole image. Exported models score whole
+            images.
+        settings: Arguments of the method's class that differ from the paper's.
+
+    Attributes:
+        teacher: Frozen patch network. Its weights are random until they are loaded.
+        distribution: Model of the descriptors.
+        is_fitted: Whether :meth:`fit` has been called; a scalar.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> model = DescriptorBaselineModel("k_means").eval()
+        >>> model.fit(model.describe(torch.rand(2, 3, 64, 64)))
+        >>> predictions = model(torch.rand(1, 3, 64, 64))
+        >>> predictions.anomaly_map.shape, predictions.pred_score.shape
+        (torch.Size([1, 1, 64, 64]), torch.Size([1]))
+    """
+
+    is_fitted: torch.Tensor
+
+    def __init__(
+        self,
+        method: Method,
+        patch_size: int = 33,
+        output_stride: int = 4,
+        descriptor_dim: int = 128,
+        architecture: Architecture = "paper",
+        max_tile: int = 512,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_output_stride(output_stride)
+        if max_tile < SMALLEST_TILE:
+            msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."
+            raise ValueError(msg)
+        self.output_stride = output_stride
+        self.max_tile = max_tile
+        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
+        self.distribution = create_distribution(method, descriptor_dim, settings)
+        self.register_buffer("is_fitted", torch.tensor(data=False))
+
+    @torch.no_grad()
+    def describe(self, images: torch.Tensor) -> torch.Tensor:
+        """Describe images.
+
+        Args:
+            images: Normalised images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Descriptors of every s-th pixel of all images, of shape ``(n, d)``.
+        """
+        tiles = split_into_tiles(images, self.teacher.patch_size, self.output_stride, self.max_tile)
+        return torch.cat([_vectors(self._descriptors(tile.images, padded=True)) for tile in tiles])
+
+    def fit(self, descriptors: torch.Tensor) -> None:
+        """Fit the model of the descriptors.
+
+        Args:
+            descriptors: Descriptors of anomaly-free images, of shape ``(n, d)``.
+        """
+        device = self.is_fitted.device
+        with torch.autocast(device.type, enabled=False):
+            self.distribution.fit(descriptors.to(device))
+        self.is_fitted.fill_(value=True)
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Predict.
+
+        Args:
+            images: Normalised images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            The anomaly map of shape ``(B, 1, H, W)``, and its maximum as the score of the image, of shape ``(B,)``.
+
+        Raises:
+            RuntimeError: If the model is not fitted yet.
+        """
+        if torch.compiler.is_exporting():
+            descriptors = self._descriptors(images, padded=False)
+            scores = self.distribution(_vectors(descriptors)).reshape(descriptors[:, 0].shape)
+        else:
+            if not self.is_fitted:
+                msg = "The model is not fitted yet: train it, or load a checkpoint of one that was trained."
+                raise RuntimeError(msg)
+            scores = torch.cat([self._tiled_scores(image) for image in images.split(1)])
+        anomaly_map = upsample(scores.unsqueeze(1), self.output_stride, images.shape[-2:])
+        return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
+
+    @torch.no_grad()
+    def _tiled_scores(self, images: torch.Tensor) -> torch.Tensor:
+        rows, columns = (-(-side // self.output_stride) for side in images.shape[-2:])
+        scores = torch.empty(len(images), rows, columns, device=images.device)
+        for tile in split_into_tiles(images, self.teacher.patch_size, self.output_stride, self.max_tile):
+            descriptors = self._descriptors(tile.images, padded=True)
+            # Differences between distances are lost in half precision.
+            with torch.autocast(images.device.type, enabled=False):
+                parts = [self.distribution(part) for part in _vectors(descriptors).split(DESCRIPTORS_AT_ONCE)]
+            scores[..., tile.rows, tile.columns] = torch.cat(parts).reshape(descriptors[:, 0].shape)
+        return scores
+
+    def _descriptors(self, images: torch.Tensor, padded: bool) -> torch.Tensor:
+        return dense_descriptors(self.teacher, images, self.output_stride, padded).float()
+
+
+def _vectors(descriptors: torch.Tensor) -> torch.Tensor:
+    """Put descriptors of shape ``(B, d, h, w)`` below each other, to ``(B h w, d)``."""
+    return cast("torch.Tensor", descriptors.movedim(1, -1).flatten(0, -2))

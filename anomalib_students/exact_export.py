@@ -1,0 +1,67 @@
+"""Exported models that give what the engine gives."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalib.data import AnomalibDataModule
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import LightningModule
+
+from .resize import exportable_transform
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = ["ExactExport"]
+
+ONNX_OPSET = 18
+"""Operator set of exported models: the one in which torch exports."""
+
+
+class ExactExport(LightningModule):
+    """Mixin of anomalib models: export with antialiasing, in torch's operator set, and quantise convolutions alone.
+
+    It goes before ``AnomalibModule`` among the base classes.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._keep_antialiasing()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the pre- and post-processor.
+
+        Args:
+            checkpoint: Checkpoint that is loaded.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self._keep_antialiasing()
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
+        """Export to ONNX as every anomalib model, in the operator set that needs no conversion of the padding.
+
+        Args:
+            args: See :meth:`anomalib.models.components.ExportMixin.to_onnx`.
+            kwargs: Likewise.
+
+        Returns:
+            Path of the ONNX model.
+        """
+        kwargs.setdefault("opset_version", ONNX_OPSET)
+        return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
+
+    @staticmethod
+    def _post_training_quantization_ov(
+        model: "openvino.Model", datamodule: AnomalibDataModule | None = None
+    ) -> "openvino.Model":
+        """Quantise an exported model as its accuracy needs it."""
+        # Imported where it is needed, as in anomalib: it takes seconds.
+        from .compression import quantise
+
+        return quantise(model, datamodule)
+
+    def _keep_antialiasing(self) -> None:
+        """Have exported models resize images as the engine does."""
+        pre_processor = getattr(self, "pre_processor", None)
+        if isinstance(pre_processor, PreProcessor):
+            pre_processor.export_transform = exportable_transform(pre_processor.transform)

@@ -1,0 +1,220 @@
+"""Each method against scikit-learn or the formula, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.svm import OneClassSVM
+
+from anomalib_students.baselines import distances
+from anomalib_students.baselines.gradient_descent import HIDDEN_WIDTHS
+from anomalib_students.baselines.methods import METHODS, create_distribution
+
+DIM = 12
+SHORT = {"epochs": 2, "batch_size": 32}
+SETTINGS = {"autoencoder": SHORT, "variational_autoencoder": SHORT}
+
+
+@pytest.fixture
+def descriptors():
+    """Descriptors with a mean, most of whose variance lies in four directions."""
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.randn(4, DIM, generator=generator)
+    noise = 0.2 * torch.randn(300, DIM, generator=generator)
+    return torch.randn(300, 4, generator=generator) @ directions + noise + 5
+
+
+@pytest.fixture
+def others():
+    """Descriptors to score: the first half near those of ``descriptors``, the others far."""
+    generator = torch.Generator().manual_seed(2)
+    scale = torch.tensor([1.0] * 20 + [5.0] * 20)[:, None]
+    return torch.randn(40, DIM, generator=generator) * scale + 5
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Several blocks of references, of which the last is shorter, although the data are small."""
+    for module in ("distances", "one_class_svm"):
+        monkeypatch.setattr(f"anomalib_students.baselines.{module}.REFERENCES_AT_ONCE", 37)
+
+
+def fitted(method, descriptors, **settings):
+    distribution = create_distribution(method, DIM, {**SETTINGS.get(method, {}), **settings})
+    distribution.fit(descriptors.clone())
+    return distribution
+
+
+def scores(distribution, descriptors):
+    with torch.no_grad():
+        return distribution(descriptors).numpy()
+
+
+def components(descriptors, others):
+    analysis = PCA(0.95).fit(descriptors.double().numpy())
+    return analysis.transform(descriptors.double().numpy()), analysis.transform(others.double().numpy())
+
+
+def test_nearest_neighbour_is_that_of_scikit_learn(descriptors, others):
+    stored, asked = components(descriptors, others)
+    expected = NearestNeighbors(n_neighbors=1).fit(stored).kneighbors(asked)[0][:, 0]
+    distribution = fitted("nearest_neighbour", descriptors, dictionary_size=None)
+    assert distribution.dictionary.shape == stored.shape
+    np.testing.assert_allclose(scores(distribution, others), expected, rtol=1e-4)
+
+
+def test_dictionary_is_of_distinct_descriptors(descriptors):
+    distribution = fitted("nearest_neighbour", descriptors, dictionary_size=50)
+    assert len(distribution.dictionary.unique(dim=0)) == 50
+    # Those that are in the dictionary are at no distance, but for rounding.
+    assert (scores(distribution, descriptors) < 0.01).sum() == 50
+
+
+def test_k_means_is_that_of_scikit_learn(descriptors, others):
+    distribution = fitted("k_means", descriptors)
+    assert len(distribution.centres) == 10
+    stored, asked = components(descriptors, others)
+    centres = distribution.centres.double().numpy()
+    # Components have no sign: bring those of the reference to ours.
+    signs = np.sign((distribution.reduction(descriptors).numpy() * stored).sum(axis=0))
+    stored, asked = stored * signs, asked * signs
+    again = KMeans(10, init=centres, n_init=1).fit(stored)
+    # Lloyd's iterations, started from our centres, stay there.
+    np.testing.assert_allclose(again.cluster_centers_, centres, atol=0.02)
+    expected = np.linalg.norm(asked[:, None] - centres, axis=2).min(axis=1)
+    np.testing.assert_allclose(scores(distribution, others), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"nu": 0.1}, {"gamma": 0.5}])
+def test_one_class_svm_is_that_of_scikit_learn(settings, descriptors, others):
+    stored, asked = components(descriptors, others)
+    expected = -OneClassSVM(**{"nu": 0.5, "gamma": "scale", **settings}).fit(stored).decision_function(asked)
+    assert np.ptp(expected) > 0.5
+    # scikit-learn stops at a tolerance of 1e-3 in the gradients, and starts from components rounded differently here.
+    np.testing.assert_allclose(scores(fitted("one_class_svm", descriptors, **settings), others), expected, atol=0.01)
+
+
+def standardised(descriptors, others):
+    known, asked = descriptors.double().numpy(), others.double().numpy()
+    return (asked - known.mean(axis=0)) / known.std(axis=0)
+
+
+def apply(network, values):
+    """Linear layers, and the leaky rectified linear unit with slope 0.005 between them."""
+    layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+    for index, layer in enumerate(layers):
+        values = values @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
+        if index < len(layers) - 1:
+            values = np.where(values > 0, values, 0.005 * values)
+    return values
+
+
+def test_autoencoder_scores_the_reconstruction_error(descriptors, others):
+    distribution = fitted("autoencoder", descriptors)
+    inputs = standardised(descriptors, others)
+    outputs = apply(distribution.decoder, apply(distribution.encoder, inputs))
+    np.testing.assert_allclose(scores(distribution, others), ((outputs - inputs) ** 2).sum(axis=1), rtol=1e-4)
+
+
+def test_variational_autoencoder_scores_the_reconstruction_probability(descriptors, others):
+    distribution = fitted("variational_autoencoder", descriptors)
+    inputs = standardised(descriptors, others)
+    code_mean, code_log_variance = np.split(apply(distribution.encoder, inputs), 2, axis=1)
+    passes = []
+    for noise in distribution.noise.double().numpy():
+        codes = code_mean + np.exp(np.clip(code_log_variance, -10, 10) / 2) * noise
+        mean, log_variance = np.split(apply(distribution.decoder, codes), 2, axis=1)
+        variance = np.exp(np.clip(log_variance, -10, 10))
+        density = np.exp(-((inputs - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+        passes.append(-np.log(density).sum(axis=1))
+    assert len(passes) == 5
+    # Only what does not underflow in the density.
+    near = np.isfinite(passes).all(axis=0)
+    assert near.sum() >= 20
+    np.testing.assert_allclose(scores(distribution, others)[near], np.mean(passes, axis=0)[near], rtol=1e-4)
+
+
+def test_loss_of_the_variational_autoencoder_is_the_bound_of_its_densities(descriptors):
+    distribution = fitted("variational_autoencoder", descriptors)
+    inputs = distribution.standardise(descriptors[:50])
+    torch.manual_seed(3)
+    loss = distribution.loss(inputs)
+    torch.manual_seed(3)
+    noise = torch.randn(50, HIDDEN_WIDTHS[-1])
+    mean, log_variance = distribution.encoder(inputs).chunk(2, dim=1)
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    prior = torch.distributions.Normal(0.0, 1.0)
+    decoded, decoded_log_variance = distribution.decoder(mean + posterior.stddev * noise).chunk(2, dim=1)
+    likelihood = torch.distributions.Normal(decoded, (decoded_log_variance / 2).exp()).log_prob(inputs).sum(dim=1)
+    divergence = torch.distributions.kl_divergence(posterior, prior).sum(dim=1)
+    torch.testing.assert_close(loss, (divergence - likelihood).mean())
+
+
+@pytest.mark.parametrize("method", ["autoencoder", "variational_autoencoder"])
+def test_autoencoders_learn(method, descriptors, others):
+    # They learn where gradients are turned off, as in a validation.
+    with torch.no_grad():
+        distribution = fitted(method, descriptors, epochs=60, lr=1e-2)
+    known = scores(distribution, descriptors)
+    short = scores(fitted(method, descriptors, epochs=1), descriptors)
+    assert known.mean() < 0.7 * short.mean()
+    assert np.median(scores(distribution, others)[20:]) > np.quantile(known, 0.99)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_restore_the_scores(method, descriptors, others):
+    distribution = fitted(method, descriptors)
+    restored = create_distribution(method, DIM)
+    restored.load_state_dict(distribution.state_dict())
+    np.testing.assert_array_equal(scores(restored, others), scores(distribution, others))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fit_leaves_the_descriptors_alone_and_follows_the_seed(method, descriptors, others):
+    before = descriptors.clone()
+    results = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        distribution = create_distribution(method, DIM, SETTINGS.get(method))
+        distribution.fit(descriptors)
+        results.append(scores(distribution, others))
+    np.testing.assert_array_equal(*results)
+    torch.testing.assert_close(descriptors, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dimension_that_does_not_vary_does_no_harm(method, descriptors, others):
+    descriptors[:, 3] = 7
+    assert np.isfinite(scores(fitted(method, descriptors), others)).all()
+
+
+def test_distances_of_equal_vectors_are_not_negative():
+    vectors = 100 * torch.randn(50, 8)
+    assert (distances.squared_distances(vectors, vectors) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("svm", {}, "method must be one of"),
+        ("k_means", {"nu": 0.1}, "no setting nu: its settings are n_centres"),
+        ("autoencoder", {"n_passes": 2}, "its settings are epochs, lr"),
+        ("k_means", {"n_centres": 0}, "n_centres"),
+        ("nearest_neighbour", {"dictionary_size": 0}, "dictionary_size"),
+        ("nearest_neighbour", {"kept_variance": 1.5}, "kept_variance"),
+        ("one_class_svm", {"nu": 0}, "nu must"),
+        ("one_class_svm", {"gamma": "auto"}, "gamma must"),
+        ("autoencoder", {"lr": 0}, "lr positive"),
+        ("variational_autoencoder", {"n_passes": 0}, "n_passes"),
+    ],
+)
+def test_wrong_setting_is_one_clear_error(method, settings, message):
+    with pytest.raises(ValueError, match=message):
+        create_distribution(method, DIM, settings)
+
+
+def test_diverged_training_is_one_clear_error(descriptors):
+    with pytest.raises(ValueError, match="diverged"):
+        fitted("autoencoder", descriptors, lr=1e30)
