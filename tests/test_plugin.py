@@ -25,15 +25,16 @@ importlib.import_module(sys.argv[1])
 import anomalib
 from anomalib.data import MVTec, SampleParts
 from anomalib import models
-from anomalib.models import UninformedStudents, get_model, list_models
+from anomalib.models import DescriptorBaseline, UninformedStudents, get_model, list_models
 from anomalib.models.image import UninformedStudents as ImageModel
 import anomalib_students
 from anomalib_students.lightning_model import UninformedStudents as OurModel
 
 assert UninformedStudents is ImageModel is OurModel is models.UninformedStudents is anomalib_students.UninformedStudents
+assert DescriptorBaseline is anomalib_students.DescriptorBaseline
 assert MVTec is anomalib_students.MVTec
 assert SampleParts is anomalib_students.SampleParts
-assert "uninformed_students" in list_models()
+assert {"descriptor_baseline", "uninformed_students"} <= list_models()
 assert models.components.AnomalibModule.__subclasses__().count(OurModel) == 1
 for package, name in ((models, "UninformedStudents"), (models.image, "UninformedStudents"), (anomalib.data, "MVTec")):
     assert package.__all__.count(name) == 1
@@ -95,6 +96,7 @@ def anomalib_command(*arguments: str) -> str:
         "anomalib",
         "anomalib.data",
         "anomalib.models",
+        "anomalib_students.baselines.lightning_model",
         "anomalib_students.lightning_model",
         "anomalib_students.torch_model",
     ],

@@ -18,18 +18,15 @@ class Autoencoder(TrainedDistribution):
     """
 
     def __init__(self, descriptor_dim: int = 128, **settings: Any) -> None:
-        super().__init__(descriptor_dim, **settings)
+        super().__init__(**settings)
         widths = (descriptor_dim, *HIDDEN_WIDTHS)
         self.encoder = fully_connected(widths)
         self.decoder = fully_connected(widths[::-1])
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Reconstruction error; see the base class."""
-        return self._reconstruction_error(self.standardise(descriptors))
+        return (self.decoder(self.encoder(descriptors)) - descriptors).square().sum(dim=1)
 
-    def loss(self, inputs: torch.Tensor) -> torch.Tensor:
+    def loss(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Mean reconstruction error; see the base class."""
-        return self._reconstruction_error(inputs).mean()
-
-    def _reconstruction_error(self, inputs: torch.Tensor) -> torch.Tensor:
-        return (self.decoder(self.encoder(inputs)) - inputs).square().sum(dim=1)
+        return self(descriptors).mean()

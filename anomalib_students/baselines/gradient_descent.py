@@ -35,13 +35,9 @@ def fully_connected(widths: Sequence[int]) -> nn.Sequential:
 
 
 class TrainedDistribution(DescriptorDistribution):
-    """A model of standardised descriptors that is trained by gradient descent.
-
-    Each dimension of the descriptors is standardised, as for the students (Section 3.2), so that the learning rate does
-    not depend on the scale of a teacher's descriptors.
+    """A model of the descriptors that is trained by gradient descent.
 
     Args:
-        descriptor_dim: Dimension d of the descriptors.
         epochs: Passes over the descriptors.
         lr: Learning rate of Adam: 1e-4 on MVTec AD (Appendix C), 1e-2 on MNIST and CIFAR-10 (Appendix B).
         weight_decay: Weight decay of Adam.
@@ -54,17 +50,7 @@ class TrainedDistribution(DescriptorDistribution):
     # "All available descriptors" (Section 4.2): about as many as every fourth pixel of a category has.
     paper_samples: ClassVar[int] = 1_000_000
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(
-        self,
-        descriptor_dim: int = 128,
-        epochs: int = 100,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
-        batch_size: int = 512,
-    ) -> None:
+    def __init__(self, epochs: int = 100, lr: float = 1e-4, weight_decay: float = 1e-5, batch_size: int = 512) -> None:
         super().__init__()
         if min(epochs, batch_size) < 1 or lr <= 0 or weight_decay < 0:
             msg = (
@@ -76,8 +62,6 @@ class TrainedDistribution(DescriptorDistribution):
         self.lr = lr
         self.weight_decay = weight_decay
         self.batch_size = batch_size
-        self.register_buffer("mean", torch.zeros(descriptor_dim))
-        self.register_buffer("std", torch.ones(descriptor_dim))
 
     def fit(self, descriptors: torch.Tensor) -> None:
         """Train on the descriptors; see the base class.
@@ -88,38 +72,24 @@ class TrainedDistribution(DescriptorDistribution):
         Raises:
             ValueError: If the training diverges.
         """
-        std, self.mean = torch.std_mean(descriptors, dim=0, correction=0)
-        # What does not vary at all must not be divided by zero.
-        self.std = torch.where(std > 0, std, torch.ones_like(std))
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         # Lightning's validation, before which models are fitted, turns gradients off.
         with torch.enable_grad():
             for _ in tqdm(range(self.epochs), desc=type(self).__name__, unit="epoch", leave=False):
                 for indices in torch.randperm(len(descriptors), device=descriptors.device).split(self.batch_size):
                     optimizer.zero_grad()
-                    self.loss(self.standardise(descriptors[indices])).backward()
+                    self.loss(descriptors[indices]).backward()
                     optimizer.step()
         if not all(parameter.isfinite().all() for parameter in self.parameters()):
             msg = f"The training of the {type(self).__name__} diverged. Use a smaller lr."
             raise ValueError(msg)
 
-    def standardise(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Express each dimension in standard deviations from its mean.
-
-        Args:
-            descriptors: Descriptors of shape ``(N, d)``.
-
-        Returns:
-            Standardised descriptors of shape ``(N, d)``.
-        """
-        return (descriptors - self.mean) / self.std
-
     @abstractmethod
-    def loss(self, inputs: torch.Tensor) -> torch.Tensor:
+    def loss(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Compute the loss of a batch.
 
         Args:
-            inputs: Standardised descriptors of shape ``(B, d)``.
+            descriptors: Descriptors of shape ``(B, d)``.
 
         Returns:
             Loss, a scalar.

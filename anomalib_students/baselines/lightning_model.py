@@ -57,6 +57,8 @@ class DescriptorBaseline(ExactExport, AnomalibModule):
         n_samples: Descriptors that the method is fitted to, drawn uniformly from those of all training images. ``None``
             for 50,000, as the paper, and for the autoencoders, which it trains on all, at most a million.
         max_tile: Largest side in pixels of what is described at once, which bounds the memory.
+        standardise: Whether each dimension of the descriptors is standardised first, as it is for the students (eq. 7).
+            The paper does not say it of these methods.
         settings: Settings of the method that differ from the paper's, such as ``{"n_centres": 20}``: the arguments of
             its class in ``anomalib_students.baselines``.
         pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation.
@@ -85,6 +87,7 @@ class DescriptorBaseline(ExactExport, AnomalibModule):
         architecture: Architecture = "paper",
         n_samples: int | None = None,
         max_tile: int = 512,
+        standardise: bool = True,
         settings: dict[str, Any] | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
@@ -104,6 +107,7 @@ class DescriptorBaseline(ExactExport, AnomalibModule):
             descriptor_dim=descriptor_dim,
             architecture=architecture,
             max_tile=max_tile,
+            standardise=standardise,
             settings=settings,
         )
         if n_samples is not None and n_samples < 1:

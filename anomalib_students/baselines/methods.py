@@ -60,6 +60,8 @@ def create_distribution(
 
 
 def _setting_names(method: type[DescriptorDistribution]) -> list[str]:
-    classes = [method, TrainedDistribution] if issubclass(method, TrainedDistribution) else [method]
+    classes: list[type[DescriptorDistribution]] = [method]
+    if issubclass(method, TrainedDistribution):
+        classes.append(TrainedDistribution)
     names = [name for cls in classes for name in inspect.signature(cls).parameters]
     return [name for name in names if name not in {"descriptor_dim", "settings"}]

@@ -1,7 +1,7 @@
 """The teacher, and a model of the distribution of its descriptors."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
@@ -32,10 +32,14 @@ class DescriptorBaselineModel(nn.Module):
         max_tile: Largest side in pixels of what is described at once. Larger images are cut into tiles, whose patches
             reach over their borders, so that the scores are those of the whole image. Exported models score whole
             images.
+        standardise: Whether each dimension of the descriptors is brought to mean 0 and standard deviation 1 over the
+            training images, as it is for the students (eq. 7).
         settings: Arguments of the method's class that differ from the paper's.
 
     Attributes:
         teacher: Frozen patch network. Its weights are random until they are loaded.
+        descriptor_mean: What is subtracted from descriptors, of shape ``(d,)``.
+        descriptor_std: What they are then divided by, of shape ``(d,)``.
         distribution: Model of the descriptors.
         is_fitted: Whether :meth:`fit` has been called; a scalar.
 
@@ -50,6 +54,8 @@ class DescriptorBaselineModel(nn.Module):
         (torch.Size([1, 1, 64, 64]), torch.Size([1]))
     """
 
+    descriptor_mean: torch.Tensor
+    descriptor_std: torch.Tensor
     is_fitted: torch.Tensor
 
     def __init__(
@@ -60,6 +66,7 @@ class DescriptorBaselineModel(nn.Module):
         descriptor_dim: int = 128,
         architecture: Architecture = "paper",
         max_tile: int = 512,
+        standardise: bool = True,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -69,8 +76,11 @@ class DescriptorBaselineModel(nn.Module):
             raise ValueError(msg)
         self.output_stride = output_stride
         self.max_tile = max_tile
+        self.standardise = standardise
         self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
         self.distribution = create_distribution(method, descriptor_dim, settings)
+        self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim))
+        self.register_buffer("descriptor_std", torch.ones(descriptor_dim))
         self.register_buffer("is_fitted", torch.tensor(data=False))
 
     @torch.no_grad()
@@ -93,8 +103,13 @@ class DescriptorBaselineModel(nn.Module):
             descriptors: Descriptors of anomaly-free images, of shape ``(n, d)``.
         """
         device = self.is_fitted.device
+        descriptors = descriptors.to(device)
+        if self.standardise:
+            std, self.descriptor_mean = torch.std_mean(descriptors, dim=0, correction=0)
+            # What does not vary at all must not be divided by zero.
+            self.descriptor_std = torch.where(std > 0, std, torch.ones_like(std))
         with torch.autocast(device.type, enabled=False):
-            self.distribution.fit(descriptors.to(device))
+            self.distribution.fit(self._normalised(descriptors))
         self.is_fitted.fill_(value=True)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
@@ -111,7 +126,7 @@ class DescriptorBaselineModel(nn.Module):
         """
         if torch.compiler.is_exporting():
             descriptors = self._descriptors(images, padded=False)
-            scores = self.distribution(_vectors(descriptors)).reshape(descriptors[:, 0].shape)
+            scores = self.distribution(self._normalised(_vectors(descriptors))).reshape(descriptors[:, 0].shape)
         else:
             if not self.is_fitted:
                 msg = "The model is not fitted yet: train it, or load a checkpoint of one that was trained."
@@ -128,14 +143,18 @@ class DescriptorBaselineModel(nn.Module):
             descriptors = self._descriptors(tile.images, padded=True)
             # Differences between distances are lost in half precision.
             with torch.autocast(images.device.type, enabled=False):
-                parts = [self.distribution(part) for part in _vectors(descriptors).split(DESCRIPTORS_AT_ONCE)]
+                vectors = self._normalised(_vectors(descriptors))
+                parts = [self.distribution(part) for part in vectors.split(DESCRIPTORS_AT_ONCE)]
             scores[..., tile.rows, tile.columns] = torch.cat(parts).reshape(descriptors[:, 0].shape)
         return scores
 
     def _descriptors(self, images: torch.Tensor, padded: bool) -> torch.Tensor:
         return dense_descriptors(self.teacher, images, self.output_stride, padded).float()
 
+    def _normalised(self, vectors: torch.Tensor) -> torch.Tensor:
+        return (vectors - self.descriptor_mean) / self.descriptor_std
+
 
 def _vectors(descriptors: torch.Tensor) -> torch.Tensor:
     """Put descriptors of shape ``(B, d, h, w)`` below each other, to ``(B h w, d)``."""
-    return cast("torch.Tensor", descriptors.movedim(1, -1).flatten(0, -2))
+    return descriptors.movedim(1, -1).flatten(0, -2)

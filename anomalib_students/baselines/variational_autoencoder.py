@@ -35,7 +35,7 @@ class VariationalAutoencoder(TrainedDistribution):
     noise: torch.Tensor
 
     def __init__(self, descriptor_dim: int = 128, n_passes: int = 5, **settings: Any) -> None:
-        super().__init__(descriptor_dim, **settings)
+        super().__init__(**settings)
         if n_passes < 1:
             msg = f"n_passes must be at least 1, got {n_passes}."
             raise ValueError(msg)
@@ -47,25 +47,24 @@ class VariationalAutoencoder(TrainedDistribution):
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Negative logarithm of the reconstruction probability, averaged over the passes; see the base class."""
-        inputs = self.standardise(descriptors)
-        mean, log_variance = self._encode(inputs)
+        mean, log_variance = self._encode(descriptors)
         codes = mean + (log_variance / 2).exp() * self.noise
-        return self._negative_log_likelihood(inputs, codes).mean(dim=0)
+        return self._negative_log_likelihood(descriptors, codes).mean(dim=0)
 
-    def loss(self, inputs: torch.Tensor) -> torch.Tensor:
+    def loss(self, descriptors: torch.Tensor) -> torch.Tensor:
         """Negative evidence lower bound, from one code for each descriptor; see the base class."""
-        mean, log_variance = self._encode(inputs)
+        mean, log_variance = self._encode(descriptors)
         codes = mean + (log_variance / 2).exp() * torch.randn_like(mean)
         # Kullback-Leibler divergence from the standard normal distribution.
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2
-        return (self._negative_log_likelihood(inputs, codes) + divergence).mean()
+        return (self._negative_log_likelihood(descriptors, codes) + divergence).mean()
 
-    def _encode(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _mean_and_log_variance(self.encoder(inputs))
+    def _encode(self, descriptors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _mean_and_log_variance(self.encoder(descriptors))
 
-    def _negative_log_likelihood(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    def _negative_log_likelihood(self, descriptors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         mean, log_variance = _mean_and_log_variance(self.decoder(codes))
-        squared_deviation = (inputs - mean).square() * (-log_variance).exp()
+        squared_deviation = (descriptors - mean).square() * (-log_variance).exp()
         return (squared_deviation + log_variance + math.log(2 * math.pi)).sum(dim=-1) / 2
 
 

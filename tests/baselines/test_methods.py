@@ -96,11 +96,6 @@ def test_one_class_svm_is_that_of_scikit_learn(settings, descriptors, others):
     np.testing.assert_allclose(scores(fitted("one_class_svm", descriptors, **settings), others), expected, atol=0.01)
 
 
-def standardised(descriptors, others):
-    known, asked = descriptors.double().numpy(), others.double().numpy()
-    return (asked - known.mean(axis=0)) / known.std(axis=0)
-
-
 def apply(network, values):
     """Linear layers, and the leaky rectified linear unit with slope 0.005 between them."""
     layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
@@ -113,14 +108,14 @@ def apply(network, values):
 
 def test_autoencoder_scores_the_reconstruction_error(descriptors, others):
     distribution = fitted("autoencoder", descriptors)
-    inputs = standardised(descriptors, others)
+    inputs = others.double().numpy()
     outputs = apply(distribution.decoder, apply(distribution.encoder, inputs))
     np.testing.assert_allclose(scores(distribution, others), ((outputs - inputs) ** 2).sum(axis=1), rtol=1e-4)
 
 
 def test_variational_autoencoder_scores_the_reconstruction_probability(descriptors, others):
     distribution = fitted("variational_autoencoder", descriptors)
-    inputs = standardised(descriptors, others)
+    inputs = others.double().numpy()
     code_mean, code_log_variance = np.split(apply(distribution.encoder, inputs), 2, axis=1)
     passes = []
     for noise in distribution.noise.double().numpy():
@@ -138,7 +133,7 @@ def test_variational_autoencoder_scores_the_reconstruction_probability(descripto
 
 def test_loss_of_the_variational_autoencoder_is_the_bound_of_its_densities(descriptors):
     distribution = fitted("variational_autoencoder", descriptors)
-    inputs = distribution.standardise(descriptors[:50])
+    inputs = descriptors[:50]
     torch.manual_seed(3)
     loss = distribution.loss(inputs)
     torch.manual_seed(3)
@@ -154,9 +149,10 @@ def test_loss_of_the_variational_autoencoder_is_the_bound_of_its_densities(descr
 
 @pytest.mark.parametrize("method", ["autoencoder", "variational_autoencoder"])
 def test_autoencoders_learn(method, descriptors, others):
+    descriptors, others = descriptors - 5, others - 5
     # They learn where gradients are turned off, as in a validation.
     with torch.no_grad():
-        distribution = fitted(method, descriptors, epochs=60, lr=1e-2)
+        distribution = fitted(method, descriptors, epochs=30, lr=1e-2)
     known = scores(distribution, descriptors)
     short = scores(fitted(method, descriptors, epochs=1), descriptors)
     assert known.mean() < 0.7 * short.mean()
@@ -182,12 +178,6 @@ def test_fit_leaves_the_descriptors_alone_and_follows_the_seed(method, descripto
         results.append(scores(distribution, others))
     np.testing.assert_array_equal(*results)
     torch.testing.assert_close(descriptors, before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_dimension_that_does_not_vary_does_no_harm(method, descriptors, others):
-    descriptors[:, 3] = 7
-    assert np.isfinite(scores(fitted(method, descriptors), others)).all()
 
 
 def test_distances_of_equal_vectors_are_not_negative():

@@ -20,6 +20,10 @@ def fitted(method, **arguments):
     return model
 
 
+def score(model, descriptors):
+    return model.distribution((descriptors - model.descriptor_mean) / model.descriptor_std)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_map_has_the_score_of_each_patch(method):
     model = fitted(method, output_stride=4)
@@ -32,7 +36,7 @@ def test_map_has_the_score_of_each_patch(method):
     for row, column in ((0, 0), (20, 12), (40, 48)):
         patch = padded[..., row : row + 33, column : column + 33]
         with torch.no_grad():
-            expected = model.distribution(model.teacher(patch).flatten(1))
+            expected = score(model, model.teacher(patch).flatten(1))
         torch.testing.assert_close(predictions.anomaly_map[:, 0, row, column], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -64,8 +68,21 @@ def test_scores_are_in_full_precision_where_descriptors_are_not(method):
         descriptors = model.describe(images)
         anomaly_map = model(images).anomaly_map
     with torch.no_grad():
-        expected = model.distribution(descriptors).reshape(10, 10)
+        expected = score(model, descriptors).reshape(10, 10)
     torch.testing.assert_close(anomaly_map[0, 0, ::4, ::4], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_descriptors_are_standardised_if_so_wanted(standardise):
+    model = DescriptorBaselineModel("k_means", descriptor_dim=16, standardise=standardise)
+    descriptors = 3 * torch.randn(200, 16) + 2
+    descriptors[:, 5] = 7
+    model.fit(descriptors)
+    given = descriptors.double()
+    std = given.std(dim=0, correction=0).where(torch.arange(16) != 5, 1.0)
+    expected = (given.mean(dim=0), std) if standardise else (torch.zeros(16), torch.ones(16))
+    torch.testing.assert_close((model.descriptor_mean, model.descriptor_std), tuple(part.float() for part in expected))
+    assert model.distribution.centres.isfinite().all()
 
 
 def test_model_that_is_not_fitted_is_one_clear_error():

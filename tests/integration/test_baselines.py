@@ -21,7 +21,6 @@ QUICK: dict[str, dict[str, Any]] = {
 
 
 def small_baseline(method: str, **arguments: Any) -> DescriptorBaseline:
-    # The side of the images, which are then not resized, by whatever exports or predicts.
     return DescriptorBaseline(
         method=method,
         output_stride=8,
