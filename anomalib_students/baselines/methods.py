@@ -60,8 +60,7 @@ def create_distribution(
 
 
 def _setting_names(method: type[DescriptorDistribution]) -> list[str]:
-    classes: list[type[DescriptorDistribution]] = [method]
+    names = list(inspect.signature(method).parameters)
     if issubclass(method, TrainedDistribution):
-        classes.append(TrainedDistribution)
-    names = [name for cls in classes for name in inspect.signature(cls).parameters]
-    return [name for name in names if name not in {"descriptor_dim", "settings"}]
+        names += inspect.signature(TrainedDistribution.__init__).parameters
+    return [name for name in names if name not in {"self", "descriptor_dim", "settings"}]
