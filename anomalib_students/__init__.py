@@ -6,8 +6,8 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['DescriptorBaseline', 'MVTec', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel',
-     '__version__']
+    ['DescriptorBaseline', 'MVTec', 'OneClassCIFAR10', 'OneClassImageFolder', 'OneClassMNIST', 'SampleParts',
+     'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .baselines.lightning_model import DescriptorBaseline
-    from .data import MVTec, SampleParts
+    from .data import MVTec, OneClassCIFAR10, OneClassImageFolder, OneClassMNIST, SampleParts
     from .lightning_model import UninformedStudents
     from .scale_metrics import ScaleMetrics
     from .torch_model import UninformedStudentsModel
@@ -27,6 +27,9 @@ __version__ = "0.1.0"
 __all__ = [
     "DescriptorBaseline",
     "MVTec",
+    "OneClassCIFAR10",
+    "OneClassImageFolder",
+    "OneClassMNIST",
     "SampleParts",
     "ScaleMetrics",
     "UninformedStudents",
@@ -37,6 +40,9 @@ __all__ = [
 _HOME = {
     "DescriptorBaseline": ".baselines.lightning_model",
     "MVTec": ".data",
+    "OneClassCIFAR10": ".data",
+    "OneClassImageFolder": ".data",
+    "OneClassMNIST": ".data",
     "SampleParts": ".data",
     "ScaleMetrics": ".scale_metrics",
     "UninformedStudents": ".lightning_model",

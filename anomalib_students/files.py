@@ -1,7 +1,11 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import io
 import os
+import shutil
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -9,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-__all__ = ["AtomicCheckpointIO", "check_output", "replace_file"]
+__all__ = ["AtomicCheckpointIO", "check_output", "ensure_folder", "replace_file"]
 
 
 def check_output(path: Path, suffix: str, what: str) -> None:
@@ -57,6 +61,44 @@ def replace_file(path: str | Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def ensure_folder(folder: Path, is_complete: Callable[[Path], bool], write: Callable[[Path], None]) -> None:
+    """Write a folder, unless it is there.
+
+    It is written beside its place, and renamed when it is complete: whoever is interrupted leaves nothing that looks
+    complete, and of two processes at once the slower one takes the other's. A folder that is not complete is replaced.
+
+    Args:
+        folder: The folder.
+        is_complete: Whether all is in a folder, which may not exist.
+        write: Writes a new folder, and makes the folders around it.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    try:
+        if not is_complete(folder):
+            write(temporary)
+            _move_into_place(temporary, folder, is_complete)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_into_place(temporary: Path, final: Path, is_complete: Callable[[Path], bool]) -> None:
+    """Rename a complete folder to its final name, unless there is a complete one by now."""
+    damaged = final.with_name(f"{temporary.name}-damaged")
+    if final.exists() and not is_complete(final):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            final.rename(damaged)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if not is_complete(final):
+            raise
+    finally:
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -24,7 +24,7 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
 from anomalib.data.dataclasses import DatasetItem
 from anomalib.deploy import CompressionType
-from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Score
+from anomalib.metrics import AUPRO, AUROC, AnomalibMetric, Evaluator, F1Score
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -35,13 +35,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
-from .dense import dense_descriptors, split_into_tiles
 from .exact_export import ExactExport
 from .normalization_split import NormalizationSplit
 from .patch_network import Architecture
 from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
-from .torch_model import TrainingMode, UninformedStudentsModel
+from .torch_model import Mode, TrainingMode, UninformedStudentsModel
 
 __all__ = ["UninformedStudents"]
 
@@ -49,6 +48,10 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 MAX_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
+PATCH_BATCH = 64
+"""Images that are described together for the statistics, where each is one patch."""
+BEFORE_NAMED = {"architecture": "paper", "mode": "pixel"}
+"""What the models were whose checkpoints do not name these arguments yet."""
 
 
 class UninformedStudents(ExactExport, AnomalibModule):
@@ -73,11 +76,17 @@ class UninformedStudents(ExactExport, AnomalibModule):
             trainings profit from.
         weight_decay: Weight decay of Adam.
         normalization_split: Part of the anomaly-free training images that is held out for the statistics of eq. 11.
-        pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation.
+        mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to
+            the patch size and scores it as that one patch, for images that are anomalous as a whole (one-class
+            classification, Section 4.1): there is one descriptor, one score and no anomaly map, and ``output_stride``,
+            ``training_mode`` and ``max_tile`` mean nothing.
+        pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation; in the mode
+            ``"patch"``, for resizing to the (largest) patch size.
         post_processor: Post-processor, or ``True`` for anomalib's default.
         evaluator: Evaluator, or ``True`` for AUROC and F1 of images and pixels, and AUPRO up to a false positive rate
-            of 0.3.
-        visualizer: Visualizer, or ``True`` for anomalib's default.
+            of 0.3; in the mode ``"patch"``, for AUROC and F1 of images.
+        visualizer: Visualizer, or ``True`` for anomalib's default; in the mode ``"patch"``, which has no map to show,
+            for none.
 
     Raises:
         ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
@@ -104,6 +113,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         lr_schedule: LearningRateSchedule = "constant",
         weight_decay: float = 1e-5,
         normalization_split: float = 0.1,
+        mode: Mode = "pixel",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
@@ -123,7 +133,16 @@ class UninformedStudents(ExactExport, AnomalibModule):
             descriptor_dim=descriptor_dim,
             max_tile=max_tile,
             architecture=architecture,
+            mode=mode,
         )
+        if mode == "patch":
+            if pre_processor is True:
+                self.pre_processor = self.configure_pre_processor((max(patch_sizes), max(patch_sizes)))
+                self._keep_antialiasing()
+            if evaluator is True:
+                self.evaluator = Evaluator(test_metrics=_image_metrics())
+            if visualizer is True:
+                self.visualizer = None
         if lr <= 0 or weight_decay < 0:
             msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
             raise ValueError(msg)
@@ -216,9 +235,9 @@ class UninformedStudents(ExactExport, AnomalibModule):
             ("n_students", len(self.model.scales[0].students)),
             ("descriptor_dim", self.model.scales[0].teacher.descriptor_dim),
             ("architecture", self.model.architecture),
+            ("mode", self.model.mode),
         ):
-            # Checkpoints of the first version do not name the architecture.
-            expected = saved.get(name, "paper" if name == "architecture" else None)
+            expected = saved.get(name, BEFORE_NAMED.get(name))
             expected = list(expected) if isinstance(expected, tuple) else expected
             if value != expected:
                 msg = (
@@ -253,8 +272,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         """
         return Evaluator(
             test_metrics=[
-                AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
-                F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+                *_image_metrics(),
                 AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
                 F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
                 AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False, fpr_limit=0.3),
@@ -278,10 +296,10 @@ class UninformedStudents(ExactExport, AnomalibModule):
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
         for images in self._images(self.normalization_split.training, "Teacher descriptors"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                teacher, output_stride = ensemble.teacher, self.model.output_stride
-                for tile in split_into_tiles(images, teacher.patch_size, output_stride, self.model.largest_tile):
-                    descriptors = dense_descriptors(teacher, tile.images, output_stride, padded=True)
-                    part.update(descriptors.movedim(1, -1).flatten(0, -2))
+                for descriptors in ensemble.teacher_descriptors(
+                    images, self.model.scored_stride, self.model.largest_tile
+                ):
+                    part.update(descriptors)
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
@@ -296,7 +314,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         statistics = [RunningStatistics(dim=2) for _ in ensembles]
         for images in self._images(self.normalization_split.held_out, "Score statistics"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                scores = ensemble.raw_scores(images, self.model.output_stride, self.model.largest_tile)
+                scores = ensemble.raw_scores(images, self.model.scored_stride, self.model.largest_tile)
                 part.update(torch.stack(scores, dim=-1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
@@ -325,8 +343,10 @@ class UninformedStudents(ExactExport, AnomalibModule):
             msg = "The statistics can be computed only while the model is fitted."
             raise RuntimeError(msg)
         share = range(self.global_rank, len(dataset), self.trainer.world_size)
-        for index in tqdm(share, desc=description, leave=False, disable=self.global_rank > 0):
-            images = dataset.collate_fn([_read(dataset, index)]).image.to(self.device)
+        size = PATCH_BATCH if self.model.mode == "patch" else 1
+        batches = [share[start : start + size] for start in range(0, len(share), size)]
+        for batch in tqdm(batches, desc=description, leave=False, disable=self.global_rank > 0):
+            images = dataset.collate_fn([_read(dataset, index) for index in batch]).image.to(self.device)
             if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
                 images = self.pre_processor.transform(images)
             with self.trainer.precision_plugin.forward_context():
@@ -341,6 +361,14 @@ def _read(dataset: AnomalibDataset, index: int) -> DatasetItem:
         path = dataset.samples.iloc[index].image_path
         msg = f"Cannot read the training image {path}: {error}. Repair or remove it."
         raise ValueError(msg) from error
+
+
+def _image_metrics() -> list[AnomalibMetric]:
+    """AUROC and F1 of the scores and labels of images."""
+    return [
+        AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+        F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+    ]
 
 
 def _divisor(std: torch.Tensor) -> torch.Tensor:

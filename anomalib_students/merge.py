@@ -9,7 +9,7 @@ from .lightning_model import UninformedStudents
 
 __all__ = ["merge_scales"]
 
-ALIKE = ("architecture", "n_students", "descriptor_dim", "output_stride", "normalization_split")
+ALIKE = ("architecture", "n_students", "descriptor_dim", "output_stride", "normalization_split", "mode")
 """Arguments in which the models must not differ."""
 
 
@@ -27,8 +27,9 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         Model with all their patch sizes, in ascending order, in evaluation mode.
 
     Raises:
-        ValueError: If there are no models, two of them share a patch size, or they differ in an argument that a
-            multi-scale model has but once.
+        ValueError: If there are no models, two of them share a patch size, they differ in an argument that a
+            multi-scale model has but once, or several score whole images as patches, which each has zoomed to a size of
+            its own.
     """
     if not models:
         msg = "There are no models to merge."
@@ -43,6 +44,9 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         if any(value != values[0] for value in values):
             msg = f"The models to be merged must have the same {name}, got {values}."
             raise ValueError(msg)
+    if len(models) > 1 and first.model.mode == "patch":
+        msg = "Models of the mode 'patch' cannot be merged: train one with all patch_sizes."
+        raise ValueError(msg)
     arguments = {
         **first.hparams,
         "patch_sizes": tuple(sorted(ensembles)),

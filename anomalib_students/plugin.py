@@ -51,7 +51,7 @@ class _Classes(NamedTuple):
 _CLASSES = {
     "anomalib.data": _Classes(
         source="anomalib_students.data",
-        names=("MVTec", "SampleParts"),
+        names=("MVTec", "OneClassCIFAR10", "OneClassImageFolder", "OneClassMNIST", "SampleParts"),
         targets=("anomalib.data",),
     ),
     "anomalib.models": _Classes(

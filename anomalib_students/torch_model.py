@@ -1,6 +1,6 @@
 """Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, cast, get_args
 
@@ -14,13 +14,17 @@ from .anomaly_map import combine_scales, normalised_score, predictive_uncertaint
 from .dense import check_output_stride, dense_descriptors, sample_phase, split_into_tiles
 from .loss import regression_loss
 from .patch_network import Architecture, PatchNetwork, check_architecture
+from .resize import antialiased_resize
 
-__all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
+__all__ = ["Mode", "StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
 
+Mode = Literal["pixel", "patch"]
+"""What is scored: every pixel of an image, or the image as a whole, which then is one patch (Section 4.1)."""
 TrainingMode = Literal["phase", "dense"]
+"""Which pixels a training step sees where every pixel is scored."""
 
-TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256}
-"""Pixels of a batch whose activations are kept for the backward pass, in each training mode. The images of a larger
+TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
+"""Pixels of a batch whose activations are kept for the backward pass, in each way of training. The images of a larger
 batch are worked off in parts, whose activations are computed once more in the backward pass."""
 SMALLEST_TILE = 16
 """Least side of a tile in pixels: smaller ones would be nearly all border."""
@@ -86,14 +90,52 @@ class StudentTeacherEnsemble(nn.Module):
         students = [describe(cast("PatchNetwork", student), images) for student in self.students]
         return torch.stack(students), target
 
+    def teacher_descriptors(
+        self, images: torch.Tensor, output_stride: int | None, max_tile: int
+    ) -> Iterator[torch.Tensor]:
+        """Describe images with the teacher, without normalisation.
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            output_stride: Distance s between described pixels; None to describe each image as one patch.
+            max_tile: Largest side in pixels that is described at once, to bound the memory.
+
+        Yields:
+            Descriptors of shape ``(n, d)``, which together are those of all pixels or patches.
+        """
+        if output_stride is None:
+            yield self.teacher(self.zoom(images)).flatten(1)
+            return
+        for tile in split_into_tiles(images, self.teacher.patch_size, output_stride, max_tile):
+            descriptors = dense_descriptors(self.teacher, tile.images, output_stride, padded=True)
+            yield descriptors.movedim(1, -1).flatten(0, -2)
+
+    def zoom(self, images: torch.Tensor) -> torch.Tensor:
+        """Zoom images to the side of a patch (Section 4.1).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Images of shape ``(B, 3, p, p)``.
+        """
+        side = self.teacher.patch_size
+        # Where the sides are symbols of an export, a comparison would limit the sizes that the exported model takes.
+        is_zoomed = all(isinstance(length, int) and length == side for length in images.shape[-2:])
+        return images if is_zoomed else antialiased_resize(images, side, side)
+
     def training_loss(
-        self, images: torch.Tensor, mode: TrainingMode, generator: torch.Generator | None = None
+        self,
+        images: torch.Tensor,
+        mode: TrainingMode | Literal["patch"],
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Compute the loss of all students (eq. 7).
 
         Args:
             images: Images of shape ``(B, 3, H, W)``.
-            mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them.
+            mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them, ``"patch"`` for the one descriptor
+                of each image, zoomed to the side of a patch.
             generator: Source of the random numbers that choose the part, by default torch's own.
 
         Returns:
@@ -101,6 +143,8 @@ class StudentTeacherEnsemble(nn.Module):
         """
         if mode == "phase":
             images = sample_phase(self.teacher, images, generator)
+        elif mode == "patch":
+            images = self.zoom(images)
         parts = images.split(max(1, TRAINING_PIXELS[mode] // images[0, 0].numel()))
         if len(parts) == 1:
             return self._part_loss(images, mode)
@@ -108,18 +152,22 @@ class StudentTeacherEnsemble(nn.Module):
         return torch.stack(losses).sum() / len(images)
 
     def raw_scores(
-        self, images: torch.Tensor, output_stride: int, max_tile: int | None = None
+        self, images: torch.Tensor, output_stride: int | None, max_tile: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute regression error and predictive uncertainty (eqs. 8 to 10).
 
         Args:
             images: Images of shape ``(B, 3, H, W)``.
-            output_stride: Distance s between scored pixels.
+            output_stride: Distance s between scored pixels; None to score each image as one patch.
             max_tile: Largest side in pixels that is scored at once, to bound the memory; None for the whole images.
 
         Returns:
-            Regression error e and predictive uncertainty v, each of shape ``(B, ceil(H / s), ceil(W / s))``.
+            Regression error e and predictive uncertainty v, each of shape ``(B, ceil(H / s), ceil(W / s))``, or
+            ``(B, 1, 1)`` for patches.
         """
+        if output_stride is None:
+            students, target = self.describe(self.zoom(images), _apply)
+            return regression_error(students, target), predictive_uncertainty(students)
         if max_tile is None or max(images.shape[-2:]) <= max_tile:
             return self._scores(images, output_stride)
         rows, columns = (-(-side // output_stride) for side in images.shape[-2:])
@@ -129,19 +177,20 @@ class StudentTeacherEnsemble(nn.Module):
             error[part], uncertainty[part] = self._scores(tile.images, output_stride, padded=True)
         return error, uncertainty
 
-    def forward(self, images: torch.Tensor, output_stride: int, max_tile: int | None = None) -> torch.Tensor:
-        """Compute the normalised score of each pixel (eq. 11).
+    def forward(self, images: torch.Tensor, output_stride: int | None, max_tile: int | None = None) -> torch.Tensor:
+        """Compute the normalised score of each pixel, or of each image (eq. 11).
 
         Args:
             images: Images of shape ``(B, 3, H, W)``.
-            output_stride: Distance s between pixels whose score is computed; the others are interpolated.
+            output_stride: Distance s between pixels whose score is computed; the others are interpolated. None to score
+                each image as one patch.
             max_tile: Largest side in pixels that is scored at once; None for the whole images.
 
         Returns:
-            Scores of shape ``(B, 1, H, W)``.
+            Scores of shape ``(B, 1, H, W)``, or ``(B, 1, 1, 1)`` for patches.
         """
-        score = self.combined_score(*self.raw_scores(images, output_stride, max_tile))
-        return upsample(score.unsqueeze(1), output_stride, images.shape[-2:])
+        score = self.combined_score(*self.raw_scores(images, output_stride, max_tile)).unsqueeze(1)
+        return score if output_stride is None else upsample(score, output_stride, images.shape[-2:])
 
     def combined_score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
         """Add up the normalised error and, where there are several students, uncertainty (eq. 11).
@@ -165,7 +214,7 @@ class StudentTeacherEnsemble(nn.Module):
         students, target = self.describe(images, describe)
         return regression_error(students, target), predictive_uncertainty(students)
 
-    def _part_loss(self, images: torch.Tensor, mode: TrainingMode) -> torch.Tensor:
+    def _part_loss(self, images: torch.Tensor, mode: str) -> torch.Tensor:
         return regression_loss(*self.describe(images, dense_descriptors if mode == "dense" else _apply))
 
 
@@ -185,6 +234,9 @@ class UninformedStudentsModel(nn.Module):
             reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
             scored together as are no larger. Exported models score whole images.
         architecture: ``"paper"`` for the paper's networks, ``"light"`` for such as cost a tenth or less.
+        mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
+            that it then is (Section 4.1). ``output_stride``, ``training_mode`` and ``max_tile`` mean nothing to the
+            latter.
 
     Attributes:
         tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then stands for ``max_tile``, and
@@ -209,13 +261,15 @@ class UninformedStudentsModel(nn.Module):
         descriptor_dim: int = 128,
         max_tile: int = 512,
         architecture: Architecture = "paper",
+        mode: Mode = "pixel",
     ) -> None:
         super().__init__()
         for patch_size in patch_sizes:
             check_architecture(architecture, patch_size)
-        _check_arguments(patch_sizes, n_students, output_stride, training_mode, max_tile)
+        _check_arguments(patch_sizes, n_students, output_stride, training_mode, max_tile, mode)
         self.patch_sizes = tuple(patch_sizes)
         self.architecture = architecture
+        self.mode = mode
         self.output_stride = output_stride
         self.training_mode = training_mode
         self.max_tile = max_tile
@@ -234,6 +288,11 @@ class UninformedStudentsModel(nn.Module):
         return [cast("StudentTeacherEnsemble", ensemble) for ensemble in self.ensembles.values()]
 
     @property
+    def scored_stride(self) -> int | None:
+        """Distance in pixels between scored pixels; None where each image is one patch."""
+        return None if self.mode == "patch" else self.output_stride
+
+    @property
     def largest_tile(self) -> int:
         """Largest side in pixels of what is scored at once."""
         if self.tiler is None:
@@ -248,25 +307,31 @@ class UninformedStudentsModel(nn.Module):
 
         Returns:
             In training, the loss of all students of all patch sizes (eq. 7), a scalar. In evaluation, the anomaly map
-            of shape ``(B, 1, H, W)`` (eq. 12) and its maximum as the score of the image, of shape ``(B,)``.
+            of shape ``(B, 1, H, W)`` (eq. 12) and its maximum as the score of the image, of shape ``(B,)``; in the mode
+            ``"patch"`` the score of eq. 12 alone.
         """
         if self.training:
             seed = _draw_seed()
+            mode = "patch" if self.mode == "patch" else self.training_mode
             losses = [
-                ensemble.training_loss(images, self.training_mode, torch.Generator().manual_seed(seed + patch_size))
+                ensemble.training_loss(images, mode, torch.Generator().manual_seed(seed + patch_size))
                 for patch_size, ensemble in zip(self.patch_sizes, self.scales, strict=True)
             ]
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
-            return _prediction(self._anomaly_map(images))
+            return self._prediction(self._scores(images))
         parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
         with torch.no_grad():
-            maps = torch.cat([self._anomaly_map(part, self.largest_tile) for part in parts])
-        return _prediction(maps)
+            scores = torch.cat([self._scores(part, self.largest_tile) for part in parts])
+        return self._prediction(scores)
 
-    def _anomaly_map(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
-        return combine_scales([ensemble(images, self.output_stride, max_tile) for ensemble in self.scales])
+    def _scores(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
+        return combine_scales([ensemble(images, self.scored_stride, max_tile) for ensemble in self.scales])
+
+    def _prediction(self, scores: torch.Tensor) -> InferenceBatch:
+        anomaly_map = None if self.mode == "patch" else scores
+        return InferenceBatch(pred_score=scores.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
 
 
 def _draw_seed() -> int:
@@ -274,16 +339,12 @@ def _draw_seed() -> int:
     return int(torch.randint(2**62, ()))
 
 
-def _prediction(anomaly_map: torch.Tensor) -> InferenceBatch:
-    return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
-
-
 def _apply(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
     return network(images)
 
 
 def _check_arguments(
-    patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str, max_tile: int
+    patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str, max_tile: int, mode: str
 ) -> None:
     if not patch_sizes or len(set(patch_sizes)) != len(patch_sizes):
         msg = f"patch_sizes must name at least one patch size, each once; got {tuple(patch_sizes)}."
@@ -294,6 +355,9 @@ def _check_arguments(
     check_output_stride(output_stride)
     if training_mode not in get_args(TrainingMode):
         msg = f"training_mode must be one of {get_args(TrainingMode)}, got {training_mode!r}."
+        raise ValueError(msg)
+    if mode not in get_args(Mode):
+        msg = f"mode must be one of {get_args(Mode)}, got {mode!r}."
         raise ValueError(msg)
     if max_tile < SMALLEST_TILE:
         msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."

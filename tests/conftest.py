@@ -91,6 +91,27 @@ def photographs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory):
+    """Folder with a tiny MNIST in torchvision's files: 20 training and 6 test images of each of three digits.
+
+    The digit k is a bright bar from row 4 + 3 k on, somewhere to the left or right.
+    """
+    root = tmp_path_factory.mktemp("mnist")
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for split, count in (("train", 20), ("t10k", 6)):
+        labels = random.permutation(np.repeat([0, 1, 7], count)).astype(np.uint8)
+        images = random.integers(30, size=(len(labels), 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            left = random.integers(4, 10)
+            image[4 + 3 * label : 7 + 3 * label, left : left + 14] = 255
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            header = np.array([0x800 + values.ndim, *values.shape], dtype=">i4").tobytes()
+            (root / "MNIST" / "raw" / f"{split}-{kind}-ubyte").write_bytes(header + values.tobytes())
+    return root
+
+
+@pytest.fixture(scope="session")
 def real_data():
     """Folder of the real data sets, where there is one."""
     folder = os.environ.get("ANOMALIB_STUDENTS_DATA")

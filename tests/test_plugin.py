@@ -23,7 +23,7 @@ warnings.filterwarnings("error", category=RuntimeWarning, module="anomalib_stude
 importlib.import_module(sys.argv[1])
 
 import anomalib
-from anomalib.data import MVTec, SampleParts
+from anomalib.data import MVTec, OneClassCIFAR10, OneClassImageFolder, OneClassMNIST, SampleParts
 from anomalib import models
 from anomalib.models import DescriptorBaseline, UninformedStudents, get_model, list_models
 from anomalib.models.image import UninformedStudents as ImageModel
@@ -33,6 +33,9 @@ from anomalib_students.lightning_model import UninformedStudents as OurModel
 assert UninformedStudents is ImageModel is OurModel is models.UninformedStudents is anomalib_students.UninformedStudents
 assert DescriptorBaseline is anomalib_students.DescriptorBaseline
 assert MVTec is anomalib_students.MVTec
+assert OneClassMNIST is anomalib_students.OneClassMNIST
+assert OneClassCIFAR10 is anomalib_students.OneClassCIFAR10
+assert OneClassImageFolder is anomalib_students.OneClassImageFolder
 assert SampleParts is anomalib_students.SampleParts
 assert {"descriptor_baseline", "uninformed_students"} <= list_models()
 assert models.components.AnomalibModule.__subclasses__().count(OurModel) == 1

@@ -2,6 +2,7 @@ import pytest
 import torch
 from anomalib.callbacks import TilerConfigurationCallback
 from torch import nn
+from torch.nn import functional
 
 from anomalib_students import UninformedStudents, dense, torch_model
 from anomalib_students.anomaly_map import predictive_uncertainty, regression_error, upsample
@@ -256,6 +257,74 @@ def one_seed_per_part(model, images, parts):
     return list(seeds.values())
 
 
+class TestPatchMode:
+    """Each image is one patch: one descriptor, and one score."""
+
+    def test_score_is_the_mean_over_scales_of_equation_11(self):
+        model = make_model((17, 33), n_students=5, mode="patch").eval()
+        images = make_images(4, 3, 33, 33)
+        expected = 0
+        for size, ensemble in zip((17, 33), model.scales, strict=True):
+            patches = zoomed(images, size)
+            students = torch.stack([student(patches)[:, :, 0, 0] for student in ensemble.students])
+            target = (ensemble.teacher(patches) - ensemble.descriptor_mean) / ensemble.descriptor_std
+            mean = students.mean(dim=0)
+            e = (mean - target[:, :, 0, 0]).square().sum(dim=1)
+            # Eq. 10 as it is printed.
+            v = students.square().sum(dim=2).mean(dim=0) - mean.square().sum(dim=1)
+            score = (e - ensemble.error_mean) / ensemble.error_std
+            expected += (score + (v - ensemble.uncertainty_mean) / ensemble.uncertainty_std) / 2
+        predictions = model(images)
+        # The model normalises the teacher's descriptors in single precision.
+        torch.testing.assert_close(predictions.pred_score, expected, rtol=1e-5, atol=1e-5, check_dtype=False)
+        assert predictions.pred_score.shape == (4,)
+        assert predictions.anomaly_map is predictions.pred_mask is predictions.pred_label is None
+        assert not predictions.pred_score.requires_grad
+
+    @pytest.mark.parametrize("size", [(33, 33), (28, 28), (50, 41)])
+    def test_loss_is_equation_7_on_one_descriptor(self, size):
+        model = make_model((33,), mode="patch")
+        images = make_images(3, 3, *size)
+        (ensemble,) = model.scales
+        patches = zoomed(images, 33)
+        target = (ensemble.teacher(patches) - ensemble.descriptor_mean) / ensemble.descriptor_std
+        expected = sum((student(patches) - target).square().sum() / 3 for student in ensemble.students)
+        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5, check_dtype=False)
+
+    def test_images_of_other_sizes_are_zoomed(self):
+        model = make_model((33,), mode="patch").eval()
+        images = make_images(2, 3, 28, 40)
+        torch.testing.assert_close(model(images).pred_score, model(zoomed(images, 33)).pred_score, rtol=1e-6, atol=1e-6)
+
+    def test_what_concerns_pixels_alone_means_nothing(self):
+        model = make_model((33,), mode="patch").eval()
+        other = make_model((33,), mode="patch", output_stride=1, max_tile=16, training_mode="dense").eval()
+        other.load_state_dict(model.state_dict())
+        images = make_images(3, 3, 33, 33)
+        torch.testing.assert_close(other(images).pred_score, model(images).pred_score)
+        torch.testing.assert_close(other.train()(images), model.train()(images))
+
+    def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(self, monkeypatch):
+        model = make_model((33,), mode="patch")
+        assert_same_loss_and_gradients(model, make_images(5, 3, 33, 33), monkeypatch, "patch", pixels=2 * 33 * 33)
+
+    def test_exported_program_takes_images_of_any_size(self):
+        model = make_model((17, 33), mode="patch").float().eval()
+        batch, height, width = (torch.export.Dim(name, min=2, max=999) for name in ("batch", "height", "width"))
+        shapes = {"images": {0: batch, 2: height, 3: width}}
+        program = torch.export.export(model, (torch.rand(2, 3, 20, 25),), dynamic_shapes=shapes)
+        for shape in ((3, 3, 20, 25), (2, 3, 33, 33), (4, 3, 50, 17)):
+            images = torch.rand(shape)
+            torch.testing.assert_close(
+                program.module()(images).pred_score, model(images).pred_score, rtol=1e-4, atol=1e-4
+            )
+
+
+def zoomed(images, side):
+    """Images of another size, by torch's own antialiased interpolation."""
+    return functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+
 class TestState:
     def test_statistics_and_weights_of_every_scale_are_in_the_state_dict(self):
         state = make_model((17, 65)).state_dict()
@@ -296,6 +365,7 @@ def test_exported_program_equals_eager():
         ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light'\), got 'heavy'"),
         ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
+        ({"mode": "image"}, r"mode must be one of \('pixel', 'patch'\), got 'image'"),
     ],
 )
 def test_an_argument_out_of_range_is_refused(arguments, message):

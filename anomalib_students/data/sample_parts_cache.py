@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import uuid
 from pathlib import Path
 
 import platformdirs
@@ -15,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from anomalib_students.data.sample_parts_images import NUM_IMAGES, make_image
+from anomalib_students.files import ensure_folder
 
 CATEGORY = "part"
 # To be raised whenever a picture changes.
@@ -29,9 +27,7 @@ def default_root() -> Path:
 def ensure_sample_parts(folder: Path) -> None:
     """Renders the sample parts, unless they are there.
 
-    The pictures are written to a folder next to the final one, which is renamed when they are complete: whoever is
-    interrupted leaves nothing that looks complete, and of two processes at once the slower one takes the other's.
-    A folder in which files are missing is replaced.
+    They are complete or not there at all, and a folder in which files are missing is replaced.
 
     Args:
         folder: Folder of the category.
@@ -39,16 +35,11 @@ def ensure_sample_parts(folder: Path) -> None:
     Raises:
         OSError: If the folder can't be written.
     """
-    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     try:
-        if not is_complete(folder):
-            write_sample_parts(temporary)
-            _move_into_place(temporary, folder)
+        ensure_folder(folder, is_complete, write_sample_parts)
     except OSError as error:
         msg = f"Can't write the sample parts to {folder}: {error}. Name a folder that can be written with --data.root."
         raise OSError(msg) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_complete(folder: Path) -> bool:
@@ -84,18 +75,3 @@ def write_sample_parts(folder: Path) -> None:
 def _write_png(path: Path, pixels: NDArray[uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-def _move_into_place(temporary: Path, final: Path) -> None:
-    """Renames a complete folder to its final name, unless there is a complete one by now."""
-    damaged = final.with_name(f"{temporary.name}-damaged")
-    if final.exists() and not is_complete(final):
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            final.rename(damaged)
-    try:
-        temporary.rename(final)
-    except OSError:
-        if not is_complete(final):
-            raise
-    finally:
-        shutil.rmtree(damaged, ignore_errors=True)

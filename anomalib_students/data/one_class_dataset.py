@@ -1,0 +1,109 @@
+"""Images of several classes, one of which is normal: listed in torchvision's layout, and decoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from anomalib import TaskType
+from anomalib.data import AnomalibDataset, ImageItem
+from anomalib.data.utils import LabelName
+from pandas import DataFrame
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
+
+__all__ = ["OneClassDataset", "draw_samples", "list_samples"]
+
+MEMORY = 2**30
+"""Bytes of decoded images that a data set keeps; the others are decoded each time."""
+
+
+def list_samples(folder: Path, normal_class: str) -> DataFrame:
+    """List the images of a folder with one subfolder for each class.
+
+    Args:
+        folder: Folder in the layout of :class:`torchvision.datasets.ImageFolder`.
+        normal_class: Name of the subfolder with the normal images.
+
+    Returns:
+        Samples as anomalib's data sets have them: ``image_path``, ``label`` (the class), ``label_index`` (0 for the
+        normal class, 1 for the others), ``mask_path`` (empty) and ``split`` (the folder's name).
+
+    Raises:
+        FileNotFoundError: If the folder is missing, or has no subfolders.
+    """
+    images = ImageFolder(folder, allow_empty=True)
+    classes = [images.classes[target] for target in images.targets]
+    samples = DataFrame({"image_path": [path for path, _ in images.samples], "label": classes})
+    is_normal = samples["label"] == normal_class
+    samples["label_index"] = is_normal.map({True: int(LabelName.NORMAL), False: int(LabelName.ABNORMAL)})
+    return samples.assign(mask_path="", split=folder.name)
+
+
+def draw_samples(samples: DataFrame, n_samples: int, seed: int) -> DataFrame:
+    """Draw samples at random, in the proportions of their labels.
+
+    Args:
+        samples: Samples to draw from, as :func:`list_samples` gives them.
+        n_samples: How many to draw.
+        seed: Seed of the choice: the same seed draws the same samples.
+
+    Returns:
+        The drawn samples, with their index, at least one for each label; all if there are no more.
+    """
+    if n_samples >= len(samples):
+        return samples
+    share = n_samples / len(samples)
+    groups = [group for _, group in samples.groupby("label_index")]
+    return pd.concat([group.sample(max(1, round(share * len(group))), random_state=seed) for group in groups])
+
+
+class OneClassDataset(AnomalibDataset):
+    """Labelled images without masks, each of which is decoded once as long as there is memory for it.
+
+    Args:
+        samples: Samples, as :func:`list_samples` gives them.
+    """
+
+    def __init__(self, samples: DataFrame) -> None:
+        super().__init__()
+        samples.attrs["task"] = TaskType.CLASSIFICATION.value
+        self.samples = samples
+        self._decoded: dict[str, torch.Tensor] = {}
+        self._free_memory = MEMORY
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Read an image.
+
+        Args:
+            index: Position in the samples.
+
+        Returns:
+            Image in RGB of shape ``(3, H, W)`` with values in ``[0, 1]``, label and path.
+
+        Raises:
+            ValueError: If the file is no image, or damaged.
+        """
+        path, label = self.samples.at[index, "image_path"], self.samples.at[index, "label_index"]
+        image = tv_tensors.Image(to_dtype(self._pixels(path), torch.float32, scale=True))
+        if self.augmentations:
+            image = self.augmentations(image)
+        return ImageItem(image=image, gt_label=torch.tensor(label), image_path=path)
+
+    def _pixels(self, path: str) -> torch.Tensor:
+        """Pixels of an image in RGB, of shape ``(3, H, W)`` in bytes."""
+        if path in self._decoded:
+            return self._decoded[path]
+        try:
+            with Image.open(path) as file:
+                pixels = pil_to_tensor(file.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            msg = f"The image {path} is damaged: {error}."
+            raise ValueError(msg) from error
+        if pixels.nbytes <= self._free_memory:
+            self._decoded[path] = pixels
+            self._free_memory -= pixels.nbytes
+        return pixels
