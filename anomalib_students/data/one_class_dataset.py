@@ -48,7 +48,7 @@ def draw_samples(samples: DataFrame, n_samples: int, seed: int) -> DataFrame:
 
     Args:
         samples: Samples to draw from, as :func:`list_samples` gives them.
-        n_samples: How many to draw.
+        n_samples: How many to draw, up to rounding.
         seed: Seed of the choice: the same seed draws the same samples.
 
     Returns:
