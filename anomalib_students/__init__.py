@@ -6,8 +6,8 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['DescriptorBaseline', 'MVTec', 'OneClassCIFAR10', 'OneClassImageFolder', 'OneClassMNIST', 'SampleParts',
-     'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
+    ['CNNFeatureDictionary', 'DescriptorBaseline', 'MVTec', 'OneClassCIFAR10', 'OneClassImageFolder', 'OneClassMNIST',
+     'SSIMAutoencoder', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .baselines.cnn_feature_dictionary.lightning_model import CNNFeatureDictionary
     from .baselines.lightning_model import DescriptorBaseline
+    from .baselines.ssim_autoencoder.lightning_model import SSIMAutoencoder
     from .data import MVTec, OneClassCIFAR10, OneClassImageFolder, OneClassMNIST, SampleParts
     from .lightning_model import UninformedStudents
     from .scale_metrics import ScaleMetrics
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CNNFeatureDictionary",
     "DescriptorBaseline",
     "MVTec",
     "OneClassCIFAR10",
     "OneClassImageFolder",
     "OneClassMNIST",
+    "SSIMAutoencoder",
     "SampleParts",
     "ScaleMetrics",
     "UninformedStudents",
@@ -38,11 +42,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "CNNFeatureDictionary": ".baselines.cnn_feature_dictionary.lightning_model",
     "DescriptorBaseline": ".baselines.lightning_model",
     "MVTec": ".data",
     "OneClassCIFAR10": ".data",
     "OneClassImageFolder": ".data",
     "OneClassMNIST": ".data",
+    "SSIMAutoencoder": ".baselines.ssim_autoencoder.lightning_model",
     "SampleParts": ".data",
     "ScaleMetrics": ".scale_metrics",
     "UninformedStudents": ".lightning_model",

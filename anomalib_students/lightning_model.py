@@ -16,7 +16,7 @@ See Also:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 import wrapt
@@ -98,6 +98,8 @@ class UninformedStudents(ExactExport, AnomalibModule):
         >>> model.model.patch_sizes
         (33,)
     """
+
+    paper_epochs: ClassVar[int] = MAX_EPOCHS
 
     def __init__(
         self,
@@ -377,15 +379,15 @@ def _divisor(std: torch.Tensor) -> torch.Tensor:
 
 
 def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
-    """Give anomalib's engine the paper's number of epochs for our model where the user names no limit.
+    """Give anomalib's engine the paper's number of epochs for our models where the user names no limit.
 
     ``trainer_arguments`` would not do: they take precedence over what the user says.
     """
     model = args[0] if args else kwargs["model"]
     limits = engine._cache.args  # noqa: SLF001
     unlimited = limits.get("max_epochs") is None and limits.get("max_time") is None
-    if isinstance(model, UninformedStudents) and unlimited and limits.get("max_steps") in {None, -1}:
-        limits["max_epochs"] = MAX_EPOCHS
+    if hasattr(model, "paper_epochs") and unlimited and limits.get("max_steps") in {None, -1}:
+        limits["max_epochs"] = model.paper_epochs
     setup(*args, **kwargs)
 
 

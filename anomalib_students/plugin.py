@@ -56,7 +56,7 @@ _CLASSES = {
     ),
     "anomalib.models": _Classes(
         source="anomalib_students",
-        names=("DescriptorBaseline", "UninformedStudents"),
+        names=("CNNFeatureDictionary", "DescriptorBaseline", "SSIMAutoencoder", "UninformedStudents"),
         targets=("anomalib.models", "anomalib.models.image"),
     ),
 }

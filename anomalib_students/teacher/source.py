@@ -31,6 +31,7 @@ class DistillationSource(nn.Module):
         layer: Name of an intermediate layer whose globally pooled features are the descriptor (``"layer3"`` of a
             ResNet). By default the model's own pooled feature vector.
         input_size: Side in pixels to which patches are resized before the model sees them.
+        pretrained: Whether the model gets weights at all. Without, they are random, until others are loaded.
 
     Raises:
         ValueError: If there is no model, or no layer, of that name.
@@ -44,6 +45,7 @@ class DistillationSource(nn.Module):
         checkpoint_path: Path | None = None,
         layer: str | None = None,
         input_size: int = 64,
+        pretrained: bool = True,
     ) -> None:
         super().__init__()
         if name == BUNDLED:
@@ -52,7 +54,7 @@ class DistillationSource(nn.Module):
             self.model: nn.Module = load_teacher(path, BUNDLED_PATCH_SIZE, int(read_metadata(path)["descriptor_dim"]))
             return
         self.input_size = input_size
-        self.model = _create_model(name, layer, pretrained=checkpoint_path is None)
+        self.model = _create_model(name, layer, pretrained=pretrained and checkpoint_path is None)
         if checkpoint_path is not None:
             _load_weights(self.model, checkpoint_path, name)
         # Convolutions on the CPU are faster by half with the channels last.

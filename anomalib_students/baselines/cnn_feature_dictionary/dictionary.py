@@ -1,0 +1,72 @@
+"""A small dictionary of typical features."""
+
+import torch
+from torch.nn import functional
+
+from anomalib_students.baselines.distances import squared_distances
+from anomalib_students.baselines.k_means import KMeans
+
+__all__ = ["FeatureDictionary"]
+
+
+class FeatureDictionary(KMeans):
+    """Keep the features nearest to the centres of K-Means, and score others by their distance to them.
+
+    Features are normalised to an l1 norm of one, and reduced to their principal components (Napoletano et al., Sections
+    4 and 6).
+
+    Args:
+        n_entries: Number of cluster centres, and so of features in the dictionary.
+        n_nearest: Number of nearest entries whose distances are averaged.
+        n_init: Number of random starts of K-Means, of which the best counts.
+        kept_variance: Part of the variance that the principal components keep.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> dictionary = FeatureDictionary(n_entries=4)
+        >>> dictionary.fit(torch.rand(100, 8))
+        >>> dictionary(torch.rand(5, 8)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, n_entries: int = 10, n_nearest: int = 1, n_init: int = 3, kept_variance: float = 0.95) -> None:
+        super().__init__(n_centres=n_entries, n_init=n_init, kept_variance=kept_variance)
+        if not 1 <= n_nearest <= n_entries:
+            msg = f"n_nearest must lie between 1 and n_entries {n_entries}, got {n_nearest}."
+            raise ValueError(msg)
+        self.n_nearest = n_nearest
+
+    def fit(self, descriptors: torch.Tensor) -> None:
+        """Find the principal components, cluster them, and move each centre to the nearest of them.
+
+        Args:
+            descriptors: Features of shape ``(n, d)``.
+
+        Raises:
+            ValueError: If there are fewer features than entries.
+        """
+        if len(descriptors) < self.n_centres:
+            msg = (
+                f"The dictionary has {self.n_centres} entries, but there are only {len(descriptors)} patches to choose "
+                "them from: raise patches_per_image and n_samples, or lower n_entries."
+            )
+            raise ValueError(msg)
+        normalised = functional.normalize(descriptors, p=1, dim=1)
+        super().fit(normalised)
+        components = self.reduction(normalised)
+        self.centres = components[squared_distances(self.centres, components).argmin(dim=1)]
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Score features by the mean distance to the nearest entries.
+
+        Args:
+            descriptors: Features of shape ``(N, d)``.
+
+        Returns:
+            Scores of shape ``(N,)``.
+        """
+        components = self.reduction(functional.normalize(descriptors, p=1, dim=1))
+        distances = squared_distances(components, self.centres).sqrt()
+        return distances.topk(self.n_nearest, dim=1, largest=False).values.mean(dim=1)

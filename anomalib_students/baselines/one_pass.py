@@ -1,0 +1,86 @@
+"""Training in one pass: collect descriptors of the training images, then fit a model of them."""
+
+from typing import Any, cast
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from .descriptor_sample import DescriptorSample
+
+__all__ = ["OnePassTraining"]
+
+
+class OnePassTraining(LightningModule):
+    """Mixin of anomalib models that are fitted to a sample of descriptors.
+
+    It goes before ``AnomalibModule`` among the base classes. The torch model has a method ``describe``, which turns
+    images into descriptors, and a method ``fit``.
+
+    Attributes:
+        model: The torch model.
+        n_samples: Descriptors that the model is fitted to, drawn uniformly from those of all training images.
+    """
+
+    model: Any
+    n_samples: int
+    _sample: DescriptorSample | None = None
+
+    def on_fit_start(self) -> None:
+        """Begin a new sample of descriptors."""
+        self._sample = DescriptorSample(self.n_samples)
+
+    def training_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Let the descriptors of a batch take part in the sample.
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Zero, for Lightning to count the step: the descriptors are modelled when all are there.
+        """
+        cast("DescriptorSample", self._sample).update(self.model.describe(batch.image))
+        return torch.zeros((), device=self.device, requires_grad=True)
+
+    def on_validation_start(self) -> None:
+        """Fit the model before anomalib measures the range of the scores and the threshold."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._fit()
+
+    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Predict anomaly maps and scores.
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            The batch, with predictions.
+        """
+        predictions = self.model(batch.image)
+        return batch.update(**predictions._asdict())
+
+    def on_train_epoch_end(self) -> None:
+        """Fit the model, where no validation has done so."""
+        self._fit()
+
+    @staticmethod
+    def configure_optimizers() -> None:
+        """Nothing is optimised by the trainer."""
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments of the trainer that the model depends on: one pass over the images, by one process."""
+        return {"max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """The model learns from anomaly-free images."""
+        return LearningType.ONE_CLASS
+
+    def _fit(self) -> None:
+        if self._sample is not None:
+            self.model.fit(self._sample.descriptors)
+            self._sample = None
