@@ -72,8 +72,12 @@ class OnePassTraining(LightningModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments of the trainer that the model depends on: one pass over the images, by one process."""
-        return {"max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
+        """Arguments of the trainer that the model depends on: one pass over the images, by one process.
+
+        After the only epoch there must be a validation: anomalib's AUROC takes scores to be logits where it has not
+        measured their range, and large ones are then all the same to it.
+        """
+        return {"max_epochs": 1, "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0, "devices": 1}
 
     @property
     def learning_type(self) -> LearningType:
