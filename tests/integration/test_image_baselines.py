@@ -12,7 +12,7 @@ from anomalib.engine import Engine
 from anomalib.models import CNNFeatureDictionary, SSIMAutoencoder, get_model
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
-from torchvision.transforms.v2 import Normalize
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .test_command_line import BIN, run
 
@@ -114,7 +114,8 @@ def test_missing_source_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_normalised_images_are_one_clear_error(datamodule: MVTec, tmp_path: Path) -> None:
     normalize = Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-    model = small_ssim_autoencoder(pre_processor=PreProcessor(transform=normalize))
+    pre_processor = PreProcessor(transform=Compose([Resize((128, 128)), normalize]))
+    model = small_ssim_autoencoder(pre_processor=pre_processor)
     with pytest.raises(ValueError, match="take the normalisation out of the pre-processor"):
         small_engine(tmp_path, max_epochs=1).fit(model, datamodule=datamodule)
 
