@@ -131,3 +131,11 @@ def test_a_damaged_checkpoint_is_told(resnet18_checkpoint, tmp_path, suffix, kep
 def test_a_checkpoint_that_is_no_state_dict_is_told(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     assert_refused(RuntimeError, r"list\.pth", "resnet18", tmp_path / "list.pth", "layer3")
+
+
+def test_without_pretrained_weights_the_source_waits_for_others():
+    source, other = (DistillationSource("resnet18", layer="layer2", pretrained=False) for _ in range(2))
+    patches = make_patches()
+    assert not torch.equal(source(patches), other(patches))
+    other.load_state_dict(source.state_dict())
+    torch.testing.assert_close(source(patches), other(patches))

@@ -52,8 +52,8 @@ class CNNFeatureDictionary(OnePassTraining, ExactExport, AnomalibModule):
             pretrained weights are downloaded.
         source_layer: Name of an intermediate layer whose globally pooled features are taken, such as ``"layer3"``. By
             default it is the network's last, the paper's ``avgpool``.
-        input_size: Side in pixels to which patches are resized before the source sees them. The cost grows with its
-            square.
+        input_size: Side in pixels to which patches are resized before the source sees them, except for ``"bundled"``,
+            which always sees 33. The cost grows with its square.
         pretrained: Whether the source gets its weights now; ``False`` leaves it without, for a checkpoint to fill in.
         n_entries: Number of entries of the dictionary.
         n_nearest: Number of nearest entries whose distances are averaged to the score.
