@@ -24,7 +24,7 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
 from anomalib.data.dataclasses import DatasetItem
 from anomalib.deploy import CompressionType
-from anomalib.metrics import AUPRO, AUROC, AnomalibMetric, Evaluator, F1Score
+from anomalib.metrics import AUPRO, AnomalibMetric, Evaluator, F1Score
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -36,6 +36,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
 from .exact_export import ExactExport
+from .metrics import AUROC
 from .normalization_split import NormalizationSplit
 from .patch_network import Architecture
 from .statistics import RunningStatistics

@@ -5,30 +5,13 @@ from typing import Any, cast
 
 import torch
 from anomalib.data import Batch, ImageBatch
-from anomalib.metrics import AUPRO, AUROC, AnomalibMetric
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torchmetrics import Metric
 
-__all__ = ["ScaleMetrics", "create_metrics"]
+from .metrics import create_metrics
 
-
-def create_metrics(prefix: str = "", fpr_limit: float = 0.3) -> list[AnomalibMetric]:
-    """Make the metrics that need no threshold.
-
-    Args:
-        prefix: Beginning of their names.
-        fpr_limit: False positive rate up to which AUPRO integrates, in ``(0, 1]``.
-
-    Returns:
-        AUROC of images and pixels, and AUPRO.
-    """
-    pixel_fields = ["anomaly_map", "gt_mask"]
-    return [
-        AUROC(fields=["pred_score", "gt_label"], prefix=f"{prefix}image_"),
-        AUROC(fields=pixel_fields, prefix=f"{prefix}pixel_", strict=False),
-        AUPRO(fields=pixel_fields, prefix=f"{prefix}pixel_", strict=False, fpr_limit=fpr_limit),
-    ]
+__all__ = ["ScaleMetrics"]
 
 
 class ScaleMetrics(Callback):
