@@ -14,32 +14,27 @@ See Also:
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-import torch
-from anomalib import LearningType
-from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.patch_network import Architecture
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
 
-from .descriptor_sample import DescriptorSample
 from .methods import Method
+from .one_pass import OnePassTraining
 from .torch_model import DescriptorBaselineModel
 
 __all__ = ["DescriptorBaseline"]
 
 
-class DescriptorBaseline(ExactExport, AnomalibModule):
+class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
     """Lightning module of the methods that Bergmann et al. (CVPR 2020) fit to the teacher's descriptors.
 
     It trains in one epoch, in which it collects descriptors of the training images.
@@ -117,44 +112,6 @@ class DescriptorBaseline(ExactExport, AnomalibModule):
             path = teacher_path(teacher, patch_size, architecture)
             self.model.teacher = load_teacher(path, patch_size, descriptor_dim, architecture)
         self.n_samples = n_samples or self.model.distribution.paper_samples
-        self._sample: DescriptorSample | None = None
-
-    def on_fit_start(self) -> None:
-        """Begin a new sample of descriptors."""
-        self._sample = DescriptorSample(self.n_samples)
-
-    def training_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Let the descriptors of a batch take part in the sample.
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            Zero, for Lightning to count the step: the descriptors are modelled when all are there.
-        """
-        cast("DescriptorSample", self._sample).update(self.model.describe(cast("torch.Tensor", batch.image)))
-        return torch.zeros((), device=self.device, requires_grad=True)
-
-    def on_validation_start(self) -> None:
-        """Fit the method before anomalib measures the range of the scores and the threshold."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self._fit()
-
-    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Predict anomaly maps and scores.
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            The batch, with predictions.
-        """
-        predictions = self.model(batch.image)
-        return batch.update(**predictions._asdict())
-
-    def on_train_epoch_end(self) -> None:
-        """Fit the method, where no validation has done so."""
-        self._fit()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint independent of the teacher's file.
@@ -185,10 +142,6 @@ class DescriptorBaseline(ExactExport, AnomalibModule):
         super().on_load_checkpoint(checkpoint)
 
     @staticmethod
-    def configure_optimizers() -> None:
-        """Nothing is optimised by the trainer."""
-
-    @staticmethod
     def configure_evaluator() -> Evaluator:
         """Configure the default evaluator.
 
@@ -196,22 +149,3 @@ class DescriptorBaseline(ExactExport, AnomalibModule):
             That of ``UninformedStudents``, for figures that can be compared.
         """
         return UninformedStudents.configure_evaluator()
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments of the trainer that the model depends on: one pass over the images, by one process.
-
-        After the only epoch there must be a validation: anomalib's AUROC takes scores to be logits where it has not
-        measured their range, and large ones are then all the same to it.
-        """
-        return {"max_epochs": 1, "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0, "devices": 1}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """The model learns from anomaly-free images."""
-        return LearningType.ONE_CLASS
-
-    def _fit(self) -> None:
-        if self._sample is not None:
-            self.model.fit(self._sample.descriptors)
-            self._sample = None

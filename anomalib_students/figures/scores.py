@@ -52,6 +52,9 @@ def load_model(checkpoint: Path, device: str | torch.device | None = None) -> Un
         reason = str(error).partition("\n")[0] or type(error).__name__
         msg = f"{checkpoint} is no checkpoint of UninformedStudents: {reason}"
         raise ValueError(msg) from error
+    if model.model.mode == "patch":
+        msg = f"{checkpoint} is of a model with mode patch, which gives an image one score: there are no maps to draw."
+        raise ValueError(msg)
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return cast("UninformedStudents", model).eval().to(device)

@@ -3,6 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from anomalib.models import UninformedStudents
+from lightning.pytorch import Trainer
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
@@ -138,6 +140,15 @@ def test_a_file_that_is_no_checkpoint_of_the_model_is_named(content, tmp_path):
     with pytest.raises(ValueError, match=f"{path} is no checkpoint of UninformedStudents: .") as error:
         load_model(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_without_maps_is_refused(tmp_path):
+    path = tmp_path / "model.ckpt"
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
+    trainer.strategy.connect(UninformedStudents(patch_sizes=(33,), n_students=1, mode="patch", teacher=None))
+    trainer.save_checkpoint(path)
+    with pytest.raises(ValueError, match="mode patch, which gives an image one score"):
+        load_model(path)
 
 
 def test_an_unknown_device_is_told(checkpoint):
