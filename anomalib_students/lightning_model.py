@@ -35,6 +35,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
+from .checkpoint_check import check_arguments
 from .exact_export import ExactExport
 from .metrics import AUROC
 from .normalization_split import NormalizationSplit
@@ -232,21 +233,14 @@ class UninformedStudents(ExactExport, AnomalibModule):
         Raises:
             ValueError: If the checkpoint is of a model with other networks.
         """
-        saved = checkpoint.get("hyper_parameters", {})
-        for name, value in (
-            ("patch_sizes", list(self.model.patch_sizes)),
-            ("n_students", len(self.model.scales[0].students)),
-            ("descriptor_dim", self.model.scales[0].teacher.descriptor_dim),
-            ("architecture", self.model.architecture),
-            ("mode", self.model.mode),
-        ):
-            expected = saved.get(name, BEFORE_NAMED.get(name))
-            expected = list(expected) if isinstance(expected, tuple) else expected
-            if value != expected:
-                msg = (
-                    f"The checkpoint is of a model with {name} {expected}, but the model has {value}: set {name} alike."
-                )
-                raise ValueError(msg)
+        arguments = {
+            "patch_sizes": self.model.patch_sizes,
+            "n_students": len(self.model.scales[0].students),
+            "descriptor_dim": self.model.scales[0].teacher.descriptor_dim,
+            "architecture": self.model.architecture,
+            "mode": self.model.mode,
+        }
+        check_arguments(checkpoint, arguments, BEFORE_NAMED)
         super().on_load_checkpoint(checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -22,6 +22,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.patch_network import Architecture
@@ -131,14 +132,10 @@ class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
         Raises:
             ValueError: If the checkpoint is of another method or teacher.
         """
-        saved = checkpoint.get("hyper_parameters", {})
-        for name in ("method", "patch_size", "descriptor_dim", "architecture"):
-            if self.hparams[name] != saved.get(name):
-                msg = (
-                    f"The checkpoint is of a model with {name} {saved.get(name)}, but the model has "
-                    f"{self.hparams[name]}: set {name} alike."
-                )
-                raise ValueError(msg)
+        check_arguments(
+            checkpoint,
+            {name: self.hparams[name] for name in ("method", "patch_size", "descriptor_dim", "architecture")},
+        )
         super().on_load_checkpoint(checkpoint)
 
     @staticmethod

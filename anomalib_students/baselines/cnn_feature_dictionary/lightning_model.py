@@ -24,6 +24,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from anomalib_students.baselines.one_pass import OnePassTraining
+from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.teacher.source import DistillationSource
@@ -130,14 +131,7 @@ class CNNFeatureDictionary(OnePassTraining, ExactExport, AnomalibModule):
         Raises:
             ValueError: If the checkpoint is of another source, or of patches of another size.
         """
-        saved = checkpoint.get("hyper_parameters", {})
-        for name in ("patch_size", *SOURCE_ARGUMENTS):
-            if self.hparams[name] != saved.get(name):
-                msg = (
-                    f"The checkpoint is of a model with {name} {saved.get(name)}, but the model has "
-                    f"{self.hparams[name]}: set {name} alike."
-                )
-                raise ValueError(msg)
+        check_arguments(checkpoint, {name: self.hparams[name] for name in ("patch_size", *SOURCE_ARGUMENTS)})
         super().on_load_checkpoint(checkpoint)
 
     @staticmethod

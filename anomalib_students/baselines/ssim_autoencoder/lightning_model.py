@@ -27,6 +27,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
+from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
 
@@ -138,14 +139,7 @@ class SSIMAutoencoder(ExactExport, AnomalibModule):
         Raises:
             ValueError: If the checkpoint is of another network.
         """
-        saved = checkpoint.get("hyper_parameters", {})
-        for name in ("patch_size", "latent_dim"):
-            if self.hparams[name] != saved.get(name):
-                msg = (
-                    f"The checkpoint is of a model with {name} {saved.get(name)}, but the model has "
-                    f"{self.hparams[name]}: set {name} alike."
-                )
-                raise ValueError(msg)
+        check_arguments(checkpoint, {name: self.hparams[name] for name in ("patch_size", "latent_dim")})
         super().on_load_checkpoint(checkpoint)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
