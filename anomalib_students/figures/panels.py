@@ -18,6 +18,8 @@ WIDTH = 8.3
 """Width of a figure in inches, at most: what README shows at 100 dots per inch."""
 CELL = 1.9
 """Largest side of a picture in inches."""
+BAR = 0.06
+"""Width of a colour bar as a part of a picture's."""
 COLOUR_MAP = "inferno"
 """Ordered by lightness, also for the colour-blind and in print."""
 HIGHEST = 99.9
@@ -65,7 +67,7 @@ def draw_panels(
     shape = (len(images), len(headings)) if images_as == "rows" else (len(headings), len(images))
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
         figure = Figure(figsize=_size(*shape, bars=images_as if shared_colours else None), layout="constrained")
-        grid = figure.subplots(*shape, squeeze=False)
+        grid, bars = _cells(figure, *shape, images_as if shared_colours else None)
         # By image and heading from here on.
         axes = grid if images_as == "rows" else grid.T
         for row, image in zip(axes, images, strict=True):
@@ -76,18 +78,34 @@ def draw_panels(
                     _draw_ground_truth(cell, image)
                 else:
                     _draw_map(cell, image.maps[heading], image.mask if has_masks else None)
-        if shared_colours:
-            for heading in images[0].maps:
-                _share_colours(figure, axes[:, headings.index(heading)], images_as)
+        for heading, cells, bar in zip(headings, axes.T, bars, strict=False):
+            if heading in images[0].maps:
+                _share_colours(figure, cells, bar, images_as)
+            else:
+                bar.remove()
         _label(grid, [image.name for image in images], headings, images_as)
     return figure
 
 
 def _size(rows: int, columns: int, bars: Layout | None) -> tuple[float, float]:
     """Width and height in inches, with room for labels, titles and colour bars."""
-    beside, below = (1.0 if bars == "columns" else 0.35), (0.8 if bars == "rows" else 0.25)
+    beside, below = (1.0 if bars == "columns" else 0.35), (1.0 if bars == "rows" else 0.25)
     cell = min(CELL, (WIDTH - beside) / columns)
     return columns * cell + beside, rows * cell + below
+
+
+def _cells(figure: Figure, rows: int, columns: int, bars: Layout | None) -> tuple[np.ndarray, np.ndarray]:
+    """Divide a figure into cells for pictures, and narrow ones for colour bars below or beside them.
+
+    The colour bars have cells of their own, so that pictures with and without one are in line.
+    """
+    if bars is None:
+        return figure.subplots(rows, columns, squeeze=False), np.array([])
+    if bars == "rows":
+        grid = figure.subplots(rows + 1, columns, squeeze=False, height_ratios=[1] * rows + [BAR])
+        return grid[:-1], grid[-1]
+    grid = figure.subplots(rows, columns + 1, squeeze=False, width_ratios=[1] * columns + [BAR])
+    return grid[:, :-1], grid[:, -1]
 
 
 def _draw_ground_truth(cell: Axes, image: ScoredImage) -> None:
@@ -105,13 +123,13 @@ def _draw_map(cell: Axes, scores: np.ndarray, mask: np.ndarray | None) -> None:
         cell.contour(mask.astype(float), levels=[0.5], colors=GROUND_TRUTH, linewidths=0.8)
 
 
-def _share_colours(figure: Figure, cells: np.ndarray, images_as: Layout) -> None:
+def _share_colours(figure: Figure, cells: np.ndarray, bar: Axes, images_as: Layout) -> None:
     pictures = [cell.images[0] for cell in cells]
     colours = PowerNorm(0.5, vmin=0, vmax=max(picture.norm.vmax for picture in pictures))
     for picture in pictures:
         picture.set_norm(colours)
-    location = "bottom" if images_as == "rows" else "right"
-    figure.colorbar(pictures[0], ax=list(cells), location=location, extend="max", aspect=15, label="anomaly score")
+    orientation = "horizontal" if images_as == "rows" else "vertical"
+    figure.colorbar(pictures[0], cax=bar, orientation=orientation, extend="max", label="anomaly score")
 
 
 def _label(grid: np.ndarray, names: Sequence[str], headings: Sequence[str], images_as: Layout) -> None:
