@@ -25,16 +25,21 @@ from .patch_network import PatchNetwork
 
 __all__ = [
     "OUTPUT_STRIDES",
+    "SMALLEST_TILE",
     "Tile",
+    "check_max_tile",
     "check_output_stride",
     "dense_descriptors",
     "reflect_pad",
     "sample_phase",
     "split_into_tiles",
+    "tiled_descriptors",
 ]
 
 OUTPUT_STRIDES = (1, 2, 4, 8)
 """Supported distances in pixels between neighbouring descriptors."""
+SMALLEST_TILE = 16
+"""Least side of a tile in pixels: smaller ones would be nearly all border."""
 PHASE_SIDE = 32
 """Patches in each direction that a training step sees. On a fixed budget, many steps on few patches of an image learn
 more than few steps on many: they tell the networks less of one image, and more of all."""
@@ -65,6 +70,20 @@ def check_output_stride(output_stride: int) -> None:
     """
     if output_stride not in OUTPUT_STRIDES:
         msg = f"The output stride must be one of {OUTPUT_STRIDES}, got {output_stride}."
+        raise ValueError(msg)
+
+
+def check_max_tile(max_tile: int) -> None:
+    """Refuse tiles that are too small.
+
+    Args:
+        max_tile: Largest side of a tile in pixels.
+
+    Raises:
+        ValueError: If ``max_tile`` is less than :data:`SMALLEST_TILE`.
+    """
+    if max_tile < SMALLEST_TILE:
+        msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."
         raise ValueError(msg)
 
 
@@ -170,6 +189,24 @@ def split_into_tiles(images: torch.Tensor, patch_size: int, output_stride: int, 
                 slice(left // output_stride, -(-right // output_stride)),
                 padded[..., top : bottom + 2 * border, left : right + 2 * border],
             )
+
+
+def tiled_descriptors(
+    network: PatchNetwork, images: torch.Tensor, output_stride: int, max_tile: int
+) -> Iterator[torch.Tensor]:
+    """Describe images tile by tile, where only the descriptors count, and not their places.
+
+    Args:
+        network: Patch network with descriptor dimension d.
+        images: Images of shape ``(B, 3, H, W)`` with ``H, W >= 1``.
+        output_stride: Distance s between described pixels.
+        max_tile: Largest side, in pixels, that the descriptors of a tile stand for; at least s.
+
+    Yields:
+        Descriptors of shape ``(n, d)``, which together are those of every s-th pixel.
+    """
+    for tile in split_into_tiles(images, network.patch_size, output_stride, max_tile):
+        yield dense_descriptors(network, tile.images, output_stride, padded=True).movedim(1, -1).flatten(0, -2)
 
 
 def sample_phase(network: PatchNetwork, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

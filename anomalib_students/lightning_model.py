@@ -40,7 +40,7 @@ from .exact_export import ExactExport
 from .metrics import AUROC
 from .normalization_split import NormalizationSplit
 from .patch_network import Architecture
-from .statistics import RunningStatistics
+from .statistics import RunningStatistics, divisor
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .torch_model import Mode, TrainingMode, UninformedStudentsModel
 
@@ -300,7 +300,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
-            ensemble.descriptor_std.copy_(_divisor(total.std).view(-1, 1, 1))
+            ensemble.descriptor_std.copy_(divisor(total.std).view(-1, 1, 1))
 
     @torch.no_grad()
     def _normalise_scores(self) -> None:
@@ -318,11 +318,11 @@ class UninformedStudents(ExactExport, AnomalibModule):
             if not total.mean.isfinite().all():
                 msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
                 raise ValueError(msg)
-            divisor = _divisor(total.std)
+            std = divisor(total.std)
             ensemble.error_mean.copy_(total.mean[0])
-            ensemble.error_std.copy_(divisor[0])
+            ensemble.error_std.copy_(std[0])
             ensemble.uncertainty_mean.copy_(total.mean[1])
-            ensemble.uncertainty_std.copy_(divisor[1])
+            ensemble.uncertainty_std.copy_(std[1])
         self._scores_normalised_at = self.global_step
 
     def _merge_over_workers(self, statistics: RunningStatistics) -> RunningStatistics:
@@ -366,11 +366,6 @@ def _image_metrics() -> list[AnomalibMetric]:
         AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
         F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
     ]
-
-
-def _divisor(std: torch.Tensor) -> torch.Tensor:
-    """Keep what does not vary at all from being divided by zero."""
-    return torch.where(std > 0, std, torch.ones_like(std)).float()
 
 
 def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401

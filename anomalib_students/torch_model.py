@@ -11,7 +11,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .anomaly_map import combine_scales, normalised_score, predictive_uncertainty, regression_error, upsample
-from .dense import check_output_stride, dense_descriptors, sample_phase, split_into_tiles
+from .dense import (
+    SMALLEST_TILE,
+    check_max_tile,
+    check_output_stride,
+    dense_descriptors,
+    sample_phase,
+    split_into_tiles,
+    tiled_descriptors,
+)
 from .loss import regression_loss
 from .patch_network import Architecture, PatchNetwork, check_architecture
 from .resize import antialiased_resize
@@ -26,8 +34,6 @@ TrainingMode = Literal["phase", "dense"]
 TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
 """Pixels of a batch whose activations are kept for the backward pass, in each way of training. The images of a larger
 batch are worked off in parts, whose activations are computed once more in the backward pass."""
-SMALLEST_TILE = 16
-"""Least side of a tile in pixels: smaller ones would be nearly all border."""
 
 
 class StudentTeacherEnsemble(nn.Module):
@@ -105,10 +111,8 @@ class StudentTeacherEnsemble(nn.Module):
         """
         if output_stride is None:
             yield self.teacher(self.zoom(images)).flatten(1)
-            return
-        for tile in split_into_tiles(images, self.teacher.patch_size, output_stride, max_tile):
-            descriptors = dense_descriptors(self.teacher, tile.images, output_stride, padded=True)
-            yield descriptors.movedim(1, -1).flatten(0, -2)
+        else:
+            yield from tiled_descriptors(self.teacher, images, output_stride, max_tile)
 
     def zoom(self, images: torch.Tensor) -> torch.Tensor:
         """Zoom images to the side of a patch (Section 4.1).
@@ -359,6 +363,4 @@ def _check_arguments(
     if mode not in get_args(Mode):
         msg = f"mode must be one of {get_args(Mode)}, got {mode!r}."
         raise ValueError(msg)
-    if max_tile < SMALLEST_TILE:
-        msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."
-        raise ValueError(msg)
+    check_max_tile(max_tile)

@@ -8,9 +8,15 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_students.anomaly_map import upsample
-from anomalib_students.dense import check_output_stride, dense_descriptors, split_into_tiles
+from anomalib_students.dense import (
+    check_max_tile,
+    check_output_stride,
+    dense_descriptors,
+    split_into_tiles,
+    tiled_descriptors,
+)
 from anomalib_students.patch_network import Architecture, PatchNetwork
-from anomalib_students.torch_model import SMALLEST_TILE
+from anomalib_students.statistics import divisor
 
 from .methods import Method, create_distribution
 
@@ -71,9 +77,7 @@ class DescriptorBaselineModel(nn.Module):
     ) -> None:
         super().__init__()
         check_output_stride(output_stride)
-        if max_tile < SMALLEST_TILE:
-            msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."
-            raise ValueError(msg)
+        check_max_tile(max_tile)
         self.output_stride = output_stride
         self.max_tile = max_tile
         self.standardise = standardise
@@ -93,8 +97,7 @@ class DescriptorBaselineModel(nn.Module):
         Returns:
             Descriptors of every s-th pixel of all images, of shape ``(n, d)``.
         """
-        tiles = split_into_tiles(images, self.teacher.patch_size, self.output_stride, self.max_tile)
-        return torch.cat([_vectors(self._descriptors(tile.images, padded=True)) for tile in tiles])
+        return torch.cat(list(tiled_descriptors(self.teacher, images, self.output_stride, self.max_tile))).float()
 
     def fit(self, descriptors: torch.Tensor) -> None:
         """Fit the model of the descriptors.
@@ -106,8 +109,7 @@ class DescriptorBaselineModel(nn.Module):
         descriptors = descriptors.to(device)
         if self.standardise:
             std, self.descriptor_mean = torch.std_mean(descriptors, dim=0, correction=0)
-            # What does not vary at all must not be divided by zero.
-            self.descriptor_std = torch.where(std > 0, std, torch.ones_like(std))
+            self.descriptor_std = divisor(std)
         with torch.autocast(device.type, enabled=False):
             self.distribution.fit(self._normalised(descriptors))
         self.is_fitted.fill_(value=True)

@@ -78,9 +78,10 @@ class BestAndWorst(Callback):
         """
         if not self.areas:
             return
+        test_images = find_test_images(datamodule)
         for name, choose in (("best", max), ("worst", min)):
-            dataset = named_images(find_test_images(datamodule), [Path(choose(self.areas, key=self.areas.__getitem__))])
-            scored = [score_image(model, batch) for batch in read_examples(dataset)]
+            chosen = named_images(test_images, [Path(choose(self.areas, key=self.areas.__getitem__))])
+            scored = [score_image(model, batch) for batch in read_examples(chosen)]
             (folder / f"{name}.png").write_bytes(png_bytes(draw_panels(scored)))
 
 
