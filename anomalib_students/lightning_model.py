@@ -15,6 +15,7 @@ See Also:
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -40,6 +41,7 @@ from .exact_export import ExactExport
 from .metrics import AUROC
 from .normalization_split import NormalizationSplit
 from .patch_network import Architecture
+from .precision import has_bfloat16
 from .statistics import RunningStatistics, divisor
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .torch_model import Mode, TrainingMode, UninformedStudentsModel
@@ -89,6 +91,11 @@ class UninformedStudents(ExactExport, AnomalibModule):
             of 0.3; in the mode ``"patch"``, for AUROC and F1 of images.
         visualizer: Visualizer, or ``True`` for anomalib's default; in the mode ``"patch"``, which has no map to show,
             for none.
+
+    Attributes:
+        chooses_precision: Whether training steps compute in bfloat16 where the device does so natively. anomalib's
+            engine sets it where the user names no ``precision`` of the trainer. Statistics and predictions stay in the
+            trainer's precision.
 
     Raises:
         ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
@@ -161,6 +168,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
+        self.chooses_precision = False
         self._scores_normalised_at: int | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -187,7 +195,8 @@ class UninformedStudents(ExactExport, AnomalibModule):
             Dictionary with the loss.
         """
         images = cast("torch.Tensor", batch.image)
-        loss = self.model(images)
+        with self._training_precision():
+            loss = self.model(images)
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))
         return {"loss": loss}
 
@@ -286,6 +295,12 @@ class UninformedStudents(ExactExport, AnomalibModule):
         """The model learns from anomaly-free images."""
         return LearningType.ONE_CLASS
 
+    def _training_precision(self) -> AbstractContextManager[object]:
+        """Compute in bfloat16 where that is native and the user has not named a precision."""
+        if self.chooses_precision and has_bfloat16(self.device):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
     @torch.no_grad()
     def _normalise_descriptors(self) -> None:
         """Compute mean and standard deviation of the teachers' descriptors over the training images."""
@@ -369,20 +384,22 @@ def _image_metrics() -> list[AnomalibMetric]:
 
 
 def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
-    """Give anomalib's engine the paper's number of epochs for our models where the user names no limit.
+    """Let our models choose what the user leaves open: the paper's number of epochs, and the precision of the training.
 
     ``trainer_arguments`` would not do: they take precedence over what the user says.
     """
     model = args[0] if args else kwargs["model"]
-    limits = engine._cache.args  # noqa: SLF001
-    unlimited = limits.get("max_epochs") is None and limits.get("max_time") is None
-    if hasattr(model, "paper_epochs") and unlimited and limits.get("max_steps") in {None, -1}:
-        limits["max_epochs"] = model.paper_epochs
+    settings = engine._cache.args  # noqa: SLF001
+    unlimited = settings.get("max_epochs") is None and settings.get("max_time") is None
+    if hasattr(model, "paper_epochs") and unlimited and settings.get("max_steps") in {None, -1}:
+        settings["max_epochs"] = model.paper_epochs
+    if isinstance(model, UninformedStudents):
+        model.chooses_precision = settings.get("precision") is None
     setup(*args, **kwargs)
 
 
 @wrapt.when_imported("anomalib.engine.engine")
-def _train_as_long_as_the_paper(engine: ModuleType) -> None:
+def _let_models_choose(engine: ModuleType) -> None:
     wrapt.wrap_function_wrapper(engine, "Engine._setup_trainer", _setup_trainer)
 
 

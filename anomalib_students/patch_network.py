@@ -149,6 +149,8 @@ class PatchNetwork(nn.Module):
         )
         self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        # The maps take the layout of the weights, in which convolution and pooling are up to twice as fast on a CPU.
+        self.to(memory_format=torch.channels_last)
 
     @property
     def stride(self) -> int:

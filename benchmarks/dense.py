@@ -38,7 +38,7 @@ def dense(
     sides: tuple[int, ...] = (128, 256, 512),
     architecture: Architecture = "paper",
     precision: Literal["float32", "bfloat16"] = "float32",
-    channels_last: bool = False,
+    channels_last: bool = True,
     batch_size: int = 512,
     device: str = "cpu",
     runs: int = 3,
@@ -58,7 +58,7 @@ def dense(
     dtype, on = getattr(torch, precision), torch.device(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     convolution_rate = rate_of_convolutions(dtype, layout, on, runs)
-    title = f"{machine(on)}, {precision}{', channels last' if channels_last else ''}"
+    title = f"{machine(on)}, {precision}{', channels last' if channels_last else ', channels first'}"
     table = Table(title=f"{title}; convolutions alone: {convolution_rate / 1e9:,.0f} GFLOP/s")
     headings = ["p", "side", "ours", "GFLOP/s", "of convolutions", "patches / ours", "counted", "of counted"]
     for heading in [*headings, "dilated / ours", "multi-pooling / ours"]:

@@ -127,7 +127,8 @@ def test_dense_equals_patches_at_full_width(patch_size):
     network = make_network(patch_size, descriptor_dim=128, dtype=torch.float32)
     images = make_images(1, 3, 9, 10, dtype=torch.float32)
     for output_stride in (1, 4):
-        assert_dense_equals_patches(network, images, output_stride, tolerance=1e-5, limit=8)
+        # float32 sums of up to 6,400 products, in another order for other sizes: 1.4e-5 was seen.
+        assert_dense_equals_patches(network, images, output_stride, tolerance=5e-5, limit=8)
 
 
 @pytest.mark.usefixtures("narrow_networks")

@@ -24,6 +24,7 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
         patch_size: Side p of the receptive field in pixels.
     """
     model = experiment.create_model(patch_size)
+    model.chooses_precision = "precision" not in experiment.trainer
     datamodule = experiment.create_datamodule(category)
     arguments = {"max_epochs": MAX_EPOCHS, **experiment.trainer_arguments(model)}
     checkpoint_io = AnomalibCheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))

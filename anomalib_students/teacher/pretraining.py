@@ -111,8 +111,7 @@ class TeacherPretraining(LightningModule):
         self._source: tuple[DistillationSource, ...] = (source,) if source is not None and lambda_k else ()
         self._train_images = train_images
         self._held_out_images = held_out_images
-        # On the CPU a step is faster by a quarter with the channels last.
-        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).to(memory_format=torch.channels_last)
+        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture)
         for network in self._source:
             self.decoder = nn.Linear(descriptor_dim, network.dim)
             self.register_buffer("target_mean", torch.zeros(network.dim))
@@ -266,7 +265,7 @@ class TeacherPretraining(LightningModule):
 
     def _describe(self, patches: torch.Tensor) -> torch.Tensor:
         """Describe patches of shape (n, B, 3, p, p) in one pass: descriptors of shape (n, B, d)."""
-        batch = patches.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        batch = patches.flatten(0, 1)
         return self.teacher(batch).flatten(1).unflatten(0, patches.shape[:2])
 
     def _decode(self, descriptors: torch.Tensor) -> torch.Tensor:

@@ -96,7 +96,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
     if not all(weight.isfinite().all() for weight in state.values()):
         msg = f"The teacher {path} has weights that are not finite."
         raise ValueError(msg)
-    return network.eval().requires_grad_(requires_grad=False)
+    return network.to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)
 
 
 def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str, str]) -> None:

@@ -173,6 +173,28 @@ def test_loss_falls_in_either_precision(precision: str, data_root: Path, tmp_pat
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
+@pytest.mark.parametrize(
+    ("native", "precision", "expected"), [(True, None, True), (False, None, False), (True, 32, False)]
+)
+def test_trains_in_bfloat16_where_that_is_native_and_nothing_else_is_said(
+    native: bool,
+    precision: int | None,
+    expected: bool,
+    datamodule: MVTec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anomalib_students.lightning_model.has_bfloat16", lambda device: native)
+    model = small_model()
+    in_bfloat16: set[bool] = set()
+    # Inference applies the layers, and not the network.
+    model.model.scales[0].students[0].register_forward_hook(
+        lambda network, images, descriptors: in_bfloat16.add(descriptors.dtype == torch.bfloat16)
+    )
+    small_engine(tmp_path, precision=precision).fit(model, datamodule=datamodule)
+    assert in_bfloat16 == {expected}
+
+
 def test_dense_training_of_a_batch(datamodule: MVTec, tmp_path: Path) -> None:
     engine = small_engine(tmp_path, max_epochs=None, max_steps=1)
     engine.fit(small_model(side=40, training_mode="dense"), datamodule=datamodule)
