@@ -30,7 +30,7 @@ def teachers(file: Path | None = None) -> None:
     ]
     paths = [file] if file else bundled
     descriptions = {path: read_metadata(path) for path in paths if file or path.is_file()}
-    table = Table("", *(path.name for path in descriptions))
+    table = Table("", *(path.stem for path in descriptions))
     for name in dict.fromkeys(key for description in descriptions.values() for key in description):
         table.add_row(name, *(description.get(name, "") for description in descriptions.values()))
     Console().print(table)

@@ -101,7 +101,7 @@ def inference(
             for hint in hints:
                 milliseconds = compare(model, ways, batch_size, hint, side, runs)
                 ratio = milliseconds.get("openvino f32", float("nan")) / min(milliseconds.values())
-                times = (f"{value:.0f}" for value in milliseconds.values())
+                times = (f"{milliseconds[way]:.0f}" if way in milliseconds else "fails" for way in ways)
                 table.add_row(name, str(batch_size), hint, *times, f"{ratio:.1f}")
     Console(width=160).print(table)
 
@@ -112,22 +112,34 @@ def compare(
     """Time all ways of running a model: milliseconds an image."""
     images = torch.rand(batch_size, 3, side, side)
     with TemporaryDirectory() as folder:
-        calls = {way: prepare(model, way, images, hint, Path(folder)) for way in ways}
-    times: dict[Way, list[float]] = {way: [] for way in ways}
+        # A folder each: OpenVINO maps the file of a model that it has read.
+        calls = {way: call for way in ways if (call := try_to_prepare(model, way, images, hint, Path(folder) / way))}
+    times: dict[Way, list[float]] = {way: [] for way in calls}
     for run in range(runs + 1):
-        for way, (call, batches) in calls.items():
+        for way, (call, n_images) in calls.items():
             start = time.perf_counter()
             call()
             # The first warms up.
             if run > 0:
-                times[way].append((time.perf_counter() - start) / batches / batch_size)
+                times[way].append((time.perf_counter() - start) / n_images)
     return {way: 1e3 * statistics.median(values) for way, values in times.items()}
+
+
+def try_to_prepare(
+    model: AnomalibModule, way: Way, images: torch.Tensor, hint: Hint, folder: Path
+) -> tuple[Callable[[], object], int] | None:
+    """Make the call to time, or tell why there is none: not every model of anomalib's can be run in every way."""
+    try:
+        return prepare(model, way, images, hint, folder)
+    except (RuntimeError, ValueError) as error:
+        Console().print(f"{type(model).__name__}, {way}: {error}", markup=False)
+        return None
 
 
 def prepare(
     model: AnomalibModule, way: Way, images: torch.Tensor, hint: Hint, folder: Path
 ) -> tuple[Callable[[], object], int]:
-    """Make the call to time, and say how many batches it works off."""
+    """Make the call to time, and say how many images it works off."""
     runtime, _, variant = way.partition(" ")
     if runtime == "openvino":
         return prepare_openvino(model, variant, images, hint, folder)
@@ -137,7 +149,7 @@ def prepare(
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=variant == "bf16"):
             module(images)
 
-    return call, 1
+    return call, len(images)
 
 
 def prepare_openvino(
@@ -146,17 +158,22 @@ def prepare_openvino(
     """Export and compile a model."""
     quantisation = {}
     if precision == "int8":
-        datamodule = SampleParts()
+        # As many at a time as Patchcore takes when it is exported.
+        datamodule = SampleParts(eval_batch_size=2)
         datamodule.prepare_data()
         quantisation = {"compression_type": CompressionType.INT8_PTQ, "datamodule": datamodule}
     exported = openvino.Core().read_model(model.to_openvino(folder, input_size=images.shape[-2:], **quantisation))
+    batch_size = exported.input(0).partial_shape[0]
+    if batch_size.is_static:
+        # anomalib exports Patchcore for a batch of 2 alone.
+        images = images[:1].expand(batch_size.get_length(), -1, -1, -1)
     exported.reshape(list(images.shape))
     settings = {"PERFORMANCE_HINT": hint.upper()}
     if precision != "int8":
         settings["INFERENCE_PRECISION_HINT"] = precision
     compiled = openvino.compile_model(exported, "CPU", settings)
     if hint == "latency":
-        return partial(compiled, images.numpy()), 1
+        return partial(compiled, images.numpy()), len(images)
     queue = openvino.AsyncInferQueue(compiled)
 
     def call() -> None:
@@ -164,7 +181,7 @@ def prepare_openvino(
             queue.start_async(images.numpy())
         queue.wait_all()
 
-    return call, BATCHES_IN_FLIGHT
+    return call, BATCHES_IN_FLIGHT * len(images)
 
 
 def parts(model: type[AnomalibModule], side: int) -> dict[str, Any]:
