@@ -154,11 +154,13 @@ class TestPath:
     def test_a_mapping_may_have_its_keys_as_strings(self, tmp_path):
         assert teacher_path({"33": tmp_path / "teacher.safetensors"}, 33) == tmp_path / "teacher.safetensors"
 
+    @pytest.mark.parametrize(("architecture", "prefix"), [("paper", ""), ("light", "light_")])
     @pytest.mark.parametrize("patch_size", [17, 33, 65])
-    def test_a_bundled_teacher_lies_in_the_package(self, patch_size):
-        path = teacher_path(BUNDLED, patch_size)
-        assert path.name == f"p{patch_size}.safetensors"
+    def test_a_bundled_teacher_lies_in_the_package(self, patch_size, architecture, prefix):
+        path = teacher_path(BUNDLED, patch_size, architecture)
+        assert path.name == f"{prefix}p{patch_size}.safetensors"
         assert path.parent.parent == Path(weights.__file__).parent
+        load_teacher(path, patch_size, 128, architecture)
 
     def test_a_mapping_gives_each_patch_size_its_own(self, tmp_path):
         teachers = {17: tmp_path / "small.safetensors", 65: BUNDLED}
