@@ -24,16 +24,15 @@ def teachers(file: Path | None = None) -> None:
         file: Teacher file. By default the bundled ones.
     """
     bundled = [
-        teacher_path(BUNDLED, patch_size, architecture)
+        [teacher_path(BUNDLED, patch_size, architecture) for patch_size in sorted(networks)]
         for architecture, networks in ARCHITECTURES.items()
-        for patch_size in sorted(networks)
     ]
-    paths = [file] if file else bundled
-    descriptions = {path: read_metadata(path) for path in paths if file or path.is_file()}
-    table = Table("", *(path.stem for path in descriptions))
-    for name in dict.fromkeys(key for description in descriptions.values() for key in description):
-        table.add_row(name, *(description.get(name, "") for description in descriptions.values()))
-    Console().print(table)
+    for paths in [[file]] if file else bundled:
+        descriptions = [read_metadata(path) for path in paths]
+        table = Table("", *(path.stem for path in paths))
+        for name in dict.fromkeys(key for description in descriptions for key in sorted(description)):
+            table.add_row(name, *(description.get(name, "") for description in descriptions))
+        Console().print(table)
 
 
 FUNCTIONS: dict[str, Callable[..., object]] = {
