@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from anomalib.data import MVTec
+from PIL import Image
 
 from .conftest import write_category
 
@@ -73,7 +75,24 @@ def test_train_then_test_predict_and_export(small_config: Path, data_root: Path,
     model = ("--model", "UninformedStudents", "--model.patch_sizes", "[33]", "--model.n_students", "2")
     model += ("--model.output_stride", "8", "--ckpt_path", checkpoint)
     image = data_root / "dots" / "test" / "square" / "000.png"
-    run(BIN / "anomalib", "predict", *model, "--data", image, "--trainer.accelerator", "cpu", cwd=tmp_path)
+    tiler = "anomalib.callbacks.TilerConfigurationCallback"
+    tiling = {"none": (), "ours": ("--model.max_tile", "24")}
+    tiling["anomalib's"] = (
+        "--trainer.callbacks",
+        json.dumps({"class_path": tiler, "init_args": {"enable": True, "tile_size": 24, "stride": 24}}),
+    )
+    pictures = {}
+    for whose, arguments in tiling.items():
+        folder = tmp_path / whose
+        folder.mkdir()
+        run(
+            BIN / "anomalib", "predict", *model, *arguments, "--data", image, "--trainer.accelerator", "cpu", cwd=folder
+        )
+        (picture,) = folder.rglob("000.png")
+        pictures[whose] = np.asarray(Image.open(picture), dtype=int)
+    for picture in pictures.values():
+        # Rounding may move a pixel to the next colour.
+        assert abs(picture - pictures["none"]).max() <= 2
     run(BIN / "anomalib", "export", *model, "--export_type", "openvino", "--export_root", tmp_path, cwd=tmp_path)
     exported = tmp_path / "weights" / "openvino" / "model.bin"
     size = exported.stat().st_size
