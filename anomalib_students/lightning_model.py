@@ -45,7 +45,7 @@ from .statistics import RunningStatistics, divisor
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .torch_model import TrainingMode, UninformedStudentsModel
 
-__all__ = ["BEFORE_NAMED", "UninformedStudents", "components"]
+__all__ = ["BEFORE_NAMED", "UninformedStudents", "choose_components"]
 
 LearningRateSchedule = Literal["constant", "cosine"]
 
@@ -126,7 +126,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
     ) -> None:
         super().__init__(
             post_processor=post_processor,
-            **components(mode, patch_sizes, pre_processor, evaluator, visualizer),
+            **choose_components(mode, patch_sizes, pre_processor, evaluator, visualizer),
         )
         self.model: UninformedStudentsModel = UninformedStudentsModel(
             patch_sizes=patch_sizes,
@@ -341,7 +341,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
                 yield images
 
 
-def components(
+def choose_components(
     mode: Mode,
     patch_sizes: Sequence[int],
     pre_processor: PreProcessor | bool,

@@ -24,7 +24,7 @@ from anomalib.visualization import Visualizer
 
 from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.exact_export import ExactExport
-from anomalib_students.lightning_model import BEFORE_NAMED, UninformedStudents, components
+from anomalib_students.lightning_model import BEFORE_NAMED, UninformedStudents, choose_components
 from anomalib_students.patch_mode import Mode
 from anomalib_students.patch_network import Architecture
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
@@ -102,7 +102,7 @@ class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
     ) -> None:
         super().__init__(
             post_processor=post_processor,
-            **components(mode, (patch_size,), pre_processor, evaluator, visualizer),
+            **choose_components(mode, (patch_size,), pre_processor, evaluator, visualizer),
         )
         self.model: DescriptorBaselineModel = DescriptorBaselineModel(
             method=method,
