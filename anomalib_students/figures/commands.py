@@ -1,10 +1,8 @@
 """The commands ``maps`` and ``embedding``: from a checkpoint and data to a PNG file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -55,8 +53,8 @@ def maps(
     Raises:
         OSError: If checkpoint or data are missing, or the output cannot be written.
         RuntimeError: If there is no such device.
-        ValueError: If there are no images to show, one of them or the checkpoint cannot be read, or a number is out of
-            range.
+        ValueError: If there are no images to show, one of them or the checkpoint cannot be read, the model has no maps,
+            or a number is out of range.
     """
     # With all of anomalib's models, which the other commands can do without.
     from .scores import load_model, score_image
@@ -72,6 +70,9 @@ def maps(
         dataset = spread_over_types(find_test_images(data), n_images, only_defective=True)
     _check("The number of images", len(dataset), MOST_IMAGES)
     model = load_model(checkpoint, device)
+    if model.model.mode == "patch":
+        msg = f"{checkpoint} is of a model with mode patch, which has no maps to draw: try the command embedding."
+        raise ValueError(msg)
     scored = [score_image(model, batch) for batch in read_examples(dataset, "Scoring images")]
     _write(draw_panels(scored, show_images, images_as, shared_colours), output, dpi)
 
@@ -89,14 +90,16 @@ def embedding(
     """Draw descriptors of normal and anomalous pixels in the plane, and a histogram of the scores (Figure 4).
 
     The descriptors of the teacher and the means of the students are embedded by multidimensional scaling. The larger
-    the circle around the mean of the students, the less they agree.
+    the circle around the mean of the students, the less they agree. For a model with mode patch, whole images stand in
+    the place of pixels.
 
     Args:
         checkpoint: Checkpoint of a trained model.
         output: PNG file to write.
         data: Data module of anomalib, whose test images are described.
         n_images: How many of them, of all types of defects, and good ones; by default all.
-        n_pixels: Pixels of each class whose descriptors are shown, drawn from all that the model scores.
+        n_pixels: Pixels, or whole images, of each class whose descriptors are shown, drawn from all that the model
+            scores.
         seed: Seed of the draw.
         dpi: Pixels per inch; the figure is 8.3 inches wide.
         device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
@@ -107,7 +110,7 @@ def embedding(
         ValueError: If there are no test images, one of them or the checkpoint cannot be read, the data do not tell what
             is anomalous, or a number is out of range.
     """
-    from .scores import describe_pixels, load_model, pre_process
+    from .scores import load_model, sample_patches, sample_pixels
 
     check_output(output, ".png", "A figure")
     _check("dpi", dpi, MOST_DPI)
@@ -116,24 +119,10 @@ def embedding(
     model = load_model(checkpoint, device)
     networks = model.model
     samplers = {f"p = {patch_size}": PixelSampler(n_pixels, seed) for patch_size in networks.patch_sizes}
-    for batch in read_examples(dataset, "Describing images"):
-        image, mask = pre_process(model, batch)
-        truth = _truth(batch, mask, image.shape[-2:])
-        for ensemble, sampler in zip(networks.scales, samplers.values(), strict=True):
-            for pixels in describe_pixels(ensemble, image, truth, networks.output_stride, networks.largest_tile):
-                sampler.add(pixels)
-    _write(draw_embedding(samplers), output, dpi)
-
-
-def _truth(batch: ImageBatch, mask: np.ndarray | None, size: Sequence[int]) -> np.ndarray:
-    """Take the mask of an image, or where it has none, its label for all of its pixels."""
-    if mask is not None:
-        return mask
-    if batch.gt_label is None:
-        (path,) = batch.image_path or ("an image",)
-        msg = f"The data do not tell whether {path} is anomalous: choose data with masks or labels."
-        raise ValueError(msg)
-    return np.full(tuple(size), bool(batch.gt_label[0]))
+    is_whole = networks.mode == "patch"
+    sample = sample_patches if is_whole else sample_pixels
+    sample(model, read_examples(dataset, "Describing images"), list(samplers.values()))
+    _write(draw_embedding(samplers, "images" if is_whole else "pixels"), output, dpi)
 
 
 def _check(name: str, value: int | None, most: int) -> None:

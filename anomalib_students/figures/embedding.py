@@ -1,7 +1,7 @@
 """The descriptor embedding and the histogram of the scores, as Figure 4 of the paper."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -58,7 +58,7 @@ def embed(pixels: Pixels) -> Embedding:
     """
     n_pixels = len(pixels.score)
     if n_pixels < 2:
-        msg = f"An embedding needs at least two pixels, got {n_pixels}."
+        msg = f"An embedding needs at least two points, got {n_pixels}."
         raise ValueError(msg)
     descriptors = np.concatenate([pixels.teacher, pixels.students]).astype(np.float64)
     places, stress = smacof(
@@ -71,7 +71,7 @@ def embed(pixels: Pixels) -> Embedding:
     return Embedding(places[:n_pixels], places[n_pixels:], float(stress))
 
 
-def draw_embedding(scales: Mapping[str, PixelSampler]) -> Figure:
+def draw_embedding(scales: Mapping[str, PixelSampler], what: Literal["pixels", "images"] = "pixels") -> Figure:
     """Draw, for each scale, the embedding of the drawn pixels, and beside it the histogram of the scores of all.
 
     A point is the teacher's descriptor of a pixel, the end of its line the mean of the students', and the radius of the
@@ -80,6 +80,7 @@ def draw_embedding(scales: Mapping[str, PixelSampler]) -> Figure:
 
     Args:
         scales: Sampled pixels, by the names of the scales.
+        what: What each of them stands for: itself, or the image that is one patch.
 
     Returns:
         The figure.
@@ -88,12 +89,12 @@ def draw_embedding(scales: Mapping[str, PixelSampler]) -> Figure:
         figure = Figure(figsize=(SIZE[0], SIZE[1] * len(scales)), layout="constrained")
         grid = figure.subplots(len(scales), 2, squeeze=False)
         for (left, right), (name, sampler) in zip(grid, scales.items(), strict=True):
-            _draw_descriptors(left, sampler.drawn, name)
-            _draw_histogram(right, {label: sampler.scores(label) for label in CLASSES}, name)
+            _draw_descriptors(left, sampler.drawn, name, what)
+            _draw_histogram(right, {label: sampler.scores(label) for label in CLASSES}, name, what)
     return figure
 
 
-def _draw_descriptors(axes: Axes, pixels: Pixels, name: str) -> None:
+def _draw_descriptors(axes: Axes, pixels: Pixels, name: str, what: str) -> None:
     embedding = embed(pixels)
     for label, (text, colour) in CLASSES.items():
         chosen = np.flatnonzero(pixels.is_anomalous == label)
@@ -116,19 +117,19 @@ def _draw_descriptors(axes: Axes, pixels: Pixels, name: str) -> None:
         axes.plot(*teacher.T, "o", color=colour, markersize=3.5, markeredgewidth=0, label=f"teacher, {text}")
     axes.plot([], [], "o", color="0.4", fillstyle="none", markersize=9, label="students")
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title(f"{name}: descriptors of {len(pixels.score)} pixels (stress {embedding.stress:.2f})")
+    axes.set_title(f"{name}: descriptors of {len(pixels.score)} {what} (stress {embedding.stress:.2f})")
     axes.set_axis_off()
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, columnspacing=1, frameon=False)
 
 
-def _draw_histogram(axes: Axes, scores: Mapping[bool, np.ndarray], name: str) -> None:
+def _draw_histogram(axes: Axes, scores: Mapping[bool, np.ndarray], name: str, what: str) -> None:
     ends = [np.percentile(values, SHOWN) for values in scores.values() if len(values)]
     bins = np.linspace(min(low for low, _ in ends), max(high for _, high in ends), N_BINS + 1)
     for label, (text, colour) in CLASSES.items():
         values = scores[label]
         if len(values):
             axes.hist(values.clip(bins[0], bins[-1]), list(bins), density=True, color=colour, alpha=0.5, label=text)
-    title = f"{name}: scores of {sum(map(len, scores.values())):,} pixels"
+    title = f"{name}: scores of {sum(map(len, scores.values())):,} {what}"
     if all(len(values) for values in scores.values()):
         truth = np.repeat(list(scores), [len(values) for values in scores.values()])
         title += f" (AUROC {roc_auc_score(truth, np.concatenate(list(scores.values()))):.3f})"

@@ -1,4 +1,7 @@
-"""Pixels, normal and anomalous: their descriptors and scores, as Figure 4 shows them."""
+"""Pixels, normal and anomalous: their descriptors and scores, as Figure 4 shows them.
+
+Where each image is one patch (Section 4.1), a pixel stands for the image.
+"""
 
 from typing import NamedTuple
 

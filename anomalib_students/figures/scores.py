@@ -1,7 +1,8 @@
 """What a trained model makes of single images: anomaly maps of each scale and of all together, and descriptors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
@@ -16,16 +17,30 @@ from torchvision.transforms.v2 import Normalize, Transform
 from anomalib_students.anomaly_map import combine_scales, predictive_uncertainty, regression_error
 from anomalib_students.dense import dense_descriptors, split_into_tiles
 from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.patch_mode import zoom
+from anomalib_students.patch_network import PatchNetwork
 from anomalib_students.torch_model import StudentTeacherEnsemble, UninformedStudentsModel
 
 from .examples import name_of
 from .panels import ScoredImage
-from .pixels import Pixels
+from .pixels import Pixels, PixelSampler
 
-__all__ = ["MULTI_SCALE", "describe_pixels", "load_model", "pre_process", "scale_maps", "score_image"]
+__all__ = [
+    "MULTI_SCALE",
+    "describe_patches",
+    "describe_pixels",
+    "load_model",
+    "pre_process",
+    "sample_patches",
+    "sample_pixels",
+    "scale_maps",
+    "score_image",
+]
 
 MULTI_SCALE = "multi-scale"
 """Name of the map of all scales together."""
+PATCHES_AT_ONCE = 64
+"""Images that are described together, where each is one patch."""
 
 
 def load_model(checkpoint: Path, device: str | torch.device | None = None) -> UninformedStudents:
@@ -52,9 +67,6 @@ def load_model(checkpoint: Path, device: str | torch.device | None = None) -> Un
         reason = str(error).partition("\n")[0] or type(error).__name__
         msg = f"{checkpoint} is no checkpoint of UninformedStudents: {reason}"
         raise ValueError(msg) from error
-    if model.model.mode == "patch":
-        msg = f"{checkpoint} is of a model with mode patch, which gives an image one score: there are no maps to draw."
-        raise ValueError(msg)
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return cast("UninformedStudents", model).eval().to(device)
@@ -121,6 +133,45 @@ def score_image(model: UninformedStudents, batch: ImageBatch) -> ScoredImage:
     )
 
 
+def sample_pixels(model: UninformedStudents, examples: Iterable[ImageBatch], samplers: Sequence[PixelSampler]) -> None:
+    """Let the pixels of images pass by samplers.
+
+    Args:
+        model: Trained model.
+        examples: Batches of one image as it was read.
+        samplers: Sampler of each scale.
+
+    Raises:
+        ValueError: If an image has neither mask nor label.
+    """
+    networks = model.model
+    for batch in examples:
+        image, mask = pre_process(model, batch)
+        truth = np.full(tuple(image.shape[-2:]), _label(batch)) if mask is None else mask
+        for ensemble, sampler in zip(networks.scales, samplers, strict=True):
+            for pixels in describe_pixels(ensemble, image, truth, networks.output_stride, networks.largest_tile):
+                sampler.add(pixels)
+
+
+def sample_patches(model: UninformedStudents, examples: Iterable[ImageBatch], samplers: Sequence[PixelSampler]) -> None:
+    """Let images, each of which is one patch, pass by samplers.
+
+    Args:
+        model: Trained model with mode patch.
+        examples: Batches of one image as it was read.
+        samplers: Sampler of each scale.
+
+    Raises:
+        ValueError: If an image has no label.
+    """
+    examples = iter(examples)
+    while batches := list(islice(examples, PATCHES_AT_ONCE)):
+        images = [pre_process(model, batch)[0] for batch in batches]
+        labels = np.array([_label(batch) for batch in batches])
+        for ensemble, sampler in zip(model.model.scales, samplers, strict=True):
+            sampler.add(describe_patches(ensemble, images, labels))
+
+
 @torch.no_grad()
 def describe_pixels(
     ensemble: StudentTeacherEnsemble, image: torch.Tensor, is_anomalous: np.ndarray, output_stride: int, max_tile: int
@@ -140,15 +191,56 @@ def describe_pixels(
     describe = partial(dense_descriptors, output_stride=output_stride, padded=True)
     truth = is_anomalous[::output_stride, ::output_stride]
     for tile in split_into_tiles(image, ensemble.teacher.patch_size, output_stride, max_tile):
-        students, target = ensemble.describe(tile.images, describe)
-        error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
-        yield Pixels(
-            teacher=target[0].flatten(1).T.cpu().numpy(),
-            students=students.float().mean(dim=0)[0].flatten(1).T.cpu().numpy(),
-            uncertainty=uncertainty.flatten().cpu().numpy(),
-            score=ensemble.combined_score(error, uncertainty).flatten().cpu().numpy(),
-            is_anomalous=truth[tile.rows, tile.columns].ravel(),
-        )
+        yield _pixels(ensemble, tile.images, describe, truth[tile.rows, tile.columns].ravel())
+
+
+@torch.no_grad()
+def describe_patches(
+    ensemble: StudentTeacherEnsemble, images: Sequence[torch.Tensor], is_anomalous: np.ndarray
+) -> Pixels:
+    """Describe each image as the one patch that it is zoomed to (Section 4.1).
+
+    Args:
+        ensemble: Trained ensemble of one patch size.
+        images: Pre-processed images of shape ``(1, 3, H, W)``, of any sizes.
+        is_anomalous: Ground truth of shape ``(n,)``.
+
+    Returns:
+        What the ensemble says of the images, in their order.
+    """
+    patches = torch.cat([zoom(image, ensemble.teacher.patch_size) for image in images])
+    return _pixels(ensemble, patches, PatchNetwork.__call__, is_anomalous)
+
+
+def _pixels(
+    ensemble: StudentTeacherEnsemble,
+    images: torch.Tensor,
+    describe: Callable[[PatchNetwork, torch.Tensor], torch.Tensor],
+    is_anomalous: np.ndarray,
+) -> Pixels:
+    """Put what an ensemble says of all described pixels below each other, row by row."""
+    students, target = ensemble.describe(images, describe)
+    error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
+    teacher, mean = (
+        descriptors.movedim(1, -1).flatten(0, -2).cpu().numpy()
+        for descriptors in (target, students.float().mean(dim=0))
+    )
+    return Pixels(
+        teacher=teacher,
+        students=mean,
+        uncertainty=uncertainty.flatten().cpu().numpy(),
+        score=ensemble.combined_score(error, uncertainty).flatten().cpu().numpy(),
+        is_anomalous=is_anomalous,
+    )
+
+
+def _label(batch: ImageBatch) -> bool:
+    """Tell whether an image is anomalous, as a whole."""
+    if batch.gt_label is None:
+        (path,) = batch.image_path or ("an image",)
+        msg = f"The data do not tell whether {path} is anomalous: choose data with masks or labels."
+        raise ValueError(msg)
+    return bool(batch.gt_label[0])
 
 
 def _transform(model: UninformedStudents) -> Transform | None:

@@ -136,5 +136,8 @@ def _load_weights(model: nn.Module, path: Path, name: str) -> None:
         msg = f"{path} holds weights of another architecture than {name}."
         raise RuntimeError(msg)
     if missing:
-        msg = f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}."
+        msg = (
+            f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}. If it ends before, name the "
+            "last layer that it has as source_layer."
+        )
         raise RuntimeError(msg)

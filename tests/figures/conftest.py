@@ -30,7 +30,7 @@ def datamodule(data_root):
     return MVTec(root=data_root, category="dots", num_workers=0)
 
 
-def make_model(patch_sizes):
+def make_model(patch_sizes, **arguments):
     """Model whose statistics are those of no scores, so that a score that leaves one out is another."""
     model = UninformedStudents(
         patch_sizes=patch_sizes,
@@ -38,7 +38,7 @@ def make_model(patch_sizes):
         output_stride=8,
         teacher=None,
         descriptor_dim=8,
-        pre_processor=UninformedStudents.configure_pre_processor((SIDE, SIDE)),
+        **{"pre_processor": UninformedStudents.configure_pre_processor((SIDE, SIDE)), **arguments},
     )
     for ensemble in model.model.scales:
         for name, statistic in ensemble.named_buffers():
@@ -54,8 +54,24 @@ def model():
 
 
 @pytest.fixture(scope="package")
+def patch_model():
+    """Model that scores whole images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return make_model((17, 33), mode="patch", pre_processor=True)
+
+
+@pytest.fixture(scope="package")
 def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.ckpt"
+    return save(model, tmp_path_factory.mktemp("model") / "model.ckpt")
+
+
+@pytest.fixture(scope="package")
+def patch_checkpoint(patch_model, tmp_path_factory):
+    return save(patch_model, tmp_path_factory.mktemp("patch_model") / "model.ckpt")
+
+
+def save(model, path):
     trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(path)

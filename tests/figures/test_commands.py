@@ -90,7 +90,9 @@ def test_maps_of_files_without_data(checkpoint, data_root, tmp_path, shown):
 def test_embedding_of_the_data(run, monkeypatch, model, datamodule):
     samplers = {}
     draw_embedding = commands.draw_embedding
-    monkeypatch.setattr(commands, "draw_embedding", lambda scales: samplers.update(scales) or draw_embedding(scales))
+    monkeypatch.setattr(
+        commands, "draw_embedding", lambda scales, *rest: samplers.update(scales) or draw_embedding(scales, *rest)
+    )
     picture = run("embedding", "--n_pixels=2")
     assert picture.size == (415, 360)
     assert np.asarray(picture.convert("L")).std() > 10
@@ -106,9 +108,52 @@ def test_embedding_of_the_data(run, monkeypatch, model, datamodule):
         assert len(sampler.drawn.score) == 4
 
 
+def test_embedding_of_whole_images(patch_checkpoint, mnist_root, tmp_path, monkeypatch):
+    figures, samplers = [], {}
+    draw_embedding = commands.draw_embedding
+
+    def draw(scales, what):
+        samplers.update(scales)
+        figures.append(draw_embedding(scales, what))
+        return figures[0]
+
+    monkeypatch.setattr(commands, "draw_embedding", draw)
+    output = tmp_path / "embedding.png"
+    cli.main(
+        [
+            "embedding",
+            f"--checkpoint={patch_checkpoint}",
+            f"--output={output}",
+            "--device=cpu",
+            "--dpi=50",
+            "--n_pixels=5",
+            "--data=OneClassMNIST",
+            f"--data.root={mnist_root}",
+            f"--data.cache_dir={tmp_path / 'cache'}",
+            "--data.normal_class=7",
+        ]
+    )
+    picture = Image.open(output)
+    assert picture.size == (415, 360)
+    assert np.asarray(picture.convert("L")).std() > 10
+    assert list(samplers) == ["p = 17", "p = 33"]
+    for sampler in samplers.values():
+        assert [len(sampler.scores(is_anomalous=label)) for label in (False, True)] == [6, 12]
+        assert sampler.drawn.is_anomalous.tolist() == [False] * 5 + [True] * 5
+    titles = [axes.get_title() for axes in figures[0].axes]
+    assert titles[0].startswith("p = 17: descriptors of 10 images")
+    assert titles[1].startswith("p = 17: scores of 18 images (AUROC")
+
+
+def test_maps_of_a_model_without_maps_are_refused(options, patch_checkpoint, tmp_path):
+    with pytest.raises(SystemExit, match="mode patch, which has no maps to draw: try the command embedding"):
+        cli.main(["maps", *options, f"--checkpoint={patch_checkpoint}"])
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_without_masks_the_label_of_an_image_is_that_of_its_pixels(checkpoint, data_root, tmp_path, monkeypatch):
     samplers = {}
-    monkeypatch.setattr(commands, "draw_embedding", lambda scales: samplers.update(scales))
+    monkeypatch.setattr(commands, "draw_embedding", lambda scales, *_: samplers.update(scales))
     monkeypatch.setattr(commands, "png_bytes", lambda *_: b"")
     cli.main(
         [

@@ -67,7 +67,7 @@ def test_the_embedding_is_the_same_each_time():
 
 
 def test_a_single_pixel_cannot_be_embedded():
-    with pytest.raises(ValueError, match="at least two pixels, got 1"):
+    with pytest.raises(ValueError, match="at least two points, got 1"):
         embed(make_pixels(n_pixels=1))
 
 

@@ -1,20 +1,24 @@
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from anomalib.models import UninformedStudents
-from lightning.pytorch import Trainer
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from anomalib_students.dense import dense_descriptors
+from anomalib_students.figures import scores
 from anomalib_students.figures.examples import find_test_images, named_images, read_examples
+from anomalib_students.figures.pixels import PixelSampler
 from anomalib_students.figures.scores import (
     MULTI_SCALE,
+    describe_patches,
     describe_pixels,
     load_model,
     pre_process,
+    sample_patches,
     scale_maps,
     score_image,
 )
@@ -105,6 +109,43 @@ def test_described_pixels_are_those_of_the_grid(model, max_tile):
         np.testing.assert_allclose(found.astype(float), np.array(column, float), rtol=1e-3, atol=1e-4)
 
 
+def test_described_patches_are_whole_images(patch_model):
+    ensemble = patch_model.model.scales[1]
+    images = [torch.randn(1, 3, height, width) for height, width in ((28, 28), (33, 33), (60, 41))]
+    truth = np.array([True, False, True])
+    found = describe_patches(ensemble, images, truth)
+
+    exact = deepcopy(ensemble).double()
+    zoomed = [interpolate(image.double(), size=(33, 33), mode="bilinear", antialias=True) for image in images]
+    with torch.no_grad():
+        teacher = (exact.teacher(torch.cat(zoomed)) - exact.descriptor_mean) / exact.descriptor_std
+        students = torch.stack([student(torch.cat(zoomed)) for student in exact.students])[..., 0, 0]
+    teacher, mean = teacher[..., 0, 0], students.mean(dim=0)
+    error = (mean - teacher).square().sum(dim=1)
+    uncertainty = students.var(dim=0, correction=0).sum(dim=1)
+    score = (error - exact.error_mean) / exact.error_std
+    score = score + (uncertainty - exact.uncertainty_mean) / exact.uncertainty_std
+    for values, expected in zip(found, (teacher, mean, uncertainty, score, torch.from_numpy(truth)), strict=True):
+        np.testing.assert_allclose(values, expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_images_in_parts_are_all_sampled(patch_model, datamodule, monkeypatch):
+    monkeypatch.setattr(scores, "PATCHES_AT_ONCE", 2)
+    batches = list(read_examples(find_test_images(datamodule)))
+    samplers = [PixelSampler(100), PixelSampler(100)]
+    sample_patches(patch_model, iter(batches), samplers)
+    for ensemble, sampler in zip(patch_model.model.scales, samplers, strict=True):
+        with torch.no_grad():
+            expected = np.array([float(ensemble(pre_process(patch_model, batch)[0], None)) for batch in batches])
+        # Two good images, one round defect and two square ones: masks there are, but labels count.
+        is_anomalous = np.array([bool(batch.gt_label) for batch in batches])
+        assert is_anomalous.sum() == 3
+        for label in (False, True):
+            np.testing.assert_allclose(
+                sampler.scores(is_anomalous=label), expected[is_anomalous == label], rtol=1e-4, atol=1e-4
+            )
+
+
 def test_a_checkpoint_has_all_that_is_needed(checkpoint, model, datamodule):
     dataset = named_images(find_test_images(datamodule), [Path("round/000.png")])
     (first,) = (score_image(model, batch) for batch in read_examples(dataset))
@@ -140,15 +181,6 @@ def test_a_file_that_is_no_checkpoint_of_the_model_is_named(content, tmp_path):
     with pytest.raises(ValueError, match=f"{path} is no checkpoint of UninformedStudents: .") as error:
         load_model(path)
     assert "\n" not in str(error.value)
-
-
-def test_a_model_without_maps_is_refused(tmp_path):
-    path = tmp_path / "model.ckpt"
-    trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
-    trainer.strategy.connect(UninformedStudents(patch_sizes=(33,), n_students=1, mode="patch", teacher=None))
-    trainer.save_checkpoint(path)
-    with pytest.raises(ValueError, match="mode patch, which gives an image one score"):
-        load_model(path)
 
 
 def test_an_unknown_device_is_told(checkpoint):

@@ -173,8 +173,11 @@ class SSIMAutoencoder(ExactExport, AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments of the trainer that the model depends on: none."""
-        return {}
+        """Arguments of the trainer that the model depends on: no validation before it is trained.
+
+        anomalib would warn that the few images of it are not enough to set a threshold.
+        """
+        return {"num_sanity_val_steps": 0}
 
     @property
     def learning_type(self) -> LearningType:
