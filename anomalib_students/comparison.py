@@ -53,8 +53,14 @@ def draw_comparison(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame) -> None
         known = [(place, value) for place, value in zip(places, paper[column], strict=True) if pd.notna(value)]
         if known:
             left, right = ([place + side * OVERHANG * width for place, _ in known] for side in (-1, 1))
-            label = None if axes.collections else "paper"
+            # One entry in the legend is enough: names that begin with an underscore have none.
+            label = "_paper" if axes.collections else "paper"
             axes.hlines([value for _, value in known], left, right, colors="black", linewidth=1.5, label=label)
-    axes.set_xticks(range(len(ours)), list(ours.index), rotation=30 if len(ours) > 4 else 0)
+    axes.set_xticks(
+        range(len(ours)),
+        list(ours.index),
+        rotation=30 if len(ours) > 4 else 0,
+        ha="right" if len(ours) > 4 else "center",
+    )
     axes.set_ylim(0, 1)
     axes.grid(axis="y", alpha=0.3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,8 +112,6 @@ def run_experiment(
         RuntimeError: If a job has failed.
         ValueError: If there is no room for one.
     """
-    # A line for each of many trainings, on what devices there are.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     failures: dict[str, str] = {}
     n_done = sum(read_result(folder, job.name) is not None for job in jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -113,8 +113,15 @@ def run_job(job: Job, folder: Path, compute: Compute, tell: Tell) -> str | None:
         replace_file(folder / job.name / RESULT, json.dumps(result, indent=2).encode())
     except Exception as error:  # noqa: BLE001
         # Whatever it is, the other jobs may do without this one.
-        return " ".join(str(error).split()) or type(error).__name__
+        return _reason(error)
     return None
+
+
+def _reason(error: Exception) -> str:
+    """Tell an error in a line: its message, or where that tells of an error in another process, what it ends with."""
+    lines = str(error).strip().splitlines()
+    told = lines[-1:] if any(line.startswith(("Traceback", "Original Traceback")) for line in lines) else lines
+    return " ".join(" ".join(told).split()) or type(error).__name__
 
 
 def read_result(folder: Path, name: str) -> dict[str, Any] | None:

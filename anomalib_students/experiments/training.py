@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -161,6 +162,8 @@ test_model.__test__ = False  # type: ignore[attr-defined]
 
 def _trainer(model: AnomalibModule, folder: Path, precision: str, compute: Compute, **arguments: Any) -> Trainer:
     """Make a trainer that draws nothing and logs nothing."""
+    # It would tell of each of many trainings which devices there are.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return Trainer(
         **{
             "accelerator": compute.accelerator,
