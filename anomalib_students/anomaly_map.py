@@ -3,9 +3,17 @@
 from collections.abc import Sequence
 
 import torch
+from anomalib.data import InferenceBatch
 from torch.nn import functional
 
-__all__ = ["combine_scales", "normalised_score", "predictive_uncertainty", "regression_error", "upsample"]
+__all__ = [
+    "combine_scales",
+    "normalised_score",
+    "prediction",
+    "predictive_uncertainty",
+    "regression_error",
+    "upsample",
+]
 
 
 def regression_error(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -82,3 +90,16 @@ def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
         Anomaly map of shape ``(B, 1, H, W)``.
     """
     return torch.stack(tuple(scores)).mean(dim=0)
+
+
+def prediction(scores: torch.Tensor, has_map: bool = True) -> InferenceBatch:
+    """Predict what anomalib's models do: the score of each image is the largest of its pixels.
+
+    Args:
+        scores: Scores of shape ``(B, 1, H, W)``.
+        has_map: Whether they are a map; not where each image is scored as one patch.
+
+    Returns:
+        Scores of the images, of shape ``(B,)``, and the anomaly map where there is one.
+    """
+    return InferenceBatch(pred_score=scores.amax(dim=(1, 2, 3)), anomaly_map=scores if has_map else None)

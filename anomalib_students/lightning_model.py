@@ -39,12 +39,13 @@ from .checkpoint_check import check_arguments
 from .exact_export import ExactExport
 from .metrics import AUROC
 from .normalization_split import NormalizationSplit
+from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
 from .statistics import RunningStatistics, divisor
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
-from .torch_model import Mode, TrainingMode, UninformedStudentsModel
+from .torch_model import TrainingMode, UninformedStudentsModel
 
-__all__ = ["UninformedStudents"]
+__all__ = ["BEFORE_NAMED", "UninformedStudents", "components"]
 
 LearningRateSchedule = Literal["constant", "cosine"]
 
@@ -124,10 +125,8 @@ class UninformedStudents(ExactExport, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(
-            pre_processor=pre_processor,
             post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
+            **components(mode, patch_sizes, pre_processor, evaluator, visualizer),
         )
         self.model: UninformedStudentsModel = UninformedStudentsModel(
             patch_sizes=patch_sizes,
@@ -139,14 +138,6 @@ class UninformedStudents(ExactExport, AnomalibModule):
             architecture=architecture,
             mode=mode,
         )
-        if mode == "patch":
-            if pre_processor is True:
-                self.pre_processor = self.configure_pre_processor((max(patch_sizes), max(patch_sizes)))
-                self._keep_antialiasing()
-            if evaluator is True:
-                self.evaluator = Evaluator(test_metrics=_image_metrics())
-            if visualizer is True:
-                self.visualizer = None
         if lr <= 0 or weight_decay < 0:
             msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
             raise ValueError(msg)
@@ -293,8 +284,8 @@ class UninformedStudents(ExactExport, AnomalibModule):
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
         for images in self._images(self.normalization_split.training, "Teacher descriptors"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                for descriptors in ensemble.teacher_descriptors(
-                    images, self.model.scored_stride, self.model.largest_tile
+                for descriptors in teacher_descriptors(
+                    ensemble.teacher, images, self.model.scored_stride, self.model.largest_tile
                 ):
                     part.update(descriptors)
         for ensemble, part in zip(ensembles, statistics, strict=True):
@@ -348,6 +339,37 @@ class UninformedStudents(ExactExport, AnomalibModule):
                 images = self.pre_processor.transform(images)
             with self.trainer.precision_plugin.forward_context():
                 yield images
+
+
+def components(
+    mode: Mode,
+    patch_sizes: Sequence[int],
+    pre_processor: PreProcessor | bool,
+    evaluator: Evaluator | bool,
+    visualizer: Visualizer | bool,
+) -> dict[str, Any]:
+    """Choose the components around a model that ``True`` stands for.
+
+    Args:
+        mode: What is scored. Where it is not ``"patch"``, they are left to the model's class.
+        patch_sizes: Sides of the patches that an image is zoomed to.
+        pre_processor: Pre-processor, or ``True`` for resizing to the largest patch size and ImageNet normalisation.
+        evaluator: Evaluator, or ``True`` for AUROC and F1 of images.
+        visualizer: Visualizer, or ``True`` for none, since there is no map to show.
+
+    Returns:
+        Arguments of ``AnomalibModule``.
+    """
+    if mode == "patch":
+        if pre_processor is True:
+            # What is wrong with the patch sizes, the model tells.
+            side = max(patch_sizes, default=0)
+            pre_processor = AnomalibModule.configure_pre_processor((side, side))
+        if evaluator is True:
+            evaluator = Evaluator(test_metrics=_image_metrics())
+        if visualizer is True:
+            visualizer = False
+    return {"pre_processor": pre_processor, "evaluator": evaluator, "visualizer": visualizer}
 
 
 def _read(dataset: AnomalibDataset, index: int) -> DatasetItem:

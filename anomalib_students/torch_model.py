@@ -1,6 +1,6 @@
 """Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, cast, get_args
 
@@ -10,7 +10,14 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .anomaly_map import combine_scales, normalised_score, predictive_uncertainty, regression_error, upsample
+from .anomaly_map import (
+    combine_scales,
+    normalised_score,
+    prediction,
+    predictive_uncertainty,
+    regression_error,
+    upsample,
+)
 from .dense import (
     SMALLEST_TILE,
     check_max_tile,
@@ -18,16 +25,13 @@ from .dense import (
     dense_descriptors,
     sample_phase,
     split_into_tiles,
-    tiled_descriptors,
 )
 from .loss import regression_loss
+from .patch_mode import Mode, check_mode, zoom
 from .patch_network import Architecture, PatchNetwork, check_architecture
-from .resize import antialiased_resize
 
-__all__ = ["Mode", "StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
+__all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
 
-Mode = Literal["pixel", "patch"]
-"""What is scored: every pixel of an image, or the image as a whole, which then is one patch (Section 4.1)."""
 TrainingMode = Literal["phase", "dense"]
 """Which pixels a training step sees where every pixel is scored."""
 
@@ -96,38 +100,6 @@ class StudentTeacherEnsemble(nn.Module):
         students = [describe(cast("PatchNetwork", student), images) for student in self.students]
         return torch.stack(students), target
 
-    def teacher_descriptors(
-        self, images: torch.Tensor, output_stride: int | None, max_tile: int
-    ) -> Iterator[torch.Tensor]:
-        """Describe images with the teacher, without normalisation.
-
-        Args:
-            images: Images of shape ``(B, 3, H, W)``.
-            output_stride: Distance s between described pixels; None to describe each image as one patch.
-            max_tile: Largest side in pixels that is described at once, to bound the memory.
-
-        Yields:
-            Descriptors of shape ``(n, d)``, which together are those of all pixels or patches.
-        """
-        if output_stride is None:
-            yield self.teacher(self.zoom(images)).flatten(1)
-        else:
-            yield from tiled_descriptors(self.teacher, images, output_stride, max_tile)
-
-    def zoom(self, images: torch.Tensor) -> torch.Tensor:
-        """Zoom images to the side of a patch (Section 4.1).
-
-        Args:
-            images: Images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            Images of shape ``(B, 3, p, p)``.
-        """
-        side = self.teacher.patch_size
-        # Where the sides are symbols of an export, a comparison would limit the sizes that the exported model takes.
-        is_zoomed = all(isinstance(length, int) and length == side for length in images.shape[-2:])
-        return images if is_zoomed else antialiased_resize(images, side, side)
-
     def training_loss(
         self,
         images: torch.Tensor,
@@ -148,7 +120,7 @@ class StudentTeacherEnsemble(nn.Module):
         if mode == "phase":
             images = sample_phase(self.teacher, images, generator)
         elif mode == "patch":
-            images = self.zoom(images)
+            images = zoom(images, self.teacher.patch_size)
         parts = images.split(max(1, TRAINING_PIXELS[mode] // images[0, 0].numel()))
         if len(parts) == 1:
             return self._part_loss(images, mode)
@@ -170,7 +142,7 @@ class StudentTeacherEnsemble(nn.Module):
             ``(B, 1, 1)`` for patches.
         """
         if output_stride is None:
-            students, target = self.describe(self.zoom(images), _apply)
+            students, target = self.describe(zoom(images, self.teacher.patch_size), _apply)
             return regression_error(students, target), predictive_uncertainty(students)
         if max_tile is None or max(images.shape[-2:]) <= max_tile:
             return self._scores(images, output_stride)
@@ -323,19 +295,15 @@ class UninformedStudentsModel(nn.Module):
             ]
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
-            return self._prediction(self._scores(images))
+            return prediction(self._scores(images), has_map=self.mode == "pixel")
         parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
         with torch.no_grad():
             scores = torch.cat([self._scores(part, self.largest_tile) for part in parts])
-        return self._prediction(scores)
+        return prediction(scores, has_map=self.mode == "pixel")
 
     def _scores(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
         return combine_scales([ensemble(images, self.scored_stride, max_tile) for ensemble in self.scales])
-
-    def _prediction(self, scores: torch.Tensor) -> InferenceBatch:
-        anomaly_map = None if self.mode == "patch" else scores
-        return InferenceBatch(pred_score=scores.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
 
 
 def _draw_seed() -> int:
@@ -360,7 +328,5 @@ def _check_arguments(
     if training_mode not in get_args(TrainingMode):
         msg = f"training_mode must be one of {get_args(TrainingMode)}, got {training_mode!r}."
         raise ValueError(msg)
-    if mode not in get_args(Mode):
-        msg = f"mode must be one of {get_args(Mode)}, got {mode!r}."
-        raise ValueError(msg)
+    check_mode(mode)
     check_max_tile(max_tile)

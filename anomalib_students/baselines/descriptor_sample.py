@@ -30,15 +30,13 @@ class DescriptorSample:
             msg = f"n_samples must be at least 1, got {size}."
             raise ValueError(msg)
         self._size = size
-        self._keys = torch.full((size,), torch.inf)
+        self._keys = torch.empty(0)
         self._slots = torch.empty(0)
 
     @property
     def descriptors(self) -> torch.Tensor:
         """The sample, of shape ``(min(size, number seen), d)``, on the CPU."""
-        used = self._keys.isfinite()
-        # The usual case needs no copy.
-        return self._slots if used.all() else self._slots[used]
+        return self._slots[: len(self._keys)]
 
     def update(self, descriptors: torch.Tensor) -> None:
         """Let descriptors take part in the draw.
@@ -48,11 +46,13 @@ class DescriptorSample:
         """
         if self._slots.ndim == 1:
             self._slots = torch.empty(self._size, descriptors.shape[1])
-        keys = torch.rand(len(descriptors))
-        kept = torch.cat([self._keys, keys]).topk(self._size, largest=False).indices
-        arriving = kept[kept >= self._size] - self._size
-        is_free = torch.ones(self._size, dtype=torch.bool)
-        is_free[kept[kept < self._size]] = False
+        n_before = len(self._keys)
+        keys = torch.cat([self._keys, torch.rand(len(descriptors))])
+        kept = keys.topk(min(self._size, len(keys)), largest=False).indices
+        arriving = kept[kept >= n_before]
+        is_free = torch.ones(len(kept), dtype=torch.bool)
+        is_free[kept[kept < n_before]] = False
         free = is_free.nonzero().squeeze(1)
+        self._keys = keys[: len(kept)].clone()
         self._keys[free] = keys[arriving]
-        self._slots[free] = descriptors[arriving.to(descriptors.device)].float().cpu()
+        self._slots[free] = descriptors[(arriving - n_before).to(descriptors.device)].float().cpu()

@@ -6,7 +6,24 @@ from typing import ClassVar
 import torch
 from anomalib.models.components import DynamicBufferMixin
 
-__all__ = ["DescriptorDistribution"]
+__all__ = ["MOST_SAMPLES", "DescriptorDistribution", "check_fitted"]
+
+MOST_SAMPLES = 1_000_000
+"""What "all descriptors" are at most, which bounds the memory: about every fourth pixel of a category of MVTec AD."""
+
+
+def check_fitted(is_fitted: torch.Tensor) -> None:
+    """Refuse to score before a model of descriptors is fitted.
+
+    Args:
+        is_fitted: Whether it is; a scalar.
+
+    Raises:
+        RuntimeError: If it is not.
+    """
+    if not is_fitted:
+        msg = "The model is not fitted yet: train it, or load a checkpoint of one that was trained."
+        raise RuntimeError(msg)
 
 
 class DescriptorDistribution(DynamicBufferMixin):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from anomalib_students.patch_network import NEGATIVE_SLOPE
 
-from .distribution import DescriptorDistribution
+from .distribution import MOST_SAMPLES, DescriptorDistribution
 
 __all__ = ["HIDDEN_WIDTHS", "TrainedDistribution", "fully_connected"]
 
@@ -47,8 +47,8 @@ class TrainedDistribution(DescriptorDistribution):
         ValueError: If an argument is out of range.
     """
 
-    # "All available descriptors" (Section 4.2): about as many as every fourth pixel of a category has.
-    paper_samples: ClassVar[int] = 1_000_000
+    # "All available descriptors" (Section 4.2).
+    paper_samples: ClassVar[int] = MOST_SAMPLES
 
     def __init__(self, epochs: int = 100, lr: float = 1e-4, weight_decay: float = 1e-5, batch_size: int = 512) -> None:
         super().__init__()

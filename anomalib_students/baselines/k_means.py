@@ -42,7 +42,20 @@ class KMeans(DescriptorDistribution):
         self.register_buffer("centres", torch.empty(0, 0))
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Find the principal components, and cluster them; see the base class."""
+        """Find the principal components, and cluster them; see the base class.
+
+        Args:
+            descriptors: Descriptors of shape ``(n, d)``.
+
+        Raises:
+            ValueError: If there are fewer descriptors than centres.
+        """
+        if len(descriptors) < self.n_centres:
+            msg = (
+                f"There are only {len(descriptors)} descriptors for {self.n_centres} centres: train on more images, "
+                "raise n_samples, or lower n_centres."
+            )
+            raise ValueError(msg)
         # Not every program that knows the model fits it.
         from sklearn import cluster
 

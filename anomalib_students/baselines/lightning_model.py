@@ -24,10 +24,12 @@ from anomalib.visualization import Visualizer
 
 from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.exact_export import ExactExport
-from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.lightning_model import BEFORE_NAMED, UninformedStudents, components
+from anomalib_students.patch_mode import Mode
 from anomalib_students.patch_network import Architecture
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
 
+from .distribution import MOST_SAMPLES
 from .methods import Method
 from .one_pass import OnePassTraining
 from .torch_model import DescriptorBaselineModel
@@ -51,16 +53,23 @@ class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
         descriptor_dim: Dimension d of the descriptors, as the teacher was trained with.
         architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
         n_samples: Descriptors that the method is fitted to, drawn uniformly from those of all training images. ``None``
-            for 50,000, as the paper, and for the autoencoders, which it trains on all, at most a million.
+            for 50,000, as the paper, and for the autoencoders, and in the mode ``"patch"`` for all methods, which it
+            fits to all descriptors, at most a million.
         max_tile: Largest side in pixels of what is described at once, which bounds the memory.
         standardise: Whether each dimension of the descriptors is standardised first, as it is for the students (eq. 7).
             The paper does not say it of these methods.
         settings: Settings of the method that differ from the paper's, such as ``{"n_centres": 20}``: the arguments of
-            its class in ``anomalib_students.baselines``.
-        pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation.
+            its class in ``anomalib_students.baselines``. The paper's own differ between the modes.
+        mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to
+            the patch size and scores it as that one patch, for images that are anomalous as a whole (one-class
+            classification, Section 4.1): there is one descriptor, one score and no anomaly map, and ``output_stride``
+            means nothing.
+        pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation; in the mode
+            ``"patch"``, for resizing to the patch size.
         post_processor: Post-processor, or ``True`` for anomalib's default.
         evaluator: Evaluator, or ``True`` for that of ``UninformedStudents``.
-        visualizer: Visualizer, or ``True`` for anomalib's default.
+        visualizer: Visualizer, or ``True`` for anomalib's default; in the mode ``"patch"``, which has no map to show,
+            for none.
 
     Raises:
         ValueError: If an argument is out of range, or the teacher does not fit ``patch_size``, ``descriptor_dim``
@@ -85,16 +94,15 @@ class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
         max_tile: int = 512,
         standardise: bool = True,
         settings: dict[str, Any] | None = None,
+        mode: Mode = "pixel",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(
-            pre_processor=pre_processor,
             post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
+            **components(mode, (patch_size,), pre_processor, evaluator, visualizer),
         )
         self.model: DescriptorBaselineModel = DescriptorBaselineModel(
             method=method,
@@ -105,6 +113,7 @@ class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
             max_tile=max_tile,
             standardise=standardise,
             settings=settings,
+            mode=mode,
         )
         if n_samples is not None and n_samples < 1:
             msg = f"n_samples must be at least 1, got {n_samples}."
@@ -112,7 +121,8 @@ class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
         if teacher is not None:
             path = teacher_path(teacher, patch_size, architecture)
             self.model.teacher = load_teacher(path, patch_size, descriptor_dim, architecture)
-        self.n_samples = n_samples or self.model.distribution.paper_samples
+        paper_samples = MOST_SAMPLES if mode == "patch" else self.model.distribution.paper_samples
+        self.n_samples = n_samples or paper_samples
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint independent of the teacher's file.
@@ -130,12 +140,10 @@ class DescriptorBaseline(OnePassTraining, ExactExport, AnomalibModule):
             checkpoint: Checkpoint that is loaded.
 
         Raises:
-            ValueError: If the checkpoint is of another method or teacher.
+            ValueError: If the checkpoint is of another method, teacher or mode.
         """
-        check_arguments(
-            checkpoint,
-            {name: self.hparams[name] for name in ("method", "patch_size", "descriptor_dim", "architecture")},
-        )
+        names = ("method", "patch_size", "descriptor_dim", "architecture", "mode")
+        check_arguments(checkpoint, {name: self.hparams[name] for name in names}, BEFORE_NAMED)
         super().on_load_checkpoint(checkpoint)
 
     @staticmethod

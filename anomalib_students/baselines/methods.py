@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from anomalib_students.patch_mode import Mode
+
 from .autoencoder import Autoencoder
 from .distribution import DescriptorDistribution
 from .gradient_descent import TrainedDistribution
@@ -26,9 +28,17 @@ METHODS: dict[str, type[DescriptorDistribution]] = {
 }
 """Class of each method."""
 
+PATCH_SETTINGS: dict[str, dict[str, Any]] = {
+    "nearest_neighbour": {"dictionary_size": None},
+    "autoencoder": {"lr": 1e-2, "batch_size": 64},
+    "variational_autoencoder": {"lr": 1e-2, "batch_size": 64},
+}
+"""What the paper sets otherwise for one-class classification than for MVTec AD (Appendix B). The defaults of the
+methods' classes are those for MVTec AD (Appendix C)."""
+
 
 def create_distribution(
-    method: str, descriptor_dim: int = 128, settings: Mapping[str, Any] | None = None
+    method: str, descriptor_dim: int = 128, settings: Mapping[str, Any] | None = None, mode: Mode = "pixel"
 ) -> DescriptorDistribution:
     """Make the model of a method.
 
@@ -36,6 +46,8 @@ def create_distribution(
         method: Name of the method.
         descriptor_dim: Dimension d of the descriptors.
         settings: Arguments of the method's class that differ from the paper's.
+        mode: Which of the paper's settings: ``"pixel"`` for those on MVTec AD, ``"patch"`` for those of one-class
+            classification.
 
     Returns:
         The model, not fitted yet.
@@ -56,7 +68,8 @@ def create_distribution(
     if unknown:
         msg = f"The method {method} has no setting {', '.join(sorted(unknown))}: its settings are {', '.join(known)}."
         raise ValueError(msg)
-    return METHODS[method](descriptor_dim, **settings)
+    defaults = PATCH_SETTINGS.get(method, {}) if mode == "patch" else {}
+    return METHODS[method](descriptor_dim, **{**defaults, **settings})
 
 
 def _setting_names(method: type[DescriptorDistribution]) -> list[str]:

@@ -7,17 +7,13 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_students.anomaly_map import upsample
-from anomalib_students.dense import (
-    check_max_tile,
-    check_output_stride,
-    dense_descriptors,
-    split_into_tiles,
-    tiled_descriptors,
-)
+from anomalib_students.anomaly_map import prediction, upsample
+from anomalib_students.dense import check_max_tile, check_output_stride, dense_descriptors, split_into_tiles
+from anomalib_students.patch_mode import Mode, check_mode, teacher_descriptors, zoom
 from anomalib_students.patch_network import Architecture, PatchNetwork
 from anomalib_students.statistics import divisor
 
+from .distribution import check_fitted
 from .methods import Method, create_distribution
 
 __all__ = ["DescriptorBaselineModel"]
@@ -27,7 +23,7 @@ DESCRIPTORS_AT_ONCE = 4096
 
 
 class DescriptorBaselineModel(nn.Module):
-    """Score each pixel by how far its descriptor is from those of anomaly-free images.
+    """Score each pixel, or each image, by how far its descriptor is from those of anomaly-free images.
 
     Args:
         method: Name of the method.
@@ -41,6 +37,8 @@ class DescriptorBaselineModel(nn.Module):
         standardise: Whether each dimension of the descriptors is brought to mean 0 and standard deviation 1 over the
             training images, as it is for the students (eq. 7).
         settings: Arguments of the method's class that differ from the paper's.
+        mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
+            that it then is (Section 4.1), to which ``output_stride`` means nothing.
 
     Attributes:
         teacher: Frozen patch network. Its weights are random until they are loaded.
@@ -74,15 +72,18 @@ class DescriptorBaselineModel(nn.Module):
         max_tile: int = 512,
         standardise: bool = True,
         settings: Mapping[str, Any] | None = None,
+        mode: Mode = "pixel",
     ) -> None:
         super().__init__()
         check_output_stride(output_stride)
         check_max_tile(max_tile)
-        self.output_stride = output_stride
+        check_mode(mode)
+        # None where each image is one patch.
+        self.scored_stride = None if mode == "patch" else output_stride
         self.max_tile = max_tile
         self.standardise = standardise
         self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
-        self.distribution = create_distribution(method, descriptor_dim, settings)
+        self.distribution = create_distribution(method, descriptor_dim, settings, mode)
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim))
         self.register_buffer("is_fitted", torch.tensor(data=False))
@@ -95,9 +96,14 @@ class DescriptorBaselineModel(nn.Module):
             images: Normalised images of shape ``(B, 3, H, W)``.
 
         Returns:
-            Descriptors of every s-th pixel of all images, of shape ``(n, d)``.
+            Descriptors of every s-th pixel of all images, or of the images, of shape ``(n, d)``.
         """
-        return torch.cat(list(tiled_descriptors(self.teacher, images, self.output_stride, self.max_tile))).float()
+        parts = [
+            descriptors
+            for part in self._parts(images)
+            for descriptors in teacher_descriptors(self.teacher, part, self.scored_stride, self.max_tile)
+        ]
+        return torch.cat(parts).float()
 
     def fit(self, descriptors: torch.Tensor) -> None:
         """Fit the model of the descriptors.
@@ -121,42 +127,54 @@ class DescriptorBaselineModel(nn.Module):
             images: Normalised images of shape ``(B, 3, H, W)``.
 
         Returns:
-            The anomaly map of shape ``(B, 1, H, W)``, and its maximum as the score of the image, of shape ``(B,)``.
+            The anomaly map of shape ``(B, 1, H, W)``, and its maximum as the score of the image, of shape ``(B,)``; in
+            the mode ``"patch"`` the score alone.
 
         Raises:
             RuntimeError: If the model is not fitted yet.
         """
         if torch.compiler.is_exporting():
-            descriptors = self._descriptors(images, padded=False)
-            scores = self.distribution(self._normalised(_vectors(descriptors))).reshape(descriptors[:, 0].shape)
+            descriptors = self._described(images)
+            scores = self.distribution(self._vectors(descriptors)).reshape(descriptors[:, 0].shape)
         else:
-            if not self.is_fitted:
-                msg = "The model is not fitted yet: train it, or load a checkpoint of one that was trained."
-                raise RuntimeError(msg)
-            scores = torch.cat([self._tiled_scores(image) for image in images.split(1)])
-        anomaly_map = upsample(scores.unsqueeze(1), self.output_stride, images.shape[-2:])
-        return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
+            check_fitted(self.is_fitted)
+            scores = torch.cat([self._scores(part) for part in self._parts(images)])
+        scores = scores.unsqueeze(1)
+        if self.scored_stride is None:
+            return prediction(scores, has_map=False)
+        return prediction(upsample(scores, self.scored_stride, images.shape[-2:]))
+
+    def _parts(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split a batch into as many images as are no larger than a tile together, at least one."""
+        return images.split(max(1, self.max_tile**2 // images[0, 0].numel()))
 
     @torch.no_grad()
-    def _tiled_scores(self, images: torch.Tensor) -> torch.Tensor:
-        rows, columns = (-(-side // self.output_stride) for side in images.shape[-2:])
+    def _scores(self, images: torch.Tensor) -> torch.Tensor:
+        """Score images, to shape ``(B, h, w)``, tile by tile."""
+        if self.scored_stride is None:
+            return self._scores_of(self._described(images))
+        rows, columns = (-(-side // self.scored_stride) for side in images.shape[-2:])
         scores = torch.empty(len(images), rows, columns, device=images.device)
-        for tile in split_into_tiles(images, self.teacher.patch_size, self.output_stride, self.max_tile):
-            descriptors = self._descriptors(tile.images, padded=True)
-            # Differences between distances are lost in half precision.
-            with torch.autocast(images.device.type, enabled=False):
-                vectors = self._normalised(_vectors(descriptors))
-                parts = [self.distribution(part) for part in vectors.split(DESCRIPTORS_AT_ONCE)]
-            scores[..., tile.rows, tile.columns] = torch.cat(parts).reshape(descriptors[:, 0].shape)
+        for tile in split_into_tiles(images, self.teacher.patch_size, self.scored_stride, self.max_tile):
+            scores[..., tile.rows, tile.columns] = self._scores_of(self._described(tile.images, padded=True))
         return scores
 
-    def _descriptors(self, images: torch.Tensor, padded: bool) -> torch.Tensor:
-        return dense_descriptors(self.teacher, images, self.output_stride, padded).float()
+    def _described(self, images: torch.Tensor, padded: bool = False) -> torch.Tensor:
+        """Describe images, to shape ``(B, d, h, w)``."""
+        if self.scored_stride is None:
+            return self.teacher(zoom(images, self.teacher.patch_size))
+        return dense_descriptors(self.teacher, images, self.scored_stride, padded)
+
+    def _scores_of(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Score descriptors of shape ``(B, d, h, w)``, to shape ``(B, h, w)``."""
+        # Differences between distances are lost in half precision.
+        with torch.autocast(descriptors.device.type, enabled=False):
+            parts = [self.distribution(part) for part in self._vectors(descriptors).split(DESCRIPTORS_AT_ONCE)]
+        return torch.cat(parts).reshape(descriptors[:, 0].shape)
+
+    def _vectors(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Put descriptors of shape ``(B, d, h, w)`` below each other, normalised, to ``(B h w, d)``."""
+        return self._normalised(descriptors.float().movedim(1, -1).flatten(0, -2))
 
     def _normalised(self, vectors: torch.Tensor) -> torch.Tensor:
         return (vectors - self.descriptor_mean) / self.descriptor_std
-
-
-def _vectors(descriptors: torch.Tensor) -> torch.Tensor:
-    """Put descriptors of shape ``(B, d, h, w)`` below each other, to ``(B h w, d)``."""
-    return descriptors.movedim(1, -1).flatten(0, -2)

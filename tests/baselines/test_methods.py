@@ -180,6 +180,27 @@ def test_fit_leaves_the_descriptors_alone_and_follows_the_seed(method, descripto
     torch.testing.assert_close(descriptors, before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "pixel", "patch"),
+    [
+        ("nearest_neighbour", {}, {"dictionary_size": 5000}, {"dictionary_size": None}),
+        ("nearest_neighbour", {"dictionary_size": 9}, {"dictionary_size": 9}, {"dictionary_size": 9}),
+        ("k_means", {}, {"n_centres": 10}, {"n_centres": 10}),
+        ("autoencoder", {}, {"lr": 1e-4, "batch_size": 512}, {"lr": 1e-2, "batch_size": 64}),
+        ("variational_autoencoder", {"lr": 1e-3}, {"lr": 1e-3, "batch_size": 512}, {"lr": 1e-3, "batch_size": 64}),
+    ],
+)
+def test_settings_are_those_of_the_papers_experiment_unless_given(method, settings, pixel, patch):
+    for mode, expected in (("pixel", pixel), ("patch", patch)):
+        distribution = create_distribution(method, DIM, settings, mode)
+        assert {name: getattr(distribution, name) for name in expected} == expected
+
+
+def test_fewer_descriptors_than_centres_are_one_clear_error(descriptors):
+    with pytest.raises(ValueError, match="only 9 descriptors for 10 centres"):
+        fitted("k_means", descriptors[:9])
+
+
 def test_distances_of_equal_vectors_are_not_negative():
     vectors = 100 * torch.randn(50, 8)
     assert (distances.squared_distances(vectors, vectors) >= 0).all()

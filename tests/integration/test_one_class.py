@@ -12,7 +12,8 @@ import torch
 from anomalib.data import MVTec, OneClassMNIST
 from anomalib.deploy import ExportType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
-from anomalib.models import UninformedStudents
+from anomalib.models import DescriptorBaseline, UninformedStudents
+from anomalib.models.components import AnomalibModule
 from anomalib.visualization import ImageVisualizer
 
 from anomalib_students import ScaleMetrics
@@ -101,9 +102,15 @@ def test_statistics_are_those_of_the_data(trained: Path, digits: OneClassMNIST) 
 def test_exported_models_give_what_the_engine_gives(
     trained: Path, digits: OneClassMNIST, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert_exports_agree(UninformedStudents.load_from_checkpoint(trained).eval(), digits, tmp_path, monkeypatch)
+
+
+def assert_exports_agree(
+    model: AnomalibModule, digits: OneClassMNIST, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare the exported models with the engine, on one image of each digit."""
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     monkeypatch.chdir(tmp_path)
-    model = UninformedStudents.load_from_checkpoint(trained).eval()
     exported = {kind: small_engine(tmp_path).export(model, kind, export_root=tmp_path) for kind in ExportType}
     # The plugin chooses bfloat16 by itself on processors that have it.
     config = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -120,6 +127,43 @@ def test_exported_models_give_what_the_engine_gives(
             assert float(np.squeeze(prediction.pred_score)) == pytest.approx(float(expected.pred_score), abs=1e-3)
             assert bool(np.squeeze(prediction.pred_label)) == bool(expected.pred_label)
             assert prediction.anomaly_map is None
+
+
+@pytest.fixture(scope="module")
+def trained_baseline(mnist_root: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of the descriptors of all training images of the digit 1."""
+    model = DescriptorBaseline(method="nearest_neighbour", mode="patch")
+    assert model.n_samples == 1_000_000
+    engine = small_engine(tmp_path_factory.mktemp("baseline"))
+    (results,) = engine.train(model, datamodule=OneClassMNIST(mnist_root, 1, cache_dir=cache_dir, train_batch_size=4))
+    assert results.keys() == {"image_AUROC", "image_F1Score"}
+    assert results["image_AUROC"] > 0.9
+    # All but the two that the threshold is measured on.
+    assert len(model.model.distribution.dictionary) == 18
+    assert not list(Path(engine.trainer.default_root_dir).rglob("*.png"))
+    return Path(engine.best_model_path)
+
+
+def test_checkpoint_alone_restores_a_baseline(trained_baseline: Path, digits: OneClassMNIST, tmp_path: Path) -> None:
+    restored = DescriptorBaseline.load_from_checkpoint(trained_baseline)
+    assert (restored.hparams["mode"], restored.hparams["teacher"], restored.visualizer) == ("patch", None, None)
+    fresh = DescriptorBaseline(method="nearest_neighbour", mode="patch")
+    (expected,) = small_engine(tmp_path).test(fresh, datamodule=digits, ckpt_path=trained_baseline)
+    assert small_engine(tmp_path).test(restored, datamodule=digits) == [expected]
+
+
+def test_exported_baselines_give_what_the_engine_gives(
+    trained_baseline: Path, digits: OneClassMNIST, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DescriptorBaseline.load_from_checkpoint(trained_baseline).eval()
+    assert_exports_agree(model, digits, tmp_path, monkeypatch)
+
+
+def test_modes_of_baselines_are_not_mixed(trained_baseline: Path, digits: OneClassMNIST, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="checkpoint is of a model with mode patch, but the model has pixel"):
+        small_engine(tmp_path).test(
+            DescriptorBaseline(method="nearest_neighbour"), datamodule=digits, ckpt_path=trained_baseline
+        )
 
 
 def test_anomalibs_visualizer_can_be_asked_for(trained: Path, digits: OneClassMNIST, tmp_path: Path) -> None:
@@ -163,12 +207,18 @@ def test_any_image_data_have_one_score_for_each_image(data_root: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_command_line_trains_and_tests(mnist_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("UninformedStudents", {"model.patch_sizes": "[33]", "model.n_students": 1}),
+        ("DescriptorBaseline", {"model.method": "k_means", "model.settings.n_centres": 3}),
+    ],
+)
+def test_command_line_trains_and_tests(model: str, arguments: dict[str, Any], mnist_root: Path, tmp_path: Path) -> None:
     arguments = {
-        "model": "UninformedStudents",
+        "model": model,
         "model.mode": "patch",
-        "model.patch_sizes": "[33]",
-        "model.n_students": 1,
+        **arguments,
         "data": "OneClassMNIST",
         "data.normal_class": 0,
         "data.root": mnist_root / "MNIST",
@@ -184,5 +234,5 @@ def test_command_line_trains_and_tests(mnist_root: Path, tmp_path: Path) -> None
     )
     assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
     assert "image_AUROC" in result.stdout
-    run = tmp_path / "results" / "UninformedStudents" / "OneClassMNIST" / "0" / "latest"
+    run = tmp_path / "results" / model / "OneClassMNIST" / "0" / "latest"
     assert (run / "weights" / "lightning" / "model.ckpt").is_file()

@@ -4,7 +4,8 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_students.anomaly_map import upsample
+from anomalib_students.anomaly_map import prediction, upsample
+from anomalib_students.baselines.distribution import check_fitted
 from anomalib_students.dense import check_output_stride, reflect_pad
 from anomalib_students.resize import antialiased_resize
 from anomalib_students.teacher.source import DistillationSource
@@ -116,12 +117,9 @@ class CNNFeatureDictionaryModel(nn.Module):
             patches = windows.movedim(1, 3).flatten(0, 2)
             scores = self.dictionary(self._features(patches)).unflatten(0, (-1, *windows.shape[2:4]))
         else:
-            if not self.is_fitted:
-                msg = "The model is not fitted yet: train it, or load a checkpoint of one that was trained."
-                raise RuntimeError(msg)
+            check_fitted(self.is_fitted)
             scores = torch.stack([torch.stack([self._scores(row) for row in image.unbind(1)]) for image in windows])
-        anomaly_map = upsample(scores.unsqueeze(1), self.output_stride, images.shape[-2:])
-        return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
+        return prediction(upsample(scores.unsqueeze(1), self.output_stride, images.shape[-2:]))
 
     @torch.no_grad()
     def _scores(self, row: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torchvision.transforms import v2
 
+from anomalib_students.anomaly_map import prediction
+
 from .network import ConvolutionalAutoencoder
 from .similarity import CONSTANTS, structural_similarity
 
@@ -78,8 +80,7 @@ class SSIMAutoencoderModel(nn.Module):
         if self.training:
             return self._dissimilarity(torch.stack([self.crop(image) for image in grey])).mean()
         with torch.no_grad():
-            anomaly_map = self._anomaly_map(grey)
-        return InferenceBatch(pred_score=anomaly_map.amax(dim=(1, 2, 3)), anomaly_map=anomaly_map)
+            return prediction(self._anomaly_map(grey))
 
     def _dissimilarity(self, patches: torch.Tensor) -> torch.Tensor:
         return 1 - structural_similarity(self.autoencoder(patches), patches, self.c1, self.c2)
