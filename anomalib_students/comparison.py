@@ -38,13 +38,14 @@ def _append(table: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
     return pd.concat([table, means.rename(MEAN).to_frame().T])
 
 
-def draw_comparison(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame) -> None:
+def draw_comparison(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame, bottom: float = 0) -> None:
     """Draw a bar for each row and column, and a line across it where the paper is.
 
     Args:
         axes: Where to draw.
         ours: Our figures; the names of rows and columns are shown.
         paper: The paper's, of the same rows and columns.
+        bottom: Lower end of the axis, whose upper end is 1.
     """
     width = BARS_WIDTH / len(ours.columns)
     for number, column in enumerate(ours.columns):
@@ -62,5 +63,6 @@ def draw_comparison(axes: Axes, ours: pd.DataFrame, paper: pd.DataFrame) -> None
         rotation=30 if len(ours) > 4 else 0,
         ha="right" if len(ours) > 4 else "center",
     )
-    axes.set_ylim(0, 1)
+    # A line at 1 is to be seen.
+    axes.set_ylim(bottom, 1 + 0.01 * (1 - bottom))
     axes.grid(axis="y", alpha=0.3)

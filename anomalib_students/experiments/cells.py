@@ -7,7 +7,17 @@ from typing import Any, Literal
 
 import pandas as pd
 
-__all__ = ["HEADINGS", "MULTI_SCALE", "OURS", "Cell", "DescriptorMethod", "Precision", "table_of"]
+__all__ = [
+    "HEADINGS",
+    "MULTI_SCALE",
+    "OURS",
+    "Cell",
+    "DescriptorMethod",
+    "LearningRateSchedule",
+    "Precision",
+    "TrainingMode",
+    "table_of",
+]
 
 OURS = "ours"
 MULTI_SCALE = "multi-scale"
@@ -15,7 +25,9 @@ MULTI_SCALE = "multi-scale"
 DescriptorMethod = Literal["nearest_neighbour", "k_means", "one_class_svm", "autoencoder", "variational_autoencoder"]
 """Methods that are fitted to the teacher's descriptors."""
 
+LearningRateSchedule = Literal["constant", "cosine"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+TrainingMode = Literal["dense", "phase"]
 
 HEADINGS = {
     OURS: "ours",

@@ -1,9 +1,12 @@
 """The commands ``experiments mvtec`` and ``experiments one-class``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from .cells import Precision
+from anomalib_students.data.one_class_dataset import check_limits
+
+from .cells import LearningRateSchedule, Precision, TrainingMode
 from .experiment import Place, run_experiment
 from .jobs import open_folder
 from .mvtec import MVTecMethod, MVTecSettings, find_categories, mvtec_jobs, mvtec_tables
@@ -20,7 +23,6 @@ from .one_class import (
 
 __all__ = ["mvtec", "one_class"]
 
-LearningRateSchedule = Literal["constant", "cosine"]
 PatchSize = Literal[17, 33, 65]
 
 
@@ -32,7 +34,7 @@ def mvtec(
     baseline_patch_size: PatchSize | None = None,
     n_students: int = 3,
     output_stride: Literal[1, 2, 4, 8] = 1,
-    training_mode: Literal["dense", "phase"] = "dense",
+    training_mode: TrainingMode = "dense",
     teacher: str | dict[int, str] = "bundled",
     image_size: int = 256,
     epochs: int | None = None,
@@ -97,8 +99,11 @@ def mvtec(
     Raises:
         OSError: If the data are missing, or the results cannot be written.
         RuntimeError: If a cell has failed.
-        ValueError: If the settings are not those of the experiment to be resumed, or there is no room for a cell.
+        ValueError: If a number is out of range, the settings are not those of the experiment to be resumed, or there
+            is no room for a cell.
     """
+    check_limits(epochs=epochs, train_limit=train_limit, test_limit=test_limit, baseline_samples=baseline_samples)
+    place = Place(ray, address, cpus_per_cell, gpus_per_cell)
     sizes = patch_sizes or list(get_args(PatchSize))
     baselines = baseline_patch_size or (65 if 65 in sizes else max(sizes))
     chosen = categories or find_categories(root)
@@ -123,13 +128,8 @@ def mvtec(
     folder = (results / name).resolve()
     open_folder(folder, settings.as_dict(), resume)
     cells = mvtec_jobs(settings, chosen, methods or get_args(MVTecMethod), sizes, baselines)
-    run_experiment(
-        folder,
-        list(cells.values()),
-        lambda done: mvtec_tables(done, baselines),
-        settings.as_dict(),
-        Place(ray, address, cpus_per_cell, gpus_per_cell),
-    )
+    tables = partial(mvtec_tables, baseline_patch_size=baselines)
+    run_experiment(folder, list(cells.values()), tables, settings.as_dict(), place)
 
 
 def one_class(
@@ -204,12 +204,14 @@ def one_class(
     Raises:
         OSError: If the results cannot be written.
         RuntimeError: If a cell has failed.
-        ValueError: If there is no such class, the settings are not those of the experiment to be resumed, there are
-            loss weights but no images, or there is no room for a cell.
+        ValueError: If there is no such class, a number is out of range, the settings are not those of the experiment to
+            be resumed, there are loss weights but no images, or there is no room for a cell.
     """
     if loss_weights and teacher_images is None:
         msg = "With loss_weights, name a folder of photographs to pretrain teachers on: --teacher_images."
         raise ValueError(msg)
+    check_limits(epochs=epochs, train_limit=train_limit, test_limit=test_limit, teacher_steps=teacher_steps)
+    place = Place(ray, address, cpus_per_cell, gpus_per_cell)
     chosen = class_names(data, classes)
     weights = (loss_weights or PAPER_WEIGHTS) if teacher_images else ()
     settings = OneClassSettings(
@@ -236,13 +238,8 @@ def one_class(
     folder = (results / (name or data)).resolve()
     open_folder(folder, settings.as_dict(), resume)
     teachers, cells = one_class_jobs(settings, chosen, methods or get_args(OneClassMethod), weights)
-    run_experiment(
-        folder,
-        [*teachers, *cells.values()],
-        lambda done: one_class_tables(done, data),
-        settings.as_dict(),
-        Place(ray, address, cpus_per_cell, gpus_per_cell),
-    )
+    tables = partial(one_class_tables, data=data)
+    run_experiment(folder, [*teachers, *cells.values()], tables, settings.as_dict(), place)
 
 
 def _absolute(path: Path | None) -> str | None:

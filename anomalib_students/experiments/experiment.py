@@ -35,12 +35,26 @@ class Place:
         address: Address of a Ray cluster; None for this machine.
         cpus: CPU cores of each cell, with Ray.
         gpus: GPUs of each cell, with Ray; None for one, where there are any.
+
+    Raises:
+        ValueError: If Ray is to be used, and is not installed, or a number is out of range.
     """
 
     ray: bool | None = None
     address: str | None = None
     cpus: float = 1
     gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        """See that it can be had."""
+        if self.ray and find_spec("ray") is None:
+            msg = "Ray is not installed: pip install 'anomalib-students[ray]', or leave out --ray true."
+            raise ValueError(msg)
+        if self.cpus <= 0 or (self.gpus or 0) < 0:
+            msg = (
+                f"A cell needs more than no CPU core, and no negative number of GPUs; got {self.cpus} and {self.gpus}."
+            )
+            raise ValueError(msg)
 
     def uses_ray(self, n_jobs: int) -> bool:
         """Decide whether to use Ray.
@@ -51,17 +65,10 @@ class Place:
         Returns:
             What the user has said; otherwise whether Ray is installed, and there is an address, or this machine has
             room for more than one cell at a time.
-
-        Raises:
-            ValueError: If it is to be used, and is not installed.
         """
-        is_installed = find_spec("ray") is not None
-        if self.ray and not is_installed:
-            msg = "Ray is not installed: pip install 'anomalib-students[ray]', or leave out --ray true."
-            raise ValueError(msg)
         if self.ray is not None:
             return self.ray
-        return is_installed and n_jobs > 1 and (self.address is not None or self._room() > 1)
+        return find_spec("ray") is not None and n_jobs > 1 and (self.address is not None or self._room() > 1)
 
     def _room(self) -> int:
         """Count the cells for which this machine has room at a time."""

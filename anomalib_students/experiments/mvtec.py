@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from anomalib_students.paper_tables import TABLE_1, TABLE_3
 
-from .cells import HEADINGS, MULTI_SCALE, OURS, Cell, DescriptorMethod, Precision, table_of
+from .cells import (
+    HEADINGS,
+    MULTI_SCALE,
+    OURS,
+    Cell,
+    DescriptorMethod,
+    LearningRateSchedule,
+    Precision,
+    TrainingMode,
+    table_of,
+)
 from .jobs import Compute, Job, Tell
 from .report import Comparison
 
@@ -58,12 +68,12 @@ class MVTecSettings:
     root: str
     n_students: int
     output_stride: int
-    training_mode: str
+    training_mode: TrainingMode
     teacher: str | Mapping[int, str]
     image_size: int
     epochs: int | None
     lr: float
-    lr_schedule: str
+    lr_schedule: LearningRateSchedule
     precision: Precision
     train_limit: int | None
     test_limit: int | None
@@ -198,8 +208,11 @@ def _merge(
 
     from .training import MODEL, test_model
 
-    paths = [folder / scale.name / MODEL for scale in scales]
-    model = merge_scales([UninformedStudents.load_from_checkpoint(path, map_location="cpu") for path in paths])
+    models = [
+        cast("UninformedStudents", UninformedStudents.load_from_checkpoint(folder / scale.name / MODEL, "cpu"))
+        for scale in scales
+    ]
+    model = merge_scales(models)
     datamodule = _create_datamodule(settings, cell, compute)
     outcome = test_model(model, datamodule, folder / cell.name, settings.precision, compute)
     return {**asdict(cell), **outcome, "settings": settings.as_dict()}
@@ -234,7 +247,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
         "pre_processor": UninformedStudents.configure_pre_processor(size),
         "output_stride": settings.output_stride,
     }
-    samples = {} if settings.baseline_samples is None else {"n_samples": settings.baseline_samples}
+    samples: dict[str, Any] = {} if settings.baseline_samples is None else {"n_samples": settings.baseline_samples}
     if cell.method == DICTIONARY:
         # It is every fourth pixel in the paper too.
         common["output_stride"] = max(4, settings.output_stride)
@@ -256,7 +269,13 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
             lr_schedule=settings.lr_schedule,
             **common,
         )
-    return DescriptorBaseline(method=cell.method, patch_size=patch_size, teacher=settings.teacher, **samples, **common)
+    return DescriptorBaseline(
+        method=cast("DescriptorMethod", cell.method),
+        patch_size=patch_size,
+        teacher=settings.teacher,
+        **samples,
+        **common,
+    )
 
 
 def _create_datamodule(settings: MVTecSettings, cell: Cell, compute: Compute) -> AnomalibDataModule:

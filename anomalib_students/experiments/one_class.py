@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 
 from anomalib_students.paper_tables import MEAN, PRINTED_MEANS, TABLE_6, TABLE_7
 
-from .cells import HEADINGS, OURS, Cell, DescriptorMethod, Precision, table_of
+from .cells import HEADINGS, OURS, Cell, DescriptorMethod, LearningRateSchedule, Precision, table_of
 from .jobs import Compute, Job, Tell
 from .report import Comparison
 
@@ -83,7 +83,7 @@ class OneClassSettings:
     epochs: int
     batch_size: int
     lr: float
-    lr_schedule: str
+    lr_schedule: LearningRateSchedule
     precision: Precision
     train_limit: int | None
     test_limit: int | None
@@ -192,6 +192,8 @@ def one_class_tables(results: dict[Cell, dict[str, Any]], data: OneClassData) ->
         "Table 2",
         f"mean AUROC of images on {title}",
         *(frame.loc[[MEAN]].T.rename(columns={MEAN: title}) for frame in (classes.ours, classes.paper)),
+        # The means are in the chart of the classes.
+        is_drawn=False,
     )
     return [summary, classes]
 
@@ -231,6 +233,7 @@ def _pretrain(
     from anomalib_students.teacher.weights import read_metadata
 
     output = _teacher_file(folder, variant_of(weights))
+    lambda_k, lambda_m, lambda_c = weights
     start = time.monotonic()
     pretrain(
         images=Path(settings.teacher_images or ""),
@@ -238,7 +241,9 @@ def _pretrain(
         patch_size=settings.patch_size,
         source_checkpoint=None if settings.source_checkpoint is None else Path(settings.source_checkpoint),
         source_layer=settings.source_layer,
-        **dict(zip(("lambda_k", "lambda_m", "lambda_c"), weights, strict=True)),
+        lambda_k=lambda_k,
+        lambda_m=lambda_m,
+        lambda_c=lambda_c,
         max_steps=settings.teacher_steps,
         lr=settings.teacher_lr,
         seed=settings.seed,
@@ -291,7 +296,7 @@ def create_model(settings: OneClassSettings, method: str, teacher: str) -> Anoma
         )
     return DescriptorBaseline(
         mode="patch",
-        method=method,
+        method=cast("DescriptorMethod", method),
         patch_size=settings.patch_size,
         teacher=teacher,
         settings=METHOD_SETTINGS.get(method),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +32,14 @@ class Comparison:
         title: What it shows.
         ours: Our figures, with their mean.
         paper: The paper's, of the same rows and columns.
+        is_drawn: Whether it is in the chart.
     """
 
     name: str
     title: str
     ours: pd.DataFrame
     paper: pd.DataFrame
+    is_drawn: bool = True
 
     @classmethod
     def of(
@@ -120,11 +123,18 @@ def _cell(ours: float, paper: float) -> str:
 
 def _chart(comparisons: Sequence[Comparison]) -> bytes:
     """Draw the tables below each other."""
-    widths = [len(table.ours) * (0.3 + 0.16 * len(table.ours.columns)) for table in comparisons]
+    drawn = [table for table in comparisons if table.is_drawn]
+    widths = [len(table.ours) * (0.3 + 0.16 * len(table.ours.columns)) for table in drawn]
     with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(max(6.0, 1.2 + max(widths)), 3.4 * len(comparisons)), layout="constrained")
-        for table, axes in zip(comparisons, figure.subplots(len(comparisons), squeeze=False)[:, 0], strict=True):
-            draw_comparison(axes, table.ours, table.paper)
+        figure = Figure(figsize=(max(6.0, 1.2 + max(widths)), 3.4 * len(drawn)), layout="constrained")
+        for table, axes in zip(drawn, figure.subplots(len(drawn), squeeze=False)[:, 0], strict=True):
+            draw_comparison(axes, table.ours, table.paper, _bottom(table))
             axes.set_title(f"{table.name}: {table.title}", fontsize=9, loc="left")
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         return png_bytes(figure)
+
+
+def _bottom(table: Comparison) -> float:
+    """Choose the lower end of the axis: 0, or where all figures are high, one that shows how they differ."""
+    lowest = min(table.ours.min(axis=None), table.paper.fillna(1).min(axis=None))
+    return 0 if lowest < 0.5 else math.floor(10 * lowest - 0.5) / 10
