@@ -188,13 +188,11 @@ def one_class_tables(results: dict[Cell, dict[str, Any]], data: OneClassData) ->
     )
     if not len(classes.ours.columns):
         return []
-    summary = Comparison(
-        "Table 2",
-        f"mean AUROC of images on {title}",
-        *(frame.loc[[MEAN]].T.rename(columns={MEAN: title}) for frame in (classes.ours, classes.paper)),
-        # The means are in the chart of the classes.
-        is_drawn=False,
+    ours, means_of_paper = (
+        frame.loc[[MEAN]].T.rename(columns={MEAN: title}) for frame in (classes.ours, classes.paper)
     )
+    # The means are in the chart of the classes.
+    summary = Comparison("Table 2", f"mean AUROC of images on {title}", ours, means_of_paper, is_drawn=False)
     return [summary, classes]
 
 

@@ -79,6 +79,7 @@ def steps(monkeypatch):
     return steps
 
 
+@pytest.mark.slow
 def test_an_interrupted_experiment_goes_on(run, steps, tmp_path, capsys):
     settings = {"categories": "[grid,pill]", "epochs": 2}
     # Five images are trained on in an epoch: in the second epoch of the second category.
@@ -126,6 +127,7 @@ def test_limits_and_the_categories_that_are_there(run, steps, root, tmp_path):
     assert (tmp_path / "table" / "pill" / "ours-p33" / "model.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_mvtec_as_a_user_calls_it(root, tmp_path):
     """With a category that cannot be read, which fails alone."""
     selection = {"methods": "[ours,k_means]", "categories": "[broken,pill]", "patch_sizes": "[33,65]", "epochs": 1}
@@ -159,6 +161,7 @@ def test_mvtec_as_a_user_calls_it(root, tmp_path):
         assert table["Table 3", "pill", column] == pytest.approx(metrics[name], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_one_class_as_a_user_calls_it(mnist_root, photographs, tmp_path):
     settings = {
         "data": "mnist",

@@ -12,6 +12,7 @@ from tests.integration.conftest import write_category
 from .test_commands import COMMAND, SMALL, options
 
 
+@pytest.mark.slow
 def test_cells_are_tasks_of_ray(tmp_path):
     """One of them fails, and one needs two others."""
     write_category(tmp_path / "data" / "pill")
