@@ -19,7 +19,7 @@ def test_cells_are_tasks_of_ray(tmp_path):
     settings = {"methods": "[ours]", "categories": "[pill,missing]", "patch_sizes": "[17,33]", "epochs": 1}
     settings |= {"root": "data", "results": "out", "name": "table", "ray": "true"}
     call = [*COMMAND, "mvtec", *options(**{**SMALL, **settings})]
-    finished = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    finished = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=1200, check=False)
     assert finished.returncode == 1, finished.stderr[-5000:]
     assert "Started a local Ray instance" in finished.stderr
     assert "missing, ours, p33 failed: There is no folder" in finished.stderr
