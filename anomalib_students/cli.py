@@ -1,14 +1,16 @@
-"""The command ``anomalib-students``: pretrain teachers, look at teacher files, and draw what models see."""
+"""The command ``anomalib-students``: pretrain teachers, make the paper's tables, and draw what models see."""
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.patch_network import ARCHITECTURES
 from anomalib_students.teacher.task import pretrain
@@ -35,12 +37,17 @@ def teachers(file: Path | None = None) -> None:
         Console().print(table)
 
 
-FUNCTIONS: dict[str, Callable[..., object]] = {
+Functions = Mapping[str, "Callable[..., object] | Functions"]
+
+FUNCTIONS: Functions = {
     "pretrain": pretrain,
     "teachers": teachers,
     "maps": maps,
     "embedding": embedding,
+    "experiments": {"mvtec": mvtec, "one-class": one_class},
 }
+SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper's figures."}
+"""Summaries of what is no function, but has some."""
 
 
 def create_parser() -> ArgumentParser:
@@ -50,14 +57,21 @@ def create_parser() -> ArgumentParser:
         Parser with a subcommand for each function.
     """
     parser = ArgumentParser(prog="anomalib-students", description=__doc__)
-    subcommands = parser.add_subcommands()
-    for name, function in FUNCTIONS.items():
-        summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        subcommand = ArgumentParser(description=summary)
-        subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
-        subcommand.add_function_arguments(function, as_group=False)
-        subcommands.add_subcommand(name, subcommand, help=summary)
+    _add_functions(parser, FUNCTIONS)
     return parser
+
+
+def _add_functions(parser: ArgumentParser, functions: Functions) -> None:
+    subcommands = parser.add_subcommands()
+    for name, function in functions.items():
+        summary = SUMMARIES.get(name) or (inspect.getdoc(function) or "").partition("\n")[0]
+        subcommand = ArgumentParser(description=summary)
+        subcommands.add_subcommand(name, subcommand, help=summary)
+        if isinstance(function, Mapping):
+            _add_functions(subcommand, function)
+        else:
+            subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
+            subcommand.add_function_arguments(function, as_group=False)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -69,8 +83,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = create_parser()
     settings = parser.parse_args(None if args is None else list(args))
     try:
-        arguments = parser.instantiate_classes(settings)[settings.subcommand].as_dict()
+        chosen = parser.instantiate_classes(settings)
+        function: Any = FUNCTIONS
+        while "subcommand" in chosen:
+            function, chosen = function[chosen.subcommand], chosen[chosen.subcommand]
+        arguments = chosen.as_dict()
         arguments.pop("config", None)
-        FUNCTIONS[settings.subcommand](**arguments)
+        function(**arguments)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"anomalib-students: {error}")

@@ -6,6 +6,8 @@ from uuid import uuid4
 
 from pyarrow.fs import FileSystem, FileType
 
+from anomalib_students.settings_check import check_unchanged
+
 __all__ = ["RESULTS", "check_settings", "exists", "read_json", "write_bytes", "write_json"]
 
 SETTINGS = "settings.json"
@@ -88,11 +90,4 @@ def check_settings(file_system: FileSystem, folder: str, settings: dict[str, Any
     if not resume:
         msg = f"There is a job in {folder} already: resume it, or choose another name."
         raise FileExistsError(msg)
-    before = read_json(file_system, path)
-    changed = [
-        name for name, value in json.loads(json.dumps(settings, default=str)).items() if before.get(name) != value
-    ]
-    if changed:
-        told = ", ".join(f"{name}={before.get(name)}" for name in changed)
-        msg = f"The job to be resumed had other settings: {told}. Resume it with these, or choose another name."
-        raise ValueError(msg)
+    check_unchanged(read_json(file_system, path), settings)

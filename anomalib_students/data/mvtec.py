@@ -11,6 +11,8 @@ from anomalib.data.datasets.image.mvtecad import CATEGORIES, IMG_EXTENSIONS
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
+from anomalib_students.data.one_class_dataset import check_limits, draw_samples
+
 DEFAULT_ROOT = "./datasets/MVTecAD"
 LAYOUT = (
     "Expected in it: train/good/*.png, test/good/*.png, test/<defect>/*.png and ground_truth/<defect>/*.png, "
@@ -40,7 +42,13 @@ class MVTec(MVTecAD):
         test_split_ratio: Share of the training images to test on, if there are no normal test images.
         val_split_mode: Where the validation images come from.
         val_split_ratio: Share of the images to validate on, if the mode is a split.
-        seed: Seed of the splits.
+        seed: Seed of the splits, and of what the limits draw.
+        train_limit: Train on so many images at most, drawn at random; None for all.
+        test_limit: Test on so many images at most, drawn at random in the proportions of good and defective ones; None
+            for all.
+
+    Raises:
+        ValueError: If a limit is less than 1.
 
     Example:
         >>> datamodule = MVTec(category="pill")
@@ -64,7 +72,10 @@ class MVTec(MVTecAD):
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         val_split_ratio: float = 0.5,
         seed: int | None = None,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
     ) -> None:
+        check_limits(train_limit=train_limit, test_limit=test_limit)
         super().__init__(
             root=root,
             category=category,
@@ -81,6 +92,8 @@ class MVTec(MVTecAD):
             val_split_ratio=val_split_ratio,
             seed=seed,
         )
+        self.train_limit = train_limit
+        self.test_limit = test_limit
         self._downloadable = category in CATEGORIES and (root is None or self.root == Path(DEFAULT_ROOT))
 
     def prepare_data(self) -> None:
@@ -106,6 +119,9 @@ class MVTec(MVTecAD):
     def _setup(self, _stage: str | None = None) -> None:
         check_layout(self.root, self.category)
         super()._setup(_stage)
+        for dataset, limit in ((self.train_data, self.train_limit), (self.test_data, self.test_limit)):
+            drawn = draw_samples(dataset.samples, limit or len(dataset), self.seed or 0)
+            dataset.subsample(sorted(drawn.index), inplace=True)
 
 
 def check_layout(root: Path, category: str) -> None:

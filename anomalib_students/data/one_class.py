@@ -10,7 +10,7 @@ from anomalib.data.utils import LabelName, TestSplitMode, ValSplitMode
 from pandas import DataFrame
 from torchvision.transforms.v2 import Transform
 
-from anomalib_students.data.one_class_dataset import OneClassDataset, draw_samples, list_samples
+from anomalib_students.data.one_class_dataset import OneClassDataset, check_limits, draw_samples, list_samples
 
 __all__ = ["OneClassImageFolder"]
 
@@ -88,10 +88,7 @@ class OneClassImageFolder(AnomalibDataModule):
             test_split_mode=TestSplitMode.FROM_DIR,
             seed=seed,
         )
-        for name, limit in (("train_limit", train_limit), ("test_limit", test_limit), ("val_limit", val_limit)):
-            if limit is not None and limit < 1:
-                msg = f"{name} must be at least 1, got {limit}."
-                raise ValueError(msg)
+        check_limits(train_limit=train_limit, test_limit=test_limit, val_limit=val_limit)
         self.root = Path(root)
         self.train_limit = train_limit
         self.test_limit = test_limit

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
-__all__ = ["OneClassDataset", "draw_samples", "list_samples"]
+__all__ = ["OneClassDataset", "check_limits", "draw_samples", "list_samples"]
 
 MEMORY = 2**30
 """Bytes of decoded images that a data set keeps; the others are decoded each time."""
@@ -41,6 +41,21 @@ def list_samples(folder: Path, normal_class: str) -> DataFrame:
     is_normal = samples["label"] == normal_class
     samples["label_index"] = is_normal.map({True: int(LabelName.NORMAL), False: int(LabelName.ABNORMAL)})
     return samples.assign(mask_path="", split=folder.name)
+
+
+def check_limits(**limits: int | None) -> None:
+    """See that limits of numbers of samples leave some.
+
+    Args:
+        limits: Limits by the names of their arguments; None for no limit.
+
+    Raises:
+        ValueError: If a limit is less than 1.
+    """
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            msg = f"{name} must be at least 1, got {limit}."
+            raise ValueError(msg)
 
 
 def draw_samples(samples: DataFrame, n_samples: int, seed: int) -> DataFrame:
