@@ -7,12 +7,14 @@ from typing import cast
 import nncf
 import openvino
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule, AnomalibDataset
 from torchvision.transforms.v2 import functional
 
 __all__ = ["quantise"]
 
 IMAGE_CHANNELS = 3
+CALIBRATION_IMAGES = 32
+"""Most images that calibrate: each has tens of thousands of patches."""
 
 
 def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> openvino.Model:
@@ -23,9 +25,8 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
 
     Args:
         model: OpenVINO model whose input are images of shape ``(B, 3, H, W)``.
-        datamodule: Data module, whose validation images calibrate. They are taken one at a time: the activations of a
-            batch, all layers' of all networks, would fill the memory. Where the size of the model's input is fixed,
-            they are resized to it.
+        datamodule: Data module, some of whose validation images calibrate, or where it has none, training images.
+            Where the size of the model's input is fixed, they are resized to it.
 
     Returns:
         The quantised model.
@@ -39,19 +40,18 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
     # It would tell of each operation that is left as it is.
     nncf.set_log_level(logging.WARNING)
     datamodule.setup("fit")
-    batch_size, datamodule.eval_batch_size = datamodule.eval_batch_size, 1
-    try:
-        images = nncf.Dataset(datamodule.val_dataloader(), partial(_input, model))
-        return nncf.quantize(model, images, ignored_scope=_all_but_convolutions(model))
-    finally:
-        datamodule.eval_batch_size = batch_size
+    dataset = getattr(datamodule, "val_data", datamodule.train_data)
+    number = min(len(dataset), CALIBRATION_IMAGES)
+    # All over the data set, which is sorted by the type of the defect.
+    images = nncf.Dataset([index * len(dataset) // number for index in range(number)], partial(_input, model, dataset))
+    return nncf.quantize(model, images, subset_size=number, ignored_scope=_all_but_convolutions(model))
 
 
-def _input(model: openvino.Model, batch: ImageBatch) -> torch.Tensor:
-    """Take the images of a batch, in the size of the model's input where that is fixed."""
-    images = cast("torch.Tensor", batch.image)
+def _input(model: openvino.Model, dataset: AnomalibDataset, index: int) -> torch.Tensor:
+    """Take an image of a data set, in the size of the model's input where that is fixed."""
+    image = cast("torch.Tensor", dataset.collate_fn([dataset[index]]).image)
     sides = model.input(0).partial_shape[2:]
-    return images if sides.is_dynamic else functional.resize(images, list(sides.to_shape()), antialias=True)
+    return image if sides.is_dynamic else functional.resize(image, list(sides.to_shape()), antialias=True)
 
 
 def _all_but_convolutions(model: openvino.Model) -> nncf.IgnoredScope:

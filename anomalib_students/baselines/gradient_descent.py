@@ -42,6 +42,7 @@ class TrainedDistribution(DescriptorDistribution):
         lr: Learning rate of Adam: 1e-4 on MVTec AD (Appendix C), 1e-2 on MNIST and CIFAR-10 (Appendix B).
         weight_decay: Weight decay of Adam.
         batch_size: Descriptors in a batch: 512 on MVTec AD, 64 on MNIST and CIFAR-10.
+        max_gradient_norm: l2 norm that gradients are clipped to, or ``None`` for no clipping, as in the paper.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -50,7 +51,14 @@ class TrainedDistribution(DescriptorDistribution):
     # "All available descriptors" (Section 4.2).
     paper_samples: ClassVar[int] = MOST_SAMPLES
 
-    def __init__(self, epochs: int = 100, lr: float = 1e-4, weight_decay: float = 1e-5, batch_size: int = 512) -> None:
+    def __init__(
+        self,
+        epochs: int = 100,
+        lr: float = 1e-4,
+        weight_decay: float = 1e-5,
+        batch_size: int = 512,
+        max_gradient_norm: float | None = None,
+    ) -> None:
         super().__init__()
         if min(epochs, batch_size) < 1 or lr <= 0 or weight_decay < 0:
             msg = (
@@ -58,10 +66,14 @@ class TrainedDistribution(DescriptorDistribution):
                 f"epochs={epochs}, batch_size={batch_size}, lr={lr}, weight_decay={weight_decay}."
             )
             raise ValueError(msg)
+        if max_gradient_norm is not None and max_gradient_norm <= 0:
+            msg = f"max_gradient_norm must be positive, or None for no clipping; got {max_gradient_norm}."
+            raise ValueError(msg)
         self.epochs = epochs
         self.lr = lr
         self.weight_decay = weight_decay
         self.batch_size = batch_size
+        self.max_gradient_norm = max_gradient_norm
 
     def fit(self, descriptors: torch.Tensor) -> None:
         """Train on the descriptors; see the base class.
@@ -79,6 +91,8 @@ class TrainedDistribution(DescriptorDistribution):
                 for indices in torch.randperm(len(descriptors), device=descriptors.device).split(self.batch_size):
                     optimizer.zero_grad()
                     self.loss(descriptors[indices]).backward()
+                    if self.max_gradient_norm is not None:
+                        nn.utils.clip_grad_norm_(self.parameters(), self.max_gradient_norm)
                     optimizer.step()
         if not all(parameter.isfinite().all() for parameter in self.parameters()):
             msg = f"The training of the {type(self).__name__} diverged. Use a smaller lr."

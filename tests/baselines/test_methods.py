@@ -188,6 +188,7 @@ def test_fit_leaves_the_descriptors_alone_and_follows_the_seed(method, descripto
         ("k_means", {}, {"n_centres": 10}, {"n_centres": 10}),
         ("autoencoder", {}, {"lr": 1e-4, "batch_size": 512}, {"lr": 1e-2, "batch_size": 64}),
         ("variational_autoencoder", {"lr": 1e-3}, {"lr": 1e-3, "batch_size": 512}, {"lr": 1e-3, "batch_size": 64}),
+        ("variational_autoencoder", {}, {"max_gradient_norm": None}, {"max_gradient_norm": 10.0}),
     ],
 )
 def test_settings_are_those_of_the_papers_experiment_unless_given(method, settings, pixel, patch):
@@ -218,12 +219,32 @@ def test_distances_of_equal_vectors_are_not_negative():
         ("one_class_svm", {"nu": 0}, "nu must"),
         ("one_class_svm", {"gamma": "auto"}, "gamma must"),
         ("autoencoder", {"lr": 0}, "lr positive"),
+        ("variational_autoencoder", {"max_gradient_norm": 0}, "max_gradient_norm must"),
         ("variational_autoencoder", {"n_passes": 0}, "n_passes"),
     ],
 )
 def test_wrong_setting_is_one_clear_error(method, settings, message):
     with pytest.raises(ValueError, match=message):
         create_distribution(method, DIM, settings)
+
+
+def test_gradients_are_clipped_to_the_norm(descriptors):
+    # Descriptors that differ in scale, so that the clipping shortens the gradients of some steps more than of others.
+    descriptors = descriptors * torch.linspace(0.1, 10, len(descriptors))[:, None]
+    torch.manual_seed(0)
+    clipped = fitted("autoencoder", descriptors, max_gradient_norm=0.1, lr=1e-2)
+    torch.manual_seed(0)
+    expected = create_distribution("autoencoder", DIM, SHORT)
+    optimizer = torch.optim.Adam(expected.parameters(), lr=1e-2, weight_decay=1e-5)
+    for _ in range(SHORT["epochs"]):
+        for indices in torch.randperm(len(descriptors)).split(SHORT["batch_size"]):
+            optimizer.zero_grad()
+            expected.loss(descriptors[indices]).backward()
+            norm = torch.cat([parameter.grad.flatten() for parameter in expected.parameters()]).norm()
+            for parameter in expected.parameters():
+                parameter.grad *= min(1.0, 0.1 / norm)
+            optimizer.step()
+    torch.testing.assert_close(clipped.state_dict(), expected.state_dict(), rtol=1e-3, atol=1e-4)
 
 
 def test_diverged_training_is_one_clear_error(descriptors):
