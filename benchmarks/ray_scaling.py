@@ -8,7 +8,8 @@ Ray's own processes, a tenth of a core for each training and more while it start
 counts. So one training at a time is measured twice: where they have the rest of the machine, and where all of Ray has
 no more than the one core, as two trainings at a time have no more than the two.
 
-The trainings are those of configs/ray_sample_parts.yaml, on the embedded sample parts under as many names.
+The trainings are those of configs/ray_sample_parts.yaml, but of the paper's networks, on the embedded sample parts
+under as many names.
 
     python benchmarks/ray_scaling.py --trainings 2 --epochs 3
 """
@@ -78,7 +79,7 @@ def grid_seconds(
     os.sched_setaffinity(0, cores)
     experiment = Experiment(
         data={"class_path": "MVTec", "init_args": {"root": str(root)}},
-        model=yaml.safe_load(SETTINGS.read_text())["model"],
+        model=yaml.safe_load(SETTINGS.read_text())["model"] | {"architecture": "paper"},
         trainer={"max_epochs": epochs, "check_val_every_n_epoch": epochs},
         storage_path=str(root),
         name=f"{at_a_time}-of-{len(cores)}",
