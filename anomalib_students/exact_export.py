@@ -1,9 +1,12 @@
 """Exported models that give what the engine gives."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib.data import AnomalibDataModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 
@@ -16,6 +19,31 @@ __all__ = ["ExactExport"]
 
 ONNX_OPSET = 18
 """Operator set of exported models: the one in which torch exports."""
+
+
+@contextmanager
+def normalising_only_by_a_range(post_processor: object) -> Iterator[None]:
+    """Have a post-processor leave scores alone in exported models too, where no validation has measured their range.
+
+    In PyTorch it does so by itself. Exported, it would hold a normalisation by NaN that is computed and not used, which
+    OpenVINO fails at when it compiles a quantised model.
+
+    Args:
+        post_processor: Post-processor, if there is one.
+
+    Yields:
+        Nothing; its setting is restored afterwards.
+    """
+    if not isinstance(post_processor, PostProcessor):
+        yield
+        return
+    has_range = not (post_processor.image_min.isnan() and post_processor.pixel_min.isnan())
+    enabled = post_processor.enable_normalization
+    post_processor.enable_normalization = enabled and has_range
+    try:
+        yield
+    finally:
+        post_processor.enable_normalization = enabled
 
 
 class ExactExport(LightningModule):
@@ -48,7 +76,8 @@ class ExactExport(LightningModule):
             Path of the ONNX model.
         """
         kwargs.setdefault("opset_version", ONNX_OPSET)
-        return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
+        with normalising_only_by_a_range(getattr(self, "post_processor", None)):
+            return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
 
     @staticmethod
     def _post_training_quantization_ov(

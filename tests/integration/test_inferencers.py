@@ -9,8 +9,10 @@ from anomalib.data import MVTec
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
+from anomalib.post_processing import PostProcessor
 from openvino import Core
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
 SIDE = 64
 
@@ -95,7 +97,6 @@ def test_quantised_model_sees_the_same_defects(
     correlation: float,
     model: UninformedStudents,
     image: Path,
-    expected: tuple[float, np.ndarray],
     data_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,13 +104,18 @@ def test_quantised_model_sees_the_same_defects(
     if input_size is not None and Image.open(image).size != input_size:
         pytest.skip("a model of fixed input size takes images of that size only")
     monkeypatch.chdir(tmp_path)
+    if val_split_mode == "none":
+        # No validation has measured the range of the scores either.
+        monkeypatch.setattr(model, "post_processor", PostProcessor())
+    with torch.inference_mode():
+        reference = model(functional.to_image(Image.open(image)).unsqueeze(0) / 255).anomaly_map
     datamodule = MVTec(root=data_root, category="dots", num_workers=0, val_split_mode=val_split_mode)
     exported = model.to_openvino(
         tmp_path, input_size=input_size, compression_type=CompressionType.INT8_PTQ, datamodule=datamodule
     )
     assert "FakeQuantize" in {operation.get_type_name() for operation in Core().read_model(exported).get_ops()}
     quantised = np.asarray(OpenVINOInferencer(exported).predict(image).anomaly_map).squeeze()
-    assert np.corrcoef(quantised.ravel(), expected[1].ravel())[0, 1] > correlation
+    assert np.corrcoef(quantised.ravel(), reference.numpy().ravel())[0, 1] > correlation
 
 
 def test_exported_program_takes_any_batch(model: UninformedStudents) -> None:
