@@ -7,10 +7,11 @@ from typing import cast
 import nncf
 import openvino
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataModule, ImageBatch
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms.v2 import functional
 
-__all__ = ["quantise"]
+__all__ = ["calibration_images", "quantise"]
 
 IMAGE_CHANNELS = 3
 CALIBRATION_IMAGES = 32
@@ -39,26 +40,40 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
         raise ValueError(msg)
     # It would tell of each operation that is left as it is.
     nncf.set_log_level(logging.WARNING)
-    datamodule.setup("fit")
-    dataset = getattr(datamodule, "val_data", datamodule.train_data)
-    number = min(len(dataset), CALIBRATION_IMAGES)
-    # All over the data set, which is sorted by the type of the defect.
-    images = nncf.Dataset([index * len(dataset) // number for index in range(number)], partial(_input, model, dataset))
+    images = calibration_images(datamodule, CALIBRATION_IMAGES)
     return nncf.quantize(
         model,
-        images,
+        nncf.Dataset(images, partial(_input, model)),
         # Leaky rectified linear units make few negative values, on which symmetric steps would waste one bit of eight.
         preset=nncf.QuantizationPreset.MIXED,
-        subset_size=number,
+        subset_size=len(images),
         ignored_scope=_all_but_convolutions(model),
     )
 
 
-def _input(model: openvino.Model, dataset: AnomalibDataset, index: int) -> torch.Tensor:
-    """Take an image of a data set, in the size of the model's input where that is fixed."""
-    image = cast("torch.Tensor", dataset.collate_fn([dataset[index]]).image)
+def calibration_images(datamodule: AnomalibDataModule, number: int) -> DataLoader[ImageBatch]:
+    """Choose images that are all over the validation data, or where there are none, over the training data.
+
+    Args:
+        datamodule: Data module; is set up.
+        number: Most images to choose.
+
+    Returns:
+        Loader of batches of one image each, in its own size.
+    """
+    datamodule.setup("fit")
+    dataset = getattr(datamodule, "val_data", datamodule.train_data)
+    number = min(len(dataset), number)
+    # Data sets are sorted by the type of the defect.
+    chosen = Subset(dataset, [index * len(dataset) // number for index in range(number)])
+    return DataLoader(chosen, collate_fn=dataset.collate_fn)
+
+
+def _input(model: openvino.Model, batch: ImageBatch) -> torch.Tensor:
+    """Take the images of a batch, in the size of the model's input where that is fixed."""
+    images = cast("torch.Tensor", batch.image)
     sides = model.input(0).partial_shape[2:]
-    return image if sides.is_dynamic else functional.resize(image, list(sides.to_shape()), antialias=True)
+    return images if sides.is_dynamic else functional.resize(images, list(sides.to_shape()), antialias=True)
 
 
 def _all_but_convolutions(model: openvino.Model) -> nncf.IgnoredScope:

@@ -1,15 +1,18 @@
 """Exported models that give what the engine gives."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 
+from .equalisation import equalised
 from .resize import exportable_transform
 
 if TYPE_CHECKING:
@@ -19,6 +22,10 @@ __all__ = ["ExactExport"]
 
 ONNX_OPSET = 18
 """Operator set of exported models: the one in which torch exports."""
+QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
+"""Compressions whose convolutions compute in 8 bits."""
+EQUALISATION_IMAGES = 8
+"""Images by which the ranges of channels are measured."""
 
 
 @contextmanager
@@ -78,6 +85,27 @@ class ExactExport(LightningModule):
         kwargs.setdefault("opset_version", ONNX_OPSET)
         with normalising_only_by_a_range(getattr(self, "post_processor", None)):
             return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
+
+    def to_openvino(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to OpenVINO as every anomalib model, with equalised channels where 8 bits are to hold their values.
+
+        Args:
+            args: See :meth:`anomalib.models.components.ExportMixin.to_openvino`.
+            kwargs: Likewise.
+
+        Returns:
+            Path of the OpenVINO model.
+        """
+        export: Callable[..., Path] = super().to_openvino  # type: ignore[misc]
+        arguments = signature(export).bind(*args, **kwargs).arguments
+        datamodule = arguments.get("datamodule")
+        if datamodule is None or arguments.get("compression_type") not in QUANTISED:
+            return export(*args, **kwargs)
+        from .compression import calibration_images
+
+        images = (batch.image.to(self.device) for batch in calibration_images(datamodule, EQUALISATION_IMAGES))
+        with equalised(self, images):
+            return export(*args, **kwargs)
 
     @staticmethod
     def _post_training_quantization_ov(
