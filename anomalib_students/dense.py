@@ -158,7 +158,7 @@ def dense_descriptors(
         if convolution is not network.convolutions[-1]:
             features = network.activation(features)
         if step.split:
-            features = _pool_every_phase(network, features)
+            features = _pool_every_phase(features)
         elif step.pool:
             features = network.pool(features)
     for _ in range(n_splits):
@@ -280,9 +280,17 @@ def _spans(side: int, output_stride: int, max_tile: int) -> Iterator[tuple[int, 
         yield start, min(start + span, side)
 
 
-def _pool_every_phase(network: PatchNetwork, features: torch.Tensor) -> torch.Tensor:
+def _pool_every_phase(features: torch.Tensor) -> torch.Tensor:
     """Pool features of shape ``(B, C, 2h + 1, 2w + 1)`` at each of 2 x 2 offsets to ``(4B, C, h, w)``."""
-    return torch.cat([network.pool(features[..., row:, column:]) for row in (0, 1) for column in (0, 1)])
+    # Not by the pooling module, which would copy each of the four shifted maps first.
+    larger = torch.maximum(features[..., :-1, :], features[..., 1:, :])
+    return torch.cat(
+        [
+            torch.maximum(larger[..., row::2, column:-1:2], larger[..., row::2, column + 1 :: 2])
+            for row in (0, 1)
+            for column in (0, 1)
+        ]
+    )
 
 
 def _reflected_indices(side: int, before: int, after: int, device: torch.device) -> torch.Tensor:
