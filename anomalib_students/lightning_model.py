@@ -16,6 +16,8 @@ See Also:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from math import ceil, cos, pi
 from types import ModuleType
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -37,6 +39,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
 from .checkpoint_check import check_arguments
+from .dense import sample_phase
 from .exact_export import ExactExport
 from .metrics import AUROC
 from .normalization_split import NormalizationSplit
@@ -45,18 +48,35 @@ from .patch_network import Architecture
 from .precision import has_bfloat16
 from .statistics import RunningStatistics, divisor
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
-from .torch_model import TrainingMode, UninformedStudentsModel
+from .torch_model import StudentTeacherEnsemble, TrainingMode, UninformedStudentsModel
 
-__all__ = ["BEFORE_NAMED", "UninformedStudents", "choose_components"]
+__all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents", "choose_components"]
 
 LearningRateSchedule = Literal["constant", "cosine"]
 
-MAX_EPOCHS = 100
+PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
+DEFAULT_STEPS = 8_000
+"""Steps of a training whose length the user leaves open."""
+WARM_UP_STEPS = 100
+"""Steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
+SAMPLED_PHASES = 64
+"""Least parts of images that the statistics of the descriptors are computed on, if the training samples them."""
 PATCH_BATCH = 64
 """Images that are described together for the statistics, where each is one patch."""
+PAPER: Mapping[str, Any] = {
+    "architecture": "paper",
+    "whitening": False,
+    "hard_fraction": 1.0,
+    "light_jitter": 0.0,
+    "score_window": 1,
+    "shared_layers": 0,
+}
+"""Arguments with which descriptors, loss and scores are those of eqs. 7 to 12."""
 BEFORE_NAMED = {"architecture": "paper", "mode": "pixel"}
-"""What the models were whose checkpoints do not name these arguments yet."""
+"""Defaults of checkpoints that were saved before these arguments existed."""
+SCORING_BEFORE_NAMED = {"whitening": False, "score_window": 1}
+"""The same for arguments that checkpoints decide: what a model computes after its training."""
 
 
 class UninformedStudents(ExactExport, AnomalibModule):
@@ -76,6 +96,16 @@ class UninformedStudents(ExactExport, AnomalibModule):
             cost a tenth or less.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
+        whitening: Whether the teacher's descriptors are whitened by their covariance over the training images; if not,
+            each component is divided by its standard deviation, as in eq. 7.
+        hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
+            1 for all, as in eq. 7.
+        light_jitter: Strength of random changes of contrast, brightness and colour in training; 0 for none, as in the
+            paper.
+        shared_layers: First layers that the students take over from the teacher and do not train, which saves a third
+            of the training time; 0 for none, as in the paper.
+        score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
+            1 for the maximum of the map.
         lr: Learning rate of Adam.
         lr_schedule: ``"constant"`` as the paper, or ``"cosine"`` to let it decay to zero over the training, which short
             trainings profit from.
@@ -97,6 +127,8 @@ class UninformedStudents(ExactExport, AnomalibModule):
         chooses_precision: Whether training steps compute in bfloat16 where the device does so natively. anomalib's
             engine sets it where the user names no ``precision`` of the trainer. Statistics and predictions stay in the
             trainer's precision.
+        chooses_length: Whether a training takes about :data:`DEFAULT_STEPS` steps, in whole epochs, and validates
+            once, at its end. anomalib's engine sets it if the user names no length.
 
     Raises:
         ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
@@ -109,20 +141,25 @@ class UninformedStudents(ExactExport, AnomalibModule):
         (33,)
     """
 
-    paper_epochs: ClassVar[int] = MAX_EPOCHS
+    paper_epochs: ClassVar[int] = PAPER_EPOCHS
 
     def __init__(
         self,
-        patch_sizes: Sequence[int] = (17, 33, 65),
-        n_students: int = 3,
+        patch_sizes: Sequence[int] = (33,),
+        n_students: int = 1,
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
         teacher: str | Mapping[int, str] | None = BUNDLED,
         descriptor_dim: int = 128,
-        architecture: Architecture = "paper",
+        architecture: Architecture = "medium",
         max_tile: int = 512,
-        lr: float = 1e-4,
-        lr_schedule: LearningRateSchedule = "constant",
+        whitening: bool = True,
+        hard_fraction: float = 0.1,
+        light_jitter: float = 1.0,
+        shared_layers: int = 2,
+        score_window: int = 33,
+        lr: float = 1e-3,
+        lr_schedule: LearningRateSchedule = "cosine",
         weight_decay: float = 1e-5,
         normalization_split: float = 0.1,
         mode: Mode = "pixel",
@@ -144,6 +181,11 @@ class UninformedStudents(ExactExport, AnomalibModule):
             max_tile=max_tile,
             architecture=architecture,
             mode=mode,
+            whitening=whitening,
+            hard_fraction=hard_fraction,
+            light_jitter=light_jitter,
+            shared_layers=shared_layers,
+            score_window=score_window,
         )
         if lr <= 0 or weight_decay < 0:
             msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
@@ -154,12 +196,13 @@ class UninformedStudents(ExactExport, AnomalibModule):
         if teacher is not None:
             for patch_size, ensemble in zip(patch_sizes, self.model.scales, strict=True):
                 path = teacher_path(teacher, patch_size, architecture)
-                ensemble.teacher = load_teacher(path, patch_size, descriptor_dim, architecture)
+                ensemble.set_teacher(load_teacher(path, patch_size, descriptor_dim, architecture))
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
         self.chooses_precision = False
+        self.chooses_length = False
         self._scores_normalised_at: int | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -241,6 +284,9 @@ class UninformedStudents(ExactExport, AnomalibModule):
             "mode": self.model.mode,
         }
         check_arguments(checkpoint, arguments, BEFORE_NAMED)
+        scoring = {**SCORING_BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
+        self.hparams.update({name: scoring[name] for name in SCORING_BEFORE_NAMED})
+        self.model.score_as_trained(**{name: scoring[name] for name in SCORING_BEFORE_NAMED})
         super().on_load_checkpoint(checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -254,10 +300,16 @@ class UninformedStudents(ExactExport, AnomalibModule):
             lr=self.lr,
             weight_decay=self.weight_decay,
         )
+        if self.chooses_length:
+            # The length of an epoch is known as soon as the data are set up, which this property does.
+            _ = self.trainer.estimated_stepping_batches
+            epochs = ceil(DEFAULT_STEPS / self.trainer.num_training_batches)
+            self.trainer.fit_loop.max_epochs = epochs
+            self.trainer.check_val_every_n_epoch = epochs
         if self.lr_schedule == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_cosine_with_warm_up, steps=int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @staticmethod
@@ -294,19 +346,35 @@ class UninformedStudents(ExactExport, AnomalibModule):
 
     @torch.no_grad()
     def _normalise_descriptors(self) -> None:
-        """Compute mean and standard deviation of the teachers' descriptors over the training images."""
+        """Compute mean and covariance of the teachers' descriptors over the training images."""
         ensembles = self.model.scales
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
-        for images in self._images(self.normalization_split.training, "Teacher descriptors"):
+        for number, images in enumerate(self._images(self.normalization_split.training, "Teacher descriptors")):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                for descriptors in teacher_descriptors(
-                    ensemble.teacher, images, self.model.scored_stride, self.model.largest_tile
-                ):
+                for descriptors in self._training_descriptors(ensemble, images, seed=number):
                     part.update(descriptors)
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
-            ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
-            ensemble.descriptor_std.copy_(divisor(total.std).view(-1, 1, 1))
+            ensemble.set_descriptor_statistics(total.mean, total.covariance)
+
+    def _training_descriptors(
+        self, ensemble: StudentTeacherEnsemble, images: torch.Tensor, seed: int
+    ) -> Iterator[torch.Tensor]:
+        """Describe images with a teacher as in training: descriptors of shape (n, d)."""
+        generator = torch.Generator().manual_seed(seed)
+        n_images = len(cast("AnomalibDataset", self.normalization_split.training))
+        samples_parts = self.model.mode == "pixel" and self.model.training_mode == "phase"
+        for _ in range(ceil(SAMPLED_PHASES / n_images) if samples_parts else 1):
+            # In the light of the training: components that follow it would count as nearly constant otherwise.
+            jittered = self.model.jitter(images, generator)
+            if samples_parts:
+                with self._training_precision():
+                    descriptors = ensemble.teacher(sample_phase(ensemble.teacher, jittered, generator))
+                yield descriptors.movedim(1, -1).flatten(0, -2)
+            else:
+                yield from teacher_descriptors(
+                    ensemble.teacher, jittered, self.model.scored_stride, self.model.largest_tile
+                )
 
     @torch.no_grad()
     def _normalise_scores(self) -> None:
@@ -335,9 +403,10 @@ class UninformedStudents(ExactExport, AnomalibModule):
         """Join the statistics of all workers' shares of the images."""
         if self.trainer.world_size == 1:
             return statistics
-        total = RunningStatistics(statistics.mean.numel())
+        dim = statistics.mean.numel()
+        total = RunningStatistics(dim)
         for packed in cast("torch.Tensor", self.all_gather(statistics.pack().to(self.device))):
-            total.merge(RunningStatistics.unpack(packed.to(total.mean.device)))
+            total.merge(RunningStatistics.unpack(packed.to(total.mean.device), dim))
         return total
 
     def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[torch.Tensor]:
@@ -387,6 +456,11 @@ def choose_components(
     return {"pre_processor": pre_processor, "evaluator": evaluator, "visualizer": visualizer}
 
 
+def _cosine_with_warm_up(step: int, steps: int) -> float:
+    """Factor of the learning rate after a number of steps: a short rise, and half a cosine down to zero."""
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * (1 + cos(pi * min(step / steps, 1))) / 2
+
+
 def _read(dataset: AnomalibDataset, index: int) -> DatasetItem:
     """Read an image, or say which one cannot be read: that is not among what the decoder tells."""
     try:
@@ -406,7 +480,7 @@ def _image_metrics() -> list[AnomalibMetric]:
 
 
 def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
-    """Let our models choose what the user leaves open: the paper's number of epochs, and the precision of the training.
+    """Let our models choose what the user leaves open: the length of the training, and its precision.
 
     ``trainer_arguments`` would not do: they take precedence over what the user says.
     """
@@ -417,6 +491,7 @@ def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs:
         settings["max_epochs"] = model.paper_epochs
     if isinstance(model, UninformedStudents):
         model.chooses_precision = settings.get("precision") is None
+        model.chooses_length = unlimited and settings.get("max_steps") in {None, -1}
     setup(*args, **kwargs)
 
 

@@ -17,14 +17,14 @@ Paper:
     Latent Embeddings", CVPR 2020.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import nn
 
 __all__ = ["ARCHITECTURES", "NEGATIVE_SLOPE", "Architecture", "ConvolutionLayer", "PatchNetwork", "check_architecture"]
 
-Architecture = Literal["paper", "light"]
+Architecture = Literal["paper", "light", "medium"]
 """Names of the architectures."""
 
 NEGATIVE_SLOPE = 5e-3
@@ -86,6 +86,15 @@ ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
             ConvolutionLayer(3, 64, pool=True),
             ConvolutionLayer(3, 64),
             ConvolutionLayer(4, None),
+        ),
+    },
+    "medium": {
+        33: (
+            ConvolutionLayer(4, 48, pool=True),
+            ConvolutionLayer(4, 96, pool=True),
+            ConvolutionLayer(3, 128),
+            ConvolutionLayer(3, 128),
+            ConvolutionLayer(2, None),
         ),
     },
 }
@@ -157,20 +166,33 @@ class PatchNetwork(nn.Module):
         """Spacing in pixels between the patches that one pass over an image describes: 2 to the power of poolings."""
         return 2 ** sum(layer.pool for layer in self.layers)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+    def initialise(self) -> None:
+        """Draw weights that keep the variance from layer to layer (He et al., 2015), and half of it in the last."""
+        for module in self.convolutions:
+            convolution = cast("nn.Conv2d", module)
+            nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
+            nn.init.zeros_(cast("torch.Tensor", convolution.bias))
+        with torch.no_grad():
+            cast("nn.Conv2d", self.convolutions[-1]).weight.mul_(0.5)
+
+    def forward(self, patches: torch.Tensor, first: int = 0, stop: int | None = None) -> torch.Tensor:
         """Describe patches.
 
         Args:
-            patches: Patches of shape ``(B, 3, p, p)``, or images of shape ``(B, 3, H, W)`` with ``H, W >= p``.
+            patches: Patches of shape ``(B, 3, p, p)``, or images of shape ``(B, 3, H, W)`` with ``H, W >= p``; if not
+                all layers are applied, what the layers before ``first`` return.
+            first: First layer to apply.
+            stop: First layer not to apply; by default, all are.
 
         Returns:
             Descriptors of shape ``(B, d, 1, 1)``, for images ``(B, d, h, w)`` with one descriptor every
             :attr:`stride` pixels.
         """
         features = patches
-        for index, (layer, convolution) in enumerate(zip(self.layers, self.convolutions, strict=True)):
+        layers = list(zip(self.layers, self.convolutions, strict=True))
+        for layer, convolution in layers[first:stop]:
             features = convolution(features)
-            if index < len(self.layers) - 1:
+            if convolution is not self.convolutions[-1]:
                 features = self.activation(features)
             if layer.pool:
                 features = self.pool(features)

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torchmetrics import Metric
 
+from .anomaly_map import image_score
 from .metrics import create_metrics
 
 __all__ = ["ScaleMetrics"]
@@ -26,6 +27,7 @@ class ScaleMetrics(Callback):
 
     def __init__(self, fpr_limit: float = 0.3) -> None:
         self.fpr_limit = fpr_limit
+        self._score_window = 1
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._maps: dict[str, list[torch.Tensor]] = {}
         self._metrics: dict[str, list[Metric]] = {}
@@ -38,6 +40,7 @@ class ScaleMetrics(Callback):
             pl_module: Model under test.
         """
         del trainer
+        self._score_window = cast("int", cast("nn.Module", pl_module.model).score_window)
         ensembles = cast("nn.ModuleDict", cast("nn.Module", pl_module.model).ensembles)
         if len(ensembles) < 2:
             return
@@ -74,7 +77,7 @@ class ScaleMetrics(Callback):
                 gt_label=batch.gt_label,
                 gt_mask=batch.gt_mask,
                 anomaly_map=anomaly_map,
-                pred_score=anomaly_map.amax(dim=(-2, -1)),
+                pred_score=image_score(anomaly_map.unsqueeze(1), self._score_window),
             )
             for metric in self._metrics[scale]:
                 metric.to(anomaly_map.device).update(scored)

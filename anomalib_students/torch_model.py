@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .anomaly_map import (
+    check_score_window,
     combine_scales,
     normalised_score,
     prediction,
@@ -29,6 +30,8 @@ from .dense import (
 from .loss import regression_loss
 from .patch_mode import Mode, check_mode, zoom
 from .patch_network import Architecture, PatchNetwork, check_architecture
+from .photometric import PhotometricJitter
+from .statistics import divisor, whitening_matrix
 
 __all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
 
@@ -47,13 +50,18 @@ class StudentTeacherEnsemble(nn.Module):
         patch_size: Side p of the receptive field: 17, 33 or 65.
         n_students: Number M of students, at least 1.
         descriptor_dim: Dimension d of the descriptors.
-        architecture: Architecture of all networks, ``"paper"`` or ``"light"``.
+        architecture: Architecture of all networks.
+        whitening: Whether the normalised descriptors are made uncorrelated too.
+        shared_layers: First layers that the students have in common with the teacher, at least 0; these are not
+            trained.
 
     Attributes:
         teacher: Frozen patch network. Its weights are random until they are loaded.
         students: M patch networks with random weights.
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
         descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
+        descriptor_whitening: Matrix that whitens the normalised descriptors, of shape ``(d, d)``; None without
+            whitening.
         error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
@@ -62,22 +70,51 @@ class StudentTeacherEnsemble(nn.Module):
 
     descriptor_mean: torch.Tensor
     descriptor_std: torch.Tensor
+    descriptor_whitening: torch.Tensor | None
     error_mean: torch.Tensor
     error_std: torch.Tensor
     uncertainty_mean: torch.Tensor
     uncertainty_std: torch.Tensor
 
     def __init__(
-        self, patch_size: int, n_students: int, descriptor_dim: int, architecture: Architecture = "paper"
+        self,
+        patch_size: int,
+        n_students: int,
+        descriptor_dim: int,
+        architecture: Architecture = "paper",
+        whitening: bool = False,
+        shared_layers: int = 0,
     ) -> None:
         super().__init__()
+        self.shared_layers = shared_layers
         self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
         self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
+        for student in self.networks:
+            student.initialise()
+            for convolution in student.convolutions[:shared_layers]:
+                convolution.requires_grad_(requires_grad=False)
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
+        self.register_buffer("descriptor_whitening", torch.eye(descriptor_dim) if whitening else None)
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
+
+    @property
+    def networks(self) -> list[PatchNetwork]:
+        """The students."""
+        return [cast("PatchNetwork", student) for student in self.students]
+
+    def set_teacher(self, teacher: PatchNetwork) -> None:
+        """Take a teacher, and its first layers for the students.
+
+        Args:
+            teacher: Frozen patch network.
+        """
+        self.teacher = teacher
+        for student in self.networks:
+            for own, its in zip(student.convolutions[: self.shared_layers], teacher.convolutions, strict=False):
+                own.load_state_dict(its.state_dict())
 
     def describe(
         self,
@@ -95,16 +132,28 @@ class StudentTeacherEnsemble(nn.Module):
             shape ``(B, d, h, w)``.
         """
         with torch.no_grad():
-            descriptors = describe(self.teacher, images).float()
-        target = (descriptors - self.descriptor_mean) / self.descriptor_std
-        students = [describe(cast("PatchNetwork", student), images) for student in self.students]
-        return torch.stack(students), target
+            target = self._normalised(describe(self.teacher, images).float())
+        return torch.stack([describe(student, images) for student in self.networks]), target
+
+    def set_descriptor_statistics(self, mean: torch.Tensor, covariance: torch.Tensor) -> None:
+        """Normalise the teacher's descriptors by their statistics from now on.
+
+        Args:
+            mean: Mean of the descriptors over the training images, of shape ``(d,)``.
+            covariance: Their covariance, of shape ``(d, d)``.
+        """
+        std = divisor(covariance.diagonal().sqrt()).to(covariance)
+        self.descriptor_mean.copy_(mean.view(-1, 1, 1))
+        self.descriptor_std.copy_(std.view(-1, 1, 1))
+        if self.descriptor_whitening is not None:
+            self.descriptor_whitening.copy_(whitening_matrix(covariance / torch.outer(std, std)))
 
     def training_loss(
         self,
         images: torch.Tensor,
         mode: TrainingMode | Literal["patch"],
         generator: torch.Generator | None = None,
+        hard_fraction: float = 1.0,
     ) -> torch.Tensor:
         """Compute the loss of all students (eq. 7).
 
@@ -113,6 +162,7 @@ class StudentTeacherEnsemble(nn.Module):
             mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them, ``"patch"`` for the one descriptor
                 of each image, zoomed to the side of a patch.
             generator: Source of the random numbers that choose the part, by default torch's own.
+            hard_fraction: Part of the pixels, the hardest, that the loss is the mean of; 1 for all.
 
         Returns:
             Sum of the students' losses; a scalar.
@@ -123,8 +173,10 @@ class StudentTeacherEnsemble(nn.Module):
             images = zoom(images, self.teacher.patch_size)
         parts = images.split(max(1, TRAINING_PIXELS[mode] // images[0, 0].numel()))
         if len(parts) == 1:
-            return self._part_loss(images, mode)
-        losses = [checkpoint(self._part_loss, part, mode, use_reentrant=False) * len(part) for part in parts]
+            return self._part_loss(images, mode, hard_fraction)
+        losses = [
+            checkpoint(self._part_loss, part, mode, hard_fraction, use_reentrant=False) * len(part) for part in parts
+        ]
         return torch.stack(losses).sum() / len(images)
 
     def raw_scores(
@@ -190,8 +242,22 @@ class StudentTeacherEnsemble(nn.Module):
         students, target = self.describe(images, describe)
         return regression_error(students, target), predictive_uncertainty(students)
 
-    def _part_loss(self, images: torch.Tensor, mode: str) -> torch.Tensor:
-        return regression_loss(*self.describe(images, dense_descriptors if mode == "dense" else _apply))
+    def _normalised(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Normalise descriptors of the teacher, of shape (B, d, h, w)."""
+        normalised = (descriptors - self.descriptor_mean) / self.descriptor_std
+        if self.descriptor_whitening is None:
+            return normalised
+        return (self.descriptor_whitening @ normalised.flatten(2)).view_as(normalised)
+
+    def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
+        if mode == "dense":
+            students, target = self.describe(images, dense_descriptors)
+        else:
+            # What all networks compute alike is computed once.
+            with torch.no_grad():
+                features = self.teacher(images, stop=self.shared_layers)
+            students, target = self.describe(features, partial(PatchNetwork.forward, first=self.shared_layers))
+        return regression_loss(students, target, hard_fraction)
 
 
 class UninformedStudentsModel(nn.Module):
@@ -213,6 +279,15 @@ class UninformedStudentsModel(nn.Module):
         mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
             that it then is (Section 4.1). ``output_stride``, ``training_mode`` and ``max_tile`` mean nothing to the
             latter.
+        whitening: Whether the teacher's descriptors are whitened, instead of each component divided by its standard
+            deviation alone (eq. 7).
+        hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
+            1 for all, as eq. 7.
+        light_jitter: Strength of random changes of the light in training images, see
+            :class:`~anomalib_students.photometric.PhotometricJitter`; 0 for none.
+        score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
+            1 for the maximum of the map.
+        shared_layers: First layers that the students take over from the teacher and keep.
 
     Attributes:
         tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then stands for ``max_tile``, and
@@ -238,11 +313,21 @@ class UninformedStudentsModel(nn.Module):
         max_tile: int = 512,
         architecture: Architecture = "paper",
         mode: Mode = "pixel",
+        whitening: bool = False,
+        hard_fraction: float = 1.0,
+        light_jitter: float = 0.0,
+        score_window: int = 1,
+        shared_layers: int = 0,
     ) -> None:
         super().__init__()
         for patch_size in patch_sizes:
             check_architecture(architecture, patch_size)
         _check_arguments(patch_sizes, n_students, output_stride, training_mode, max_tile, mode)
+        _check_training(hard_fraction, shared_layers)
+        check_score_window(score_window)
+        self.hard_fraction = hard_fraction
+        self.score_window = score_window
+        self.jitter = PhotometricJitter(light_jitter)
         self.patch_sizes = tuple(patch_sizes)
         self.architecture = architecture
         self.mode = mode
@@ -256,7 +341,9 @@ class UninformedStudentsModel(nn.Module):
         for size in patch_sizes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
-                self.ensembles[f"p{size}"] = StudentTeacherEnsemble(size, n_students, descriptor_dim, architecture)
+                self.ensembles[f"p{size}"] = StudentTeacherEnsemble(
+                    size, n_students, descriptor_dim, architecture, whitening, shared_layers
+                )
 
     @property
     def scales(self) -> list[StudentTeacherEnsemble]:
@@ -275,6 +362,19 @@ class UninformedStudentsModel(nn.Module):
             return self.max_tile
         return max(SMALLEST_TILE, self.tiler.tile_size_h, self.tiler.tile_size_w)
 
+    def score_as_trained(self, whitening: bool, score_window: int) -> None:
+        """Take over from a checkpoint how its model scores images.
+
+        Args:
+            whitening: Whether its teacher's descriptors are whitened.
+            score_window: Side in pixels of the window whose largest mean score is the score of the image.
+        """
+        self.score_window = score_window
+        for ensemble in self.scales:
+            descriptor_dim = ensemble.teacher.descriptor_dim
+            identity = torch.eye(descriptor_dim, device=ensemble.descriptor_mean.device)
+            ensemble.descriptor_whitening = identity if whitening else None
+
     def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
         """Compute the loss in training, and predictions in evaluation.
 
@@ -283,24 +383,30 @@ class UninformedStudentsModel(nn.Module):
 
         Returns:
             In training, the loss of all students of all patch sizes (eq. 7), a scalar. In evaluation, the anomaly map
-            of shape ``(B, 1, H, W)`` (eq. 12) and its maximum as the score of the image, of shape ``(B,)``; in the mode
-            ``"patch"`` the score of eq. 12 alone.
+            of shape ``(B, 1, H, W)`` (eq. 12) and the score of the image, of shape ``(B,)``; in the mode ``"patch"``
+            the score of eq. 12 alone.
         """
         if self.training:
             seed = _draw_seed()
+            images = self.jitter(images, torch.Generator().manual_seed(seed))
             mode = "patch" if self.mode == "patch" else self.training_mode
             losses = [
-                ensemble.training_loss(images, mode, torch.Generator().manual_seed(seed + patch_size))
+                ensemble.training_loss(
+                    images, mode, torch.Generator().manual_seed(seed + patch_size), self.hard_fraction
+                )
                 for patch_size, ensemble in zip(self.patch_sizes, self.scales, strict=True)
             ]
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
-            return prediction(self._scores(images), has_map=self.mode == "pixel")
+            return self._prediction(self._scores(images))
         parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
         with torch.no_grad():
             scores = torch.cat([self._scores(part, self.largest_tile) for part in parts])
-        return prediction(scores, has_map=self.mode == "pixel")
+        return self._prediction(scores)
+
+    def _prediction(self, scores: torch.Tensor) -> InferenceBatch:
+        return prediction(scores, has_map=self.mode == "pixel", score_window=self.score_window)
 
     def _scores(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
         return combine_scales([ensemble(images, self.scored_stride, max_tile) for ensemble in self.scales])
@@ -330,3 +436,12 @@ def _check_arguments(
         raise ValueError(msg)
     check_mode(mode)
     check_max_tile(max_tile)
+
+
+def _check_training(hard_fraction: float, shared_layers: int) -> None:
+    if not 0 < hard_fraction <= 1:
+        msg = f"hard_fraction must lie in (0, 1], got {hard_fraction}."
+        raise ValueError(msg)
+    if shared_layers < 0:
+        msg = f"shared_layers must be at least 0, got {shared_layers}."
+        raise ValueError(msg)

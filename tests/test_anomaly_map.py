@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from anomalib_students.anomaly_map import (
+    check_score_window,
     combine_scales,
+    image_score,
     normalised_score,
     predictive_uncertainty,
     regression_error,
@@ -134,3 +136,35 @@ def test_upsample_is_exact_at_the_grid_of_a_large_map():
 def test_upsample_repeats_beyond_the_last_grid_row():
     scores = torch.tensor([[0.0], [8.0]]).view(1, 1, 2, 1)
     assert upsample(scores, 4, (8, 3))[0, 0, :, 2].tolist() == [0, 2, 4, 6, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("score_window", [1, 3, 7, 21])
+def test_image_score_is_the_largest_mean_over_a_window_cut_off_at_the_border(score_window):
+    scores = normal(3, 1, 10, 11)
+    reach = score_window // 2
+    for image, actual in zip(scores, image_score(torch.from_numpy(scores), score_window), strict=True):
+        means = [
+            image[0, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1].mean(axis=0)
+            for row in range(10)
+            for column in range(11)
+        ]
+        # The mean of the columns' means is the mean of the window, which is a rectangle.
+        assert float(actual) == pytest.approx(max(mean.mean() for mean in means), rel=1e-12)
+
+
+@pytest.mark.parametrize("score_window", [0, 2, -3])
+def test_a_window_without_a_middle_is_one_clear_error(score_window):
+    with pytest.raises(ValueError, match="score_window"):
+        check_score_window(score_window)
+
+
+def test_exported_image_score_follows_the_size_of_the_map():
+    class Score(torch.nn.Module):
+        def forward(self, scores):
+            return image_score(scores, 5)
+
+    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    program = torch.export.export(Score(), (torch.rand(2, 1, 20, 30),), dynamic_shapes=(sizes,)).module()
+    for shape in [(3, 1, 20, 30), (2, 1, 41, 17)]:
+        scores = torch.rand(shape)
+        torch.testing.assert_close(program(scores), image_score(scores, 5))

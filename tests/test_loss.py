@@ -195,3 +195,21 @@ def test_regression_loss_is_computed_in_single_precision():
     loss = regression_loss(students, target)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, regression_loss(students.float(), target.float()))
+
+
+@pytest.mark.parametrize(("hard_fraction", "n_hard"), [(0.1, 2), (0.5, 12), (0.001, 1)])
+def test_hard_loss_is_the_mean_over_the_hardest_pixels_of_each_student(hard_fraction, n_hard):
+    students, target = normal(3, 2, 4, 3, 4), normal(2, 4, 3, 4, seed=1)
+    expected = 0.0
+    for student in students:
+        distances = ((student - target) ** 2).sum(axis=1).ravel()
+        expected += np.sort(distances)[-n_hard:].mean()
+    loss = regression_loss(torch.from_numpy(students), torch.from_numpy(target), hard_fraction)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_easy_pixels_have_no_part_in_the_hard_loss():
+    target = torch.zeros(1, 2, 1, 4)
+    students = torch.tensor([0.1, 3.0, 0.2, 2.0]).expand(1, 1, 2, 1, 4).clone().requires_grad_()
+    regression_loss(students, target, hard_fraction=0.5).backward()
+    assert (students.grad[0, 0, 0, 0] != 0).tolist() == [False, True, False, True]

@@ -208,3 +208,20 @@ def test_a_light_network_costs_a_tenth_of_the_papers_at_most(patch_size):
 def test_a_descriptor_dimension_below_one_is_refused(descriptor_dim):
     with pytest.raises(ValueError, match=f"descriptor dimension must be at least 1, got {descriptor_dim}"):
         PatchNetwork(17, descriptor_dim)
+
+
+def test_layers_applied_in_two_parts_are_those_applied_at_once():
+    network = PatchNetwork(33, descriptor_dim=6, architecture="light")
+    images = torch.rand(2, 3, 45, 41)
+    for index in range(len(network.layers) + 1):
+        torch.testing.assert_close(network(network(images, stop=index), first=index), network(images))
+
+
+def test_initialised_networks_keep_the_variance_of_their_input():
+    network = PatchNetwork(33, descriptor_dim=64, architecture="medium")
+    network.initialise()
+    with torch.no_grad():
+        deviation = network(torch.randn(8, 3, 61, 61)).std()
+    # Half of the input's, and more of it after each pooling, which takes the largest of four. By default, torch draws
+    # weights that leave less than 0.1.
+    assert 0.3 < float(deviation) < 4

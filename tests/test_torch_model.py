@@ -5,9 +5,10 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_students import UninformedStudents, dense, torch_model
-from anomalib_students.anomaly_map import predictive_uncertainty, regression_error, upsample
+from anomalib_students.anomaly_map import image_score, predictive_uncertainty, regression_error, upsample
 from anomalib_students.dense import dense_descriptors, sample_phase
 from anomalib_students.loss import regression_loss
+from anomalib_students.patch_network import PatchNetwork
 from anomalib_students.torch_model import UninformedStudentsModel
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
@@ -86,6 +87,37 @@ class TestEvaluation:
         maps = [ensemble(images, model.output_stride) for ensemble in model.scales]
         assert {network.architecture for ensemble in model.scales for network in ensemble.students} == {"light"}
         torch.testing.assert_close(model(images).anomaly_map, (maps[0] + maps[1]) / 2)
+
+    def test_score_of_an_image_is_the_largest_mean_of_a_window(self):
+        predictions = make_model(score_window=5).eval()(make_images(2, 3, 12, 20))
+        assert torch.equal(predictions.pred_score, image_score(predictions.anomaly_map, 5))
+        assert (predictions.pred_score < predictions.anomaly_map.amax(dim=(1, 2, 3))).all()
+
+    def test_whitened_target_has_unit_covariance_over_what_it_was_measured_on(self):
+        model = make_model((33,), n_students=1, whitening=True)
+        ensemble, images = model.scales[0], make_images(4, 3, 24, 24)
+        descriptors = dense_descriptors(ensemble.teacher, images).movedim(1, -1).flatten(0, -2)
+        covariance = torch.cov(descriptors.T, correction=0)
+        ensemble.set_descriptor_statistics(descriptors.mean(dim=0), covariance)
+        _, target = ensemble.describe(images, dense_descriptors)
+        vectors = target.double().movedim(1, -1).flatten(0, -2)
+        torch.testing.assert_close(vectors.mean(dim=0), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-5)
+        # The floor shrinks the variances along the principal axes of the correlations.
+        std = covariance.diagonal().sqrt()
+        variances = torch.linalg.eigvalsh(covariance / torch.outer(std, std))
+        expected = (variances / (variances + 0.01)).sort().values
+        whitened = torch.linalg.eigvalsh(torch.cov(vectors.T, correction=0))
+        torch.testing.assert_close(whitened, expected, rtol=1e-4, atol=1e-4)
+
+    def test_without_whitening_each_component_is_divided_by_its_deviation(self):
+        ensemble = make_model((33,), n_students=1).scales[0]
+        ensemble.set_descriptor_statistics(torch.arange(4.0), torch.diag(torch.tensor([1.0, 4.0, 9.0, 0.0])) + 0.0)
+        images = make_images(1, 3, 8, 8)
+        _, target = ensemble.describe(images, dense_descriptors)
+        descriptors = dense_descriptors(ensemble.teacher, images)
+        divisors = torch.tensor([1.0, 2.0, 3.0, 1.0])
+        expected = (descriptors - torch.arange(4.0).view(-1, 1, 1)) / divisors.view(-1, 1, 1)
+        torch.testing.assert_close(target.double(), expected, rtol=1e-5, atol=1e-5)
 
     def test_one_student_has_no_part_of_uncertainty(self):
         model = make_model(n_students=1).eval()
@@ -168,6 +200,50 @@ class TestEvaluation:
 
 
 class TestTraining:
+    def test_hard_loss_is_that_of_the_hardest_pixels(self):
+        model = make_model((33,), n_students=1, training_mode="dense", hard_fraction=0.25)
+        images = make_images(1, 3, 8, 8)
+        students, target = model.scales[0].describe(images, dense_descriptors)
+        distances = (students[0] - target).square().sum(dim=1).flatten()
+        torch.testing.assert_close(model(images).double(), distances.topk(16).values.mean().double())
+
+    @pytest.mark.parametrize("mode", ["phase", "dense"])
+    def test_shared_layers_are_the_teachers_and_stay_so(self, mode):
+        model = make_model((33,), shared_layers=2, training_mode=mode)
+        ensemble = model.scales[0]
+        ensemble.set_teacher(ensemble.teacher)
+        before = [convolution.weight.clone() for convolution in ensemble.teacher.convolutions]
+        images = make_images(1, 3, 8, 8)
+        model(images).backward()
+        optimizer = torch.optim.SGD([part for part in model.parameters() if part.requires_grad], lr=0.1)
+        optimizer.step()
+        for student in ensemble.networks:
+            for index, convolution in enumerate(student.convolutions):
+                assert torch.equal(convolution.weight, before[index]) == (index < 2)
+
+    def test_shared_layers_do_not_change_the_loss(self):
+        model = make_model((33,), shared_layers=2)
+        ensemble = model.scales[0]
+        ensemble.set_teacher(ensemble.teacher)
+        images = make_images(2, 3, 20, 20)
+        generator = torch.Generator().manual_seed(0)
+        part = sample_phase(ensemble.teacher, images, torch.Generator().manual_seed(0))
+        expected = regression_loss(*ensemble.describe(part, PatchNetwork.__call__))
+        torch.testing.assert_close(ensemble.training_loss(images, "phase", generator), expected)
+
+    def test_light_jitter_changes_what_teacher_and_students_see_alike(self, monkeypatch):
+        model = make_model((33,), training_mode="dense", light_jitter=1.0)
+        images = make_images(2, 3, 8, 8)
+        seen = []
+        monkeypatch.setattr(
+            torch_model, "dense_descriptors", lambda network, images: seen.append(images) or images[:, :1] + 0
+        )
+        model.scales[0].descriptor_mean.zero_()
+        model(images)
+        assert len(seen) == 3
+        assert all(torch.equal(image, seen[0]) for image in seen)
+        assert (seen[0] - images).abs().mean() > 0.01
+
     def test_dense_loss_is_the_sum_of_equation_7_over_students_and_scales(self):
         model = make_model(training_mode="dense")
         images = make_images(2, 3, 9, 12)

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import train
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 
-from anomalib_students.lightning_model import MAX_EPOCHS
+from anomalib_students.lightning_model import PAPER_EPOCHS
 
 from .experiment import Experiment
 
@@ -26,7 +26,7 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
     model = experiment.create_model(patch_size)
     model.chooses_precision = "precision" not in experiment.trainer
     datamodule = experiment.create_datamodule(category)
-    arguments = {"max_epochs": MAX_EPOCHS, **experiment.trainer_arguments(model)}
+    arguments = {"max_epochs": PAPER_EPOCHS, **experiment.trainer_arguments(model)}
     checkpoint_io = AnomalibCheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
     trainer = prepare_trainer(
         Trainer(

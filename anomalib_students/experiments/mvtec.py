@@ -234,6 +234,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
         ValueError: If an argument is out of range.
     """
     from anomalib_students import CNNFeatureDictionary, DescriptorBaseline, SSIMAutoencoder, UninformedStudents
+    from anomalib_students.lightning_model import PAPER
 
     size = (settings.image_size, settings.image_size)
     if cell.method == SSIM:
@@ -261,6 +262,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
     patch_size = int(cell.variant.removeprefix("p"))
     if cell.method == OURS:
         return UninformedStudents(
+            **PAPER,
             patch_sizes=(patch_size,),
             n_students=settings.n_students,
             training_mode=settings.training_mode,

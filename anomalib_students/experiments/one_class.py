@@ -282,9 +282,11 @@ def create_model(settings: OneClassSettings, method: str, teacher: str) -> Anoma
         ValueError: If an argument is out of range, or the teacher does not fit.
     """
     from anomalib_students import DescriptorBaseline, UninformedStudents
+    from anomalib_students.lightning_model import PAPER
 
     if method == OURS:
         return UninformedStudents(
+            **PAPER,
             mode="patch",
             patch_sizes=(settings.patch_size,),
             n_students=settings.n_students,
