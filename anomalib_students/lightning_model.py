@@ -56,7 +56,7 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
-DEFAULT_STEPS = 8_000
+DEFAULT_STEPS = 12_000
 """Steps of a training whose length the user leaves open."""
 WARM_UP_STEPS = 100
 """Steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
@@ -66,7 +66,7 @@ PATCH_BATCH = 64
 """Images that are described together for the statistics, where each is one patch."""
 PAPER: Mapping[str, Any] = {
     "architecture": "paper",
-    "whitening": False,
+    "standardised": True,
     "hard_fraction": 1.0,
     "light_jitter": 0.0,
     "score_window": 1,
@@ -75,8 +75,6 @@ PAPER: Mapping[str, Any] = {
 """Arguments with which descriptors, loss and scores are those of eqs. 7 to 12."""
 BEFORE_NAMED = {"architecture": "paper", "mode": "pixel"}
 """Defaults of checkpoints that were saved before these arguments existed."""
-SCORING_BEFORE_NAMED = {"whitening": False, "score_window": 1}
-"""The same for arguments that checkpoints decide: what a model computes after its training."""
 
 
 class UninformedStudents(ExactExport, AnomalibModule):
@@ -96,8 +94,9 @@ class UninformedStudents(ExactExport, AnomalibModule):
             cost a tenth or less.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
-        whitening: Whether the teacher's descriptors are whitened by their covariance over the training images; if not,
-            each component is divided by its standard deviation, as in eq. 7.
+        standardised: Whether each component of the teacher's descriptors is divided by its own standard deviation over
+            the training images, as in eq. 7. By default, all are divided by the root of their mean variance, so that
+            components that the teacher is sure of count for more.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as in eq. 7.
         light_jitter: Strength of random changes of contrast, brightness and colour in training; 0 for none, as in the
@@ -153,7 +152,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         descriptor_dim: int = 128,
         architecture: Architecture = "medium",
         max_tile: int = 512,
-        whitening: bool = True,
+        standardised: bool = False,
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
         shared_layers: int = 2,
@@ -181,7 +180,6 @@ class UninformedStudents(ExactExport, AnomalibModule):
             max_tile=max_tile,
             architecture=architecture,
             mode=mode,
-            whitening=whitening,
             hard_fraction=hard_fraction,
             light_jitter=light_jitter,
             shared_layers=shared_layers,
@@ -198,6 +196,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
                 path = teacher_path(teacher, patch_size, architecture)
                 ensemble.set_teacher(load_teacher(path, patch_size, descriptor_dim, architecture))
         self.lr = lr
+        self.standardised = standardised
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
@@ -284,9 +283,8 @@ class UninformedStudents(ExactExport, AnomalibModule):
             "mode": self.model.mode,
         }
         check_arguments(checkpoint, arguments, BEFORE_NAMED)
-        scoring = {**SCORING_BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
-        self.hparams.update({name: scoring[name] for name in SCORING_BEFORE_NAMED})
-        self.model.score_as_trained(**{name: scoring[name] for name in SCORING_BEFORE_NAMED})
+        # Checkpoints that do not name it are older, and of models that scored images by the maximum.
+        self.model.score_window = checkpoint.get("hyper_parameters", {}).get("score_window", 1)
         super().on_load_checkpoint(checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -346,7 +344,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
 
     @torch.no_grad()
     def _normalise_descriptors(self) -> None:
-        """Compute mean and covariance of the teachers' descriptors over the training images."""
+        """Compute mean and standard deviation of the teachers' descriptors over the training images."""
         ensembles = self.model.scales
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
         for number, images in enumerate(self._images(self.normalization_split.training, "Teacher descriptors")):
@@ -355,7 +353,9 @@ class UninformedStudents(ExactExport, AnomalibModule):
                     part.update(descriptors)
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
-            ensemble.set_descriptor_statistics(total.mean, total.covariance)
+            std = total.std if self.standardised else total.std.square().mean().sqrt().expand_as(total.std)
+            ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
+            ensemble.descriptor_std.copy_(divisor(std).view(-1, 1, 1))
 
     def _training_descriptors(
         self, ensemble: StudentTeacherEnsemble, images: torch.Tensor, seed: int
@@ -403,10 +403,9 @@ class UninformedStudents(ExactExport, AnomalibModule):
         """Join the statistics of all workers' shares of the images."""
         if self.trainer.world_size == 1:
             return statistics
-        dim = statistics.mean.numel()
-        total = RunningStatistics(dim)
+        total = RunningStatistics(statistics.mean.numel())
         for packed in cast("torch.Tensor", self.all_gather(statistics.pack().to(self.device))):
-            total.merge(RunningStatistics.unpack(packed.to(total.mean.device), dim))
+            total.merge(RunningStatistics.unpack(packed.to(total.mean.device)))
         return total
 
     def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[torch.Tensor]:

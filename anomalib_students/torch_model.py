@@ -31,7 +31,6 @@ from .loss import regression_loss
 from .patch_mode import Mode, check_mode, zoom
 from .patch_network import Architecture, PatchNetwork, check_architecture
 from .photometric import PhotometricJitter
-from .statistics import divisor, whitening_matrix
 
 __all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
 
@@ -51,7 +50,6 @@ class StudentTeacherEnsemble(nn.Module):
         n_students: Number M of students, at least 1.
         descriptor_dim: Dimension d of the descriptors.
         architecture: Architecture of all networks.
-        whitening: Whether the normalised descriptors are made uncorrelated too.
         shared_layers: First layers that the students have in common with the teacher, at least 0; these are not
             trained.
 
@@ -59,9 +57,7 @@ class StudentTeacherEnsemble(nn.Module):
         teacher: Frozen patch network. Its weights are random until they are loaded.
         students: M patch networks with random weights.
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
-        descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
-        descriptor_whitening: Matrix that whitens the normalised descriptors, of shape ``(d, d)``; None without
-            whitening.
+        descriptor_std: What they are divided by then, of shape ``(d, 1, 1)``: their standard deviations, or one of all.
         error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
@@ -70,7 +66,6 @@ class StudentTeacherEnsemble(nn.Module):
 
     descriptor_mean: torch.Tensor
     descriptor_std: torch.Tensor
-    descriptor_whitening: torch.Tensor | None
     error_mean: torch.Tensor
     error_std: torch.Tensor
     uncertainty_mean: torch.Tensor
@@ -82,7 +77,6 @@ class StudentTeacherEnsemble(nn.Module):
         n_students: int,
         descriptor_dim: int,
         architecture: Architecture = "paper",
-        whitening: bool = False,
         shared_layers: int = 0,
     ) -> None:
         super().__init__()
@@ -95,7 +89,6 @@ class StudentTeacherEnsemble(nn.Module):
                 convolution.requires_grad_(requires_grad=False)
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
-        self.register_buffer("descriptor_whitening", torch.eye(descriptor_dim) if whitening else None)
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
@@ -132,21 +125,9 @@ class StudentTeacherEnsemble(nn.Module):
             shape ``(B, d, h, w)``.
         """
         with torch.no_grad():
-            target = self._normalised(describe(self.teacher, images).float())
+            descriptors = describe(self.teacher, images).float()
+        target = (descriptors - self.descriptor_mean) / self.descriptor_std
         return torch.stack([describe(student, images) for student in self.networks]), target
-
-    def set_descriptor_statistics(self, mean: torch.Tensor, covariance: torch.Tensor) -> None:
-        """Normalise the teacher's descriptors by their statistics from now on.
-
-        Args:
-            mean: Mean of the descriptors over the training images, of shape ``(d,)``.
-            covariance: Their covariance, of shape ``(d, d)``.
-        """
-        std = divisor(covariance.diagonal().sqrt()).to(covariance)
-        self.descriptor_mean.copy_(mean.view(-1, 1, 1))
-        self.descriptor_std.copy_(std.view(-1, 1, 1))
-        if self.descriptor_whitening is not None:
-            self.descriptor_whitening.copy_(whitening_matrix(covariance / torch.outer(std, std)))
 
     def training_loss(
         self,
@@ -242,13 +223,6 @@ class StudentTeacherEnsemble(nn.Module):
         students, target = self.describe(images, describe)
         return regression_error(students, target), predictive_uncertainty(students)
 
-    def _normalised(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Normalise descriptors of the teacher, of shape (B, d, h, w)."""
-        normalised = (descriptors - self.descriptor_mean) / self.descriptor_std
-        if self.descriptor_whitening is None:
-            return normalised
-        return (self.descriptor_whitening @ normalised.flatten(2)).view_as(normalised)
-
     def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
         if mode == "dense":
             students, target = self.describe(images, dense_descriptors)
@@ -279,8 +253,6 @@ class UninformedStudentsModel(nn.Module):
         mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
             that it then is (Section 4.1). ``output_stride``, ``training_mode`` and ``max_tile`` mean nothing to the
             latter.
-        whitening: Whether the teacher's descriptors are whitened, instead of each component divided by its standard
-            deviation alone (eq. 7).
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as eq. 7.
         light_jitter: Strength of random changes of the light in training images, see
@@ -313,7 +285,6 @@ class UninformedStudentsModel(nn.Module):
         max_tile: int = 512,
         architecture: Architecture = "paper",
         mode: Mode = "pixel",
-        whitening: bool = False,
         hard_fraction: float = 1.0,
         light_jitter: float = 0.0,
         score_window: int = 1,
@@ -342,7 +313,7 @@ class UninformedStudentsModel(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
                 self.ensembles[f"p{size}"] = StudentTeacherEnsemble(
-                    size, n_students, descriptor_dim, architecture, whitening, shared_layers
+                    size, n_students, descriptor_dim, architecture, shared_layers
                 )
 
     @property
@@ -361,19 +332,6 @@ class UninformedStudentsModel(nn.Module):
         if self.tiler is None:
             return self.max_tile
         return max(SMALLEST_TILE, self.tiler.tile_size_h, self.tiler.tile_size_w)
-
-    def score_as_trained(self, whitening: bool, score_window: int) -> None:
-        """Take over from a checkpoint how its model scores images.
-
-        Args:
-            whitening: Whether its teacher's descriptors are whitened.
-            score_window: Side in pixels of the window whose largest mean score is the score of the image.
-        """
-        self.score_window = score_window
-        for ensemble in self.scales:
-            descriptor_dim = ensemble.teacher.descriptor_dim
-            identity = torch.eye(descriptor_dim, device=ensemble.descriptor_mean.device)
-            ensemble.descriptor_whitening = identity if whitening else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
         """Compute the loss in training, and predictions in evaluation.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.statistics import RunningStatistics, effective_dimension, whitening_matrix
+from anomalib_students.statistics import RunningStatistics
 
 
 def accumulate(parts):
@@ -21,10 +21,6 @@ def assert_equals_numpy(statistics, vectors, rtol=1e-10):
     assert float(statistics.count) == len(values)
     np.testing.assert_allclose(statistics.mean.numpy(), values.mean(axis=0), rtol=rtol, atol=rtol)
     np.testing.assert_allclose(statistics.std.numpy(), values.std(axis=0), rtol=rtol, atol=rtol)
-    covariance = np.cov(values, rowvar=False, bias=True).reshape(statistics.covariance.shape)
-    # A covariance is a difference of products of the deviations.
-    scale = np.sqrt(np.outer(covariance.diagonal(), covariance.diagonal())).max()
-    np.testing.assert_allclose(statistics.covariance.numpy(), covariance, rtol=rtol, atol=rtol * max(scale, 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -97,8 +93,8 @@ def test_workers_exchange_accumulators_as_vectors(dim):
     packed = [accumulate([part]).pack() for part in vectors.split([1, 99, 200])] + [RunningStatistics(dim).pack()]
     merged = RunningStatistics(dim)
     for vector in packed:
-        assert vector.shape == (1 + dim + dim * dim,)
-        merged.merge(RunningStatistics.unpack(vector, dim))
+        assert vector.shape == (1 + 2 * dim,)
+        merged.merge(RunningStatistics.unpack(vector))
     assert_equals_numpy(merged, vectors)
     assert merged.count.shape == ()
 
@@ -115,25 +111,3 @@ def test_no_gradient_is_kept_of_the_vectors():
     statistics = accumulate([torch.randn(5, 2, requires_grad=True)])
     assert not statistics.mean.requires_grad
     assert not statistics.std.requires_grad
-
-
-def test_whitened_vectors_are_uncorrelated_with_nearly_unit_variance():
-    vectors = torch.randn(5000, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64)
-    covariance = torch.cov(vectors.T, correction=0)
-    whitened = torch.cov((vectors @ whitening_matrix(covariance).T).T, correction=0)
-    # Along the principal axes, each variance is shrunk by the floor alone.
-    variances = torch.linalg.eigvalsh(covariance)
-    expected = variances / (variances + 0.01 * variances.mean())
-    torch.testing.assert_close(torch.linalg.eigvalsh(whitened), expected.sort().values, rtol=1e-9, atol=1e-9)
-
-
-def test_a_component_without_variance_is_not_amplified_without_bound():
-    matrix = whitening_matrix(torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)))
-    assert matrix.abs().max() == pytest.approx((0.01 * 2 / 3) ** -0.5)
-    assert torch.equal(whitening_matrix(torch.zeros(2, 2)), torch.eye(2))
-
-
-def test_effective_dimension_counts_independent_components():
-    independent = torch.cov(torch.randn(20_000, 8, dtype=torch.float64).T)
-    assert effective_dimension(independent) == pytest.approx(8, abs=0.1)
-    assert effective_dimension(torch.ones(8, 8)) == pytest.approx(1)

@@ -93,32 +93,6 @@ class TestEvaluation:
         assert torch.equal(predictions.pred_score, image_score(predictions.anomaly_map, 5))
         assert (predictions.pred_score < predictions.anomaly_map.amax(dim=(1, 2, 3))).all()
 
-    def test_whitened_target_has_unit_covariance_over_what_it_was_measured_on(self):
-        model = make_model((33,), n_students=1, whitening=True)
-        ensemble, images = model.scales[0], make_images(4, 3, 24, 24)
-        descriptors = dense_descriptors(ensemble.teacher, images).movedim(1, -1).flatten(0, -2)
-        covariance = torch.cov(descriptors.T, correction=0)
-        ensemble.set_descriptor_statistics(descriptors.mean(dim=0), covariance)
-        _, target = ensemble.describe(images, dense_descriptors)
-        vectors = target.double().movedim(1, -1).flatten(0, -2)
-        torch.testing.assert_close(vectors.mean(dim=0), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-5)
-        # The floor shrinks the variances along the principal axes of the correlations.
-        std = covariance.diagonal().sqrt()
-        variances = torch.linalg.eigvalsh(covariance / torch.outer(std, std))
-        expected = (variances / (variances + 0.01)).sort().values
-        whitened = torch.linalg.eigvalsh(torch.cov(vectors.T, correction=0))
-        torch.testing.assert_close(whitened, expected, rtol=1e-4, atol=1e-4)
-
-    def test_without_whitening_each_component_is_divided_by_its_deviation(self):
-        ensemble = make_model((33,), n_students=1).scales[0]
-        ensemble.set_descriptor_statistics(torch.arange(4.0), torch.diag(torch.tensor([1.0, 4.0, 9.0, 0.0])) + 0.0)
-        images = make_images(1, 3, 8, 8)
-        _, target = ensemble.describe(images, dense_descriptors)
-        descriptors = dense_descriptors(ensemble.teacher, images)
-        divisors = torch.tensor([1.0, 2.0, 3.0, 1.0])
-        expected = (descriptors - torch.arange(4.0).view(-1, 1, 1)) / divisors.view(-1, 1, 1)
-        torch.testing.assert_close(target.double(), expected, rtol=1e-5, atol=1e-5)
-
     def test_one_student_has_no_part_of_uncertainty(self):
         model = make_model(n_students=1).eval()
         images = make_images(1, 3, 12, 12)
