@@ -30,7 +30,7 @@ from anomalib.models import UninformedStudents
 from anomalib.models.components import AnomalibModule
 from detection_job import Job, settings
 from detection_report import write_report
-from inference import Way, compare, parts, random_padim, random_patchcore
+from inference import CORESET, Way, compare, parts, random_padim, random_patchcore
 from jsonargparse import ArgumentParser
 from measuring import machine
 from rich.console import Console
@@ -187,13 +187,13 @@ def time_inference(configurations: tuple[str, ...], output: Path) -> None:
 
 def untrained(configuration: dict[str, Any], side: int) -> AnomalibModule:
     """Make a model without training; the sizes of anomalib's are those that 240 training images make."""
+    arguments = configuration.get("arguments", {})
     match configuration.get("model"):
         case "Padim":
             return random_padim(side)
         case "Patchcore":
-            return random_patchcore(side)
-    arguments = {**configuration.get("arguments", {}), "teacher": None}
-    return UninformedStudents(**arguments, **parts(UninformedStudents, side))
+            return random_patchcore(side, arguments.get("coreset_sampling_ratio", CORESET))
+    return UninformedStudents(**{**arguments, "teacher": None}, **parts(UninformedStudents, side))
 
 
 def main() -> None:
