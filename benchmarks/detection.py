@@ -124,28 +124,35 @@ def detection(
     failed = 0
     with ThreadPoolExecutor(jobs) as executor:
         runs = [executor.submit(run, job) for job in left]
-        for n_done, future in enumerate(as_completed(runs), start=1):
-            failed += not future.result()
-            console.print(f"{len(left) - n_done} left")
+        try:
+            for n_done, future in enumerate(as_completed(runs), start=1):
+                failed += not future.result()
+                console.print(f"{len(left) - n_done} left")
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False, cancel_futures=True)
+            sys.exit("Interrupted. The same command goes on from here.")
     return failed
 
 
 def check(configurations: tuple[str, ...], categories: tuple[str, ...], root: Path, resnet18: Path | None) -> None:
-    """Refuse what would fail later, and render the sample parts once."""
+    """Refuse what would fail later, and render the sample parts before two jobs want them."""
     if unknown := set(configurations) - set(CONFIGURATIONS):
         sys.exit(f"No such configuration: {', '.join(sorted(unknown))}. There are {', '.join(CONFIGURATIONS)}.")
     needs_resnet18 = any("model" in CONFIGURATIONS[name] for name in configurations)
     if needs_resnet18 and (resnet18 is None or not resnet18.is_file()):
         sys.exit(f"Padim and Patchcore need the file of a ResNet-18: --resnet18 is {resnet18}.")
-    for category in categories:
-        if category == "SampleParts":
-            SampleParts().prepare_data()
-            continue
-        folder = root / category
-        try:
-            check_layout(folder.parent, folder.name)
-        except FileNotFoundError as error:
-            sys.exit(str(error))
+    try:
+        for name in configurations:
+            settings(CONFIGURATIONS[name], None)
+        for category in categories:
+            if category == "SampleParts":
+                SampleParts().prepare_data()
+            else:
+                folder = root / category
+                check_layout(folder.parent, folder.name)
+    except FileNotFoundError as error:
+        # A teacher or a category is missing, and the message says which.
+        sys.exit(str(error))
 
 
 def run(job: Job) -> bool:

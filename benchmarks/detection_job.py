@@ -68,10 +68,8 @@ class Job(NamedTuple):
         if not Path(self.output).is_file():
             return False
         result = json.loads(Path(self.output).read_text())
-        has_brightness = "image_AUROC_by_brightness" in result
-        return result["settings"] == settings(self.configuration, self.resnet18) and (
-            has_brightness or not self.brightness
-        )
+        is_complete = "image_AUROC_by_brightness" in result or not self.brightness
+        return is_complete and result["settings"] == settings(self.configuration, self.resnet18)
 
 
 def main(job: Job) -> None:
@@ -104,11 +102,12 @@ def settings(configuration: dict[str, Any], resnet18: str | None) -> dict[str, A
     described = {**configuration, "model": kind, "arguments": arguments, "weights": {}}
     if kind != "UninformedStudents":
         described["weights"] = {"resnet18": digest(resnet18)}
-    elif (teacher := arguments.get("teacher")) is not None:
-        described["weights"] = {
-            size: digest(teacher_path(teacher, size, arguments["architecture"])) for size in arguments["patch_sizes"]
-        }
-        described["epochs of the paper"] = UninformedStudents.paper_epochs
+    else:
+        if not {"max_epochs", "max_steps", "max_time"} & configuration.get("trainer", {}).keys():
+            described["max_epochs"] = UninformedStudents.paper_epochs
+        if (teacher := arguments["teacher"]) is not None:
+            paths = {size: teacher_path(teacher, size, arguments["architecture"]) for size in arguments["patch_sizes"]}
+            described["weights"] = {size: digest(path) for size, path in paths.items()}
     return json.loads(json.dumps(described, default=str))
 
 
