@@ -138,7 +138,7 @@ def check(configurations: tuple[str, ...], categories: tuple[str, ...], root: Pa
     """Refuse what would fail later, and render the sample parts before two jobs want them."""
     if unknown := set(configurations) - set(CONFIGURATIONS):
         sys.exit(f"No such configuration: {', '.join(sorted(unknown))}. There are {', '.join(CONFIGURATIONS)}.")
-    needs_resnet18 = any("model" in CONFIGURATIONS[name] for name in configurations)
+    needs_resnet18 = any(CONFIGURATIONS[name].get("model") in {"Padim", "Patchcore"} for name in configurations)
     if needs_resnet18 and (resnet18 is None or not resnet18.is_file()):
         sys.exit(f"Padim and Patchcore need the file of a ResNet-18: --resnet18 is {resnet18}.")
     try:
