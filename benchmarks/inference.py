@@ -194,10 +194,10 @@ def random_efficientad(side: int) -> EfficientAd:
     return EfficientAd(**parts(EfficientAd, side))
 
 
-def random_patchcore(side: int) -> Patchcore:
-    """Make Patchcore with a memory bank of the usual size."""
+def random_patchcore(side: int, coreset: float = CORESET) -> Patchcore:
+    """Make Patchcore with a memory bank of the usual size, or of another part of the descriptors."""
     model = Patchcore(backbone="resnet18", pre_trained=False, **parts(Patchcore, side))
-    model.model.memory_bank = torch.rand(int(TRAINING_IMAGES * CORESET * (side // 8) ** 2), 384)
+    model.model.memory_bank = torch.rand(int(TRAINING_IMAGES * coreset * (side // 8) ** 2), 384)
     return model
 
 

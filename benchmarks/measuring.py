@@ -1,8 +1,9 @@
-"""What the benchmarks share: times, operations, and the name of the machine they were taken on."""
+"""What the benchmarks share: times, operations, and the names of the machine and the commit they were taken on."""
 
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -46,6 +47,16 @@ def machine(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0))
     return f"{_processor()}, {cores} cores, {torch.get_num_threads()} threads"
+
+
+def commit() -> str | None:
+    """Name the commit that the benchmarks are of, or None where Git does not know it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return described.stdout.strip() or None
 
 
 def _processor() -> str:

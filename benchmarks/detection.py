@@ -1,0 +1,223 @@
+"""Measure how well each configuration detects, and what it costs, beside anomalib's Padim and Patchcore.
+
+Every configuration is trained on every category from every seed through anomalib's engine, and tested on all test
+images: AUPRO up to a false positive rate of 0.3, AUROC of pixels and images, and on demand AUROC of images that are
+darker and brighter than those trained on. Each such job is a process of its own that computes in one thread, and leaves
+a file in ``results/detection/<configuration>/<category>``. What is there is not run again, unless its settings have
+changed, so that an interrupted run goes on where it was.
+
+    python benchmarks/detection.py --root datasets/MVTecAD --resnet18 path/to/resnet18.safetensors --jobs 2 --brightness
+    python benchmarks/detection.py --milliseconds
+    python benchmarks/detection.py --report
+
+A category is the name of a folder in the root, the path of a folder in MVTec AD's layout, or ``SampleParts``.
+``--configurations "[shipped,padim]" --categories "[pill]" --seeds "[0]"`` choose a part. Times of inference are a step
+of their own, for an idle machine.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import SampleParts
+from anomalib.models import UninformedStudents
+from anomalib.models.components import AnomalibModule
+from detection_job import Job, settings
+from detection_report import write_report
+from inference import CORESET, Way, compare, parts, random_padim, random_patchcore
+from jsonargparse import ArgumentParser
+from measuring import machine
+from rich.console import Console
+
+from anomalib_students.data.mvtec import check_layout
+from anomalib_students.files import replace_file
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    # A row has the class of the model ("model", UninformedStudents if there is none) and its "arguments", and may have
+    # settings of the "trainer" and arguments of the "data" module, and the "side" in pixels that images are resized to.
+    "shipped": {
+        "arguments": {
+            "architecture": "light",
+            "patch_sizes": [33],
+            "n_students": 3,
+            "lr": 1e-3,
+            "lr_schedule": "cosine",
+            "training_mode": "phase",
+        },
+        "trainer": {"max_epochs": 12},
+    },
+    "padim": {
+        "model": "Padim",
+        "arguments": {"backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"], "pre_trained": False},
+    },
+    "patchcore": {
+        "model": "Patchcore",
+        "arguments": {"backbone": "resnet18", "layers": ["layer2", "layer3"], "pre_trained": False},
+    },
+    # Patchcore's paper has both: 10 % of the descriptors, anomalib's default, and 1 %, in a tenth of the time.
+    "patchcore_1_percent": {
+        "model": "Patchcore",
+        "arguments": {
+            "backbone": "resnet18",
+            "layers": ["layer2", "layer3"],
+            "pre_trained": False,
+            "coreset_sampling_ratio": 0.01,
+        },
+    },
+}
+CATEGORIES = ("pill", "screw", "SampleParts")
+WAYS: tuple[Way, ...] = ("openvino bf16", "openvino int8")
+RUNS = 20
+"""Times that an image is timed in each way."""
+FLAGS = {
+    "brightness": "Test with the brightness of the test images changed too.",
+    "milliseconds": "Do nothing but take the times of inference.",
+    "report": "Do nothing but write report.md from the results there are.",
+}
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def detection(
+    configurations: tuple[str, ...] = tuple(CONFIGURATIONS),
+    categories: tuple[str, ...] = CATEGORIES,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    root: Path = Path("datasets/MVTecAD"),
+    resnet18: Path | None = None,
+    jobs: int = 1,
+    output: Path = Path("results/detection"),
+    brightness: bool = False,
+) -> int:
+    """Run the jobs that are not done, those of the first seed first, and return how many failed.
+
+    Args:
+        configurations: Rows of the table at the top of the script.
+        categories: Folders in the root, paths of folders in MVTec AD's layout, or SampleParts.
+        seeds: Seeds of the trainings.
+        root: Folder of MVTec AD.
+        resnet18: File of the ResNet-18 for Padim and Patchcore: safetensors, its weights named as timm names them.
+        jobs: Trainings at the same time, in one thread each.
+        output: Folder of the results.
+        brightness: Whether to test with the brightness of the test images changed too.
+    """
+    check(configurations, categories, root, resnet18)
+    wanted = [
+        Job(
+            configuration=CONFIGURATIONS[configuration],
+            category=category,
+            seed=seed,
+            root=str(root),
+            resnet18=None if resnet18 is None else str(resnet18),
+            brightness=brightness,
+            output=str(output / configuration / Path(category).name / f"seed{seed}.json"),
+        )
+        for seed, category, configuration in product(seeds, categories, configurations)
+    ]
+    left = [job for job in wanted if not job.is_done()]
+    console.print(f"{len(wanted)} jobs, {len(wanted) - len(left)} of them done.")
+    failed = 0
+    with ThreadPoolExecutor(jobs) as executor:
+        runs = [executor.submit(run, job) for job in left]
+        try:
+            for n_done, future in enumerate(as_completed(runs), start=1):
+                failed += not future.result()
+                console.print(f"{len(left) - n_done} left")
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False, cancel_futures=True)
+            sys.exit("Interrupted. The same command goes on from here.")
+    return failed
+
+
+def check(configurations: tuple[str, ...], categories: tuple[str, ...], root: Path, resnet18: Path | None) -> None:
+    """Refuse what would fail later, and render the sample parts before two jobs want them."""
+    if unknown := set(configurations) - set(CONFIGURATIONS):
+        sys.exit(f"No such configuration: {', '.join(sorted(unknown))}. There are {', '.join(CONFIGURATIONS)}.")
+    needs_resnet18 = any(CONFIGURATIONS[name].get("model") in {"Padim", "Patchcore"} for name in configurations)
+    if needs_resnet18 and (resnet18 is None or not resnet18.is_file()):
+        sys.exit(f"Padim and Patchcore need the file of a ResNet-18: --resnet18 is {resnet18}.")
+    try:
+        for name in configurations:
+            settings(CONFIGURATIONS[name], None)
+        for category in categories:
+            if category == "SampleParts":
+                SampleParts().prepare_data()
+            else:
+                folder = root / category
+                check_layout(folder.parent, folder.name)
+    except FileNotFoundError as error:
+        # A teacher or a category is missing, and the message says which.
+        sys.exit(str(error))
+
+
+def run(job: Job) -> bool:
+    """Run a job in a process of its own, whose messages go to a file, and say whether it succeeded."""
+    output = Path(job.output)
+    name = f"{output.parent.parent.name}, {output.parent.name}, seed {job.seed}"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    log = output.with_suffix(".log")
+    console.print(f"{name}: started")
+    command = [sys.executable, str(Path(__file__).with_name("detection_job.py")), json.dumps(job._asdict())]
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        process = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, **one_thread}, check=False)
+    if process.returncode != 0:
+        lines = log.read_text().strip().splitlines() or ["no message"]
+        console.print(f"{name}: failed with {process.returncode}, {lines[-1]} (see {log})", markup=False)
+        return False
+    result = json.loads(output.read_text())
+    figures = ", ".join(f"{key} {result[key]:.3f}" for key in ("pixel_AUPRO", "pixel_AUROC", "image_AUROC"))
+    console.print(f"{name}: {figures}, trained in {result['training_seconds']:.0f} s")
+    return True
+
+
+def time_inference(configurations: tuple[str, ...], output: Path) -> None:
+    """Take the milliseconds of an image, with random weights, in OpenVINO on all cores."""
+    for name in configurations:
+        configuration = CONFIGURATIONS[name]
+        path = output / name / "milliseconds.json"
+        described = settings(configuration, None)
+        if path.is_file() and json.loads(path.read_text())["settings"] == described:
+            continue
+        torch.manual_seed(0)
+        side = configuration.get("side", 256)
+        milliseconds = compare(untrained(configuration, side).eval(), WAYS, 1, "latency", side, RUNS)
+        result = {"settings": described, "machine": machine(torch.device("cpu")), **milliseconds}
+        replace_file(path, json.dumps(result, indent=1).encode())
+        console.print(f"{name}: {', '.join(f'{way} {value:.1f} ms' for way, value in milliseconds.items())}")
+
+
+def untrained(configuration: dict[str, Any], side: int) -> AnomalibModule:
+    """Make a model without training; the sizes of anomalib's are those that 240 training images make."""
+    arguments = configuration.get("arguments", {})
+    match configuration.get("model"):
+        case "Padim":
+            return random_padim(side)
+        case "Patchcore":
+            return random_patchcore(side, arguments.get("coreset_sampling_ratio", CORESET))
+    return UninformedStudents(**{**arguments, "teacher": None}, **parts(UninformedStudents, side))
+
+
+def main() -> None:
+    """Read the command line, and do what it asks for."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_function_arguments(detection, as_group=False, skip={"brightness"})
+    for flag, text in FLAGS.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
+    options = vars(parser.parse_args())
+    report, milliseconds = options.pop("report"), options.pop("milliseconds")
+    if report:
+        console.print(write_report(options["output"]), markup=False)
+    elif milliseconds:
+        time_inference(options["configurations"], options["output"])
+    elif detection(**options):
+        sys.exit("Some jobs failed.")
+
+
+if __name__ == "__main__":
+    main()
