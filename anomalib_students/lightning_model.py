@@ -36,6 +36,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
+from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
 from .exact_export import ExactExport
 from .metrics import AUROC
@@ -43,6 +44,7 @@ from .normalization_split import NormalizationSplit
 from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
 from .precision import has_bfloat16
+from .random_state import RandomState
 from .statistics import RunningStatistics, divisor
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .torch_model import TrainingMode, UninformedStudentsModel
@@ -163,12 +165,12 @@ class UninformedStudents(ExactExport, AnomalibModule):
         self._scores_normalised_at: int | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the hold-out of the normalisation images to anomalib's callbacks.
+        """Add the hold-out of the normalisation images, and exact resuming, to anomalib's callbacks.
 
         Returns:
-            Pre- and post-processor, evaluator and visualizer, and the hold-out.
+            Pre- and post-processor, evaluator and visualizer, the hold-out, and the state of the random numbers.
         """
-        return [*cast("Sequence[Callback]", super().configure_callbacks()), self.normalization_split]
+        return [*cast("Sequence[Callback]", super().configure_callbacks()), self.normalization_split, RandomState()]
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""
@@ -219,8 +221,10 @@ class UninformedStudents(ExactExport, AnomalibModule):
             checkpoint: Checkpoint about to be written.
         """
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            # The checkpoint refers to the statistics, which change in place.
-            self._normalise_scores()
+            # The checkpoint refers to the statistics, which change in place. Images that are augmented draw random
+            # numbers, but the training must not depend on when checkpoints are written.
+            with torch.random.fork_rng(devices=[]):
+                self._normalise_scores()
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["teacher"] = None
 
