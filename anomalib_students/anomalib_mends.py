@@ -8,7 +8,11 @@ from types import ModuleType
 from typing import Any
 
 import wrapt
+from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from lightning.pytorch import seed_everything
+
+from .checkpoint_io import CheckpointIO
+from .files import naming_what_is_damaged
 
 __all__: list[str] = []
 
@@ -25,6 +29,33 @@ def _seed_everything(instantiate: Callable[[], None], command_line: Any, args: t
     instantiate(*args, **kwargs)
 
 
+def _write_checkpoints_whole(ensure: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
+    """Write checkpoints beside their place: anomalib's can be cut short if the temporary folder is elsewhere."""
+    ensure(*args, **kwargs)
+    settings = engine._cache.args  # noqa: SLF001
+    settings["plugins"] = [
+        CheckpointIO(plugin.extra_safe_globals) if type(plugin) is AnomalibCheckpointIO else plugin
+        for plugin in settings.get("plugins") or ()
+    ]
+
+
+def _name_damaged_checkpoint(load: Callable[..., Any], model: type, args: tuple, kwargs: dict) -> Any:  # noqa: ANN401
+    """Name a checkpoint that is cut short."""
+    del model
+    with naming_what_is_damaged(args[0] if args else kwargs["checkpoint_path"]):
+        return load(*args, **kwargs)
+
+
 @wrapt.when_imported("anomalib.cli.cli")
 def _mend_command_line(module: ModuleType) -> None:
     wrapt.wrap_function_wrapper(module, "AnomalibCLI.instantiate_classes", _seed_everything)
+
+
+@wrapt.when_imported("anomalib.engine.engine")
+def _mend_engine(module: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(module, "Engine._ensure_checkpoint_io_plugin", _write_checkpoints_whole)
+
+
+@wrapt.when_imported("anomalib.models.components.base.anomalib_module")
+def _mend_module(module: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(module, "AnomalibModule.load_from_checkpoint", _name_damaged_checkpoint)
