@@ -47,6 +47,7 @@ from .precision import has_bfloat16
 from .random_state import RandomState
 from .statistics import RunningStatistics, divisor
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
+from .termination import Termination
 from .torch_model import TrainingMode, UninformedStudentsModel
 
 __all__ = ["BEFORE_NAMED", "UninformedStudents", "choose_components"]
@@ -165,12 +166,14 @@ class UninformedStudents(ExactExport, AnomalibModule):
         self._scores_normalised_at: int | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the hold-out of the normalisation images, and exact resuming, to anomalib's callbacks.
+        """Add the hold-out of the normalisation images, and what makes a training resumable, to anomalib's callbacks.
 
         Returns:
-            Pre- and post-processor, evaluator and visualizer, the hold-out, and the state of the random numbers.
+            Pre- and post-processor, evaluator and visualizer, the hold-out, the state of the random numbers, and the
+            status after SIGTERM.
         """
-        return [*cast("Sequence[Callback]", super().configure_callbacks()), self.normalization_split, RandomState()]
+        callbacks = cast("Sequence[Callback]", super().configure_callbacks())
+        return [*callbacks, self.normalization_split, RandomState(), Termination()]
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""

@@ -33,6 +33,7 @@ from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.random_state import RandomState
+from anomalib_students.termination import Termination
 
 from .similarity import CONSTANTS
 from .torch_model import SSIMAutoencoderModel
@@ -98,12 +99,13 @@ class SSIMAutoencoder(ExactExport, AnomalibModule):
         self.weight_decay = weight_decay
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add exact resuming to anomalib's callbacks.
+        """Add what makes a training resumable to anomalib's callbacks.
 
         Returns:
-            Pre- and post-processor, evaluator and visualizer, and the state of the random numbers.
+            Pre- and post-processor, evaluator and visualizer, the state of the random numbers, and the status after
+            SIGTERM.
         """
-        return [*cast("Sequence[Callback]", super().configure_callbacks()), RandomState()]
+        return [*cast("Sequence[Callback]", super().configure_callbacks()), RandomState(), Termination()]
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the loss, the mean of 1 - SSIM.
