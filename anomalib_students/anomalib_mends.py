@@ -3,7 +3,10 @@
 Each mend is for one fault, and goes when anomalib has mended it.
 """
 
+import os
 from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -39,6 +42,20 @@ def _write_checkpoints_whole(ensure: Callable[..., None], engine: Any, args: tup
     ]
 
 
+def _keep_untrained_results(create: Callable[..., Path], instance: None, args: tuple, kwargs: dict) -> Path:
+    """Give results of a test or a prediction before the first training a version of their own.
+
+    anomalib writes them to a folder ``latest``, where the training needs a link.
+    """
+    del instance
+    root = Path(args[0] if args else kwargs["root_dir"])
+    latest = root / "latest"
+    # On Windows the link is a folder to Python, and anomalib removes what is in its place.
+    if os.name == "posix" and latest.is_dir() and not latest.is_symlink():
+        latest.rename(next(path for number in count() if not (path := root / f"v{number}").exists()))
+    return create(*args, **kwargs)
+
+
 def _name_damaged_checkpoint(load: Callable[..., Any], model: type, args: tuple, kwargs: dict) -> Any:  # noqa: ANN401
     """Name a checkpoint that is cut short."""
     del model
@@ -54,6 +71,7 @@ def _mend_command_line(module: ModuleType) -> None:
 @wrapt.when_imported("anomalib.engine.engine")
 def _mend_engine(module: ModuleType) -> None:
     wrapt.wrap_function_wrapper(module, "Engine._ensure_checkpoint_io_plugin", _write_checkpoints_whole)
+    wrapt.wrap_function_wrapper(module, "create_versioned_dir", _keep_untrained_results)
 
 
 @wrapt.when_imported("anomalib.models.components.base.anomalib_module")
