@@ -25,7 +25,7 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
 from anomalib.data.dataclasses import DatasetItem
 from anomalib.deploy import CompressionType
-from anomalib.metrics import AUPRO, AnomalibMetric, Evaluator, F1Score
+from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -39,7 +39,7 @@ from tqdm import tqdm
 from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
 from .exact_export import ExactExport
-from .metrics import AUROC
+from .metrics import AUPRO, AUROC, F1Score
 from .normalization_split import NormalizationSplit
 from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture

@@ -1,6 +1,9 @@
 """Results are neither lost nor in the way of the next command."""
 
+import math
 from pathlib import Path
+
+import pytest
 
 from .small import small_data, small_engine, small_model
 
@@ -17,3 +20,16 @@ def test_a_test_before_the_first_training_is_not_in_its_way(tmp_path: Path) -> N
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "v0", "v1"]
     assert {path.name for path in (folder / "v0").rglob("*.png")} == tested
     assert (folder / "latest" / "weights" / "lightning" / "model.ckpt").samefile(engine.best_model_path)
+
+
+def test_metrics_without_anomalous_test_images_are_nan_and_not_zero(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    datamodule = small_data(tmp_path / "data")
+    for image in (tmp_path / "data").rglob("*/square/*.png"):
+        image.unlink()
+    (metrics,) = small_engine(tmp_path / "results").test(small_model(), datamodule=datamodule)
+    assert {"image_AUROC", "image_F1Score"} <= metrics.keys()
+    for name, value in metrics.items():
+        assert math.isnan(value)
+        assert any(message.startswith(f"{name} can't be measured") for message in caplog.messages)
