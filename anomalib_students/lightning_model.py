@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
+from .deviation_floors import descriptor_divisor, score_divisor
 from .exact_export import ExactExport
 from .metrics import AUPRO, AUROC, F1Score
 from .normalization_split import NormalizationSplit
@@ -45,7 +46,7 @@ from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
 from .precision import has_bfloat16
 from .random_state import RandomState
-from .statistics import RunningStatistics, divisor
+from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .termination import Termination
 from .torch_model import TrainingMode, UninformedStudentsModel
@@ -313,7 +314,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
-            ensemble.descriptor_std.copy_(divisor(total.std).view(-1, 1, 1))
+            ensemble.descriptor_std.copy_(descriptor_divisor(total.mean, total.std).view(-1, 1, 1))
 
     @torch.no_grad()
     def _normalise_scores(self) -> None:
@@ -331,7 +332,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
             if not total.mean.isfinite().all():
                 msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
                 raise ValueError(msg)
-            std = divisor(total.std)
+            std = score_divisor(total.mean, total.std, ensemble.teacher.descriptor_dim)
             ensemble.error_mean.copy_(total.mean[0])
             ensemble.error_std.copy_(std[0])
             ensemble.uncertainty_mean.copy_(total.mean[1])
