@@ -6,6 +6,8 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional
 
+from .finite import never_good
+
 __all__ = [
     "combine_scales",
     "normalised_score",
@@ -92,14 +94,19 @@ def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(tuple(scores)).mean(dim=0)
 
 
-def prediction(scores: torch.Tensor, has_map: bool = True) -> InferenceBatch:
+def prediction(scores: torch.Tensor, images: torch.Tensor, has_map: bool = True) -> InferenceBatch:
     """Predict what anomalib's models do: the score of each image is the largest of its pixels.
 
     Args:
         scores: Scores of shape ``(B, 1, H, W)``.
+        images: Normalised images that they are of, of shape ``(B, 3, H, W)``.
         has_map: Whether they are a map; not where each image is scored as one patch.
 
     Returns:
         Scores of the images, of shape ``(B,)``, and the anomaly map where there is one.
+
+    Raises:
+        ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
     """
+    scores = never_good(scores, images)
     return InferenceBatch(pred_score=scores.amax(dim=(1, 2, 3)), anomaly_map=scores if has_map else None)

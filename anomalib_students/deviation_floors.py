@@ -30,8 +30,14 @@ def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     Returns:
         The standard deviations, or a hundredth of the root mean square of all dimensions where they are smaller, of the
         same shape in float32. All are positive.
+
+    Raises:
+        ValueError: If they are not finite.
     """
     typical = (mean.square() + std.square()).mean().sqrt()
+    if not typical.isfinite():
+        msg = "The teacher's descriptors of the training images are not finite: pixels are NaN or absurdly large."
+        raise ValueError(msg)
     # Where all descriptors are zero, nothing is left to divide.
     floor = RELATIVE_FLOOR * typical if typical > 0 else torch.ones_like(typical)
     n_below = int((std < floor).sum())

@@ -285,6 +285,9 @@ class UninformedStudentsModel(nn.Module):
             In training, the loss of all students of all patch sizes (eq. 7), a scalar. In evaluation, the anomaly map
             of shape ``(B, 1, H, W)`` (eq. 12) and its maximum as the score of the image, of shape ``(B,)``; in the mode
             ``"patch"`` the score of eq. 12 alone.
+
+        Raises:
+            ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
         """
         if self.training:
             seed = _draw_seed()
@@ -295,12 +298,12 @@ class UninformedStudentsModel(nn.Module):
             ]
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
-            return prediction(self._scores(images), has_map=self.mode == "pixel")
+            return prediction(self._scores(images), images, has_map=self.mode == "pixel")
         parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
         with torch.no_grad():
             scores = torch.cat([self._scores(part, self.largest_tile) for part in parts])
-        return prediction(scores, has_map=self.mode == "pixel")
+        return prediction(scores, images, has_map=self.mode == "pixel")
 
     def _scores(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
         return combine_scales([ensemble(images, self.scored_stride, max_tile) for ensemble in self.scales])

@@ -141,8 +141,8 @@ class DescriptorBaselineModel(nn.Module):
             scores = torch.cat([self._scores(part) for part in self._parts(images)])
         scores = scores.unsqueeze(1)
         if self.scored_stride is None:
-            return prediction(scores, has_map=False)
-        return prediction(upsample(scores, self.scored_stride, images.shape[-2:]))
+            return prediction(scores, images, has_map=False)
+        return prediction(upsample(scores, self.scored_stride, images.shape[-2:]), images)
 
     def _parts(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split a batch into as many images as are no larger than a tile together, at least one."""
