@@ -11,10 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import wrapt
-from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from lightning.pytorch import seed_everything
 
-from .checkpoint_io import CheckpointIO
 from .files import naming_what_is_damaged
 
 __all__: list[str] = []
@@ -34,12 +32,18 @@ def _seed_everything(instantiate: Callable[[], None], command_line: Any, args: t
 
 def _write_checkpoints_whole(ensure: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
     """Write checkpoints beside their place: anomalib's can be cut short if the temporary folder is elsewhere."""
+    from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
+
+    from .checkpoint_io import CheckpointIO
+
     ensure(*args, **kwargs)
-    settings = engine._cache.args  # noqa: SLF001
-    settings["plugins"] = [
-        CheckpointIO(plugin.extra_safe_globals) if type(plugin) is AnomalibCheckpointIO else plugin
-        for plugin in settings.get("plugins") or ()
-    ]
+    plugins = engine._cache.args.get("plugins")  # noqa: SLF001
+    # It is no list if the user's strategy brings its own way of writing.
+    if isinstance(plugins, list):
+        plugins[:] = [
+            CheckpointIO(plugin.extra_safe_globals) if type(plugin) is AnomalibCheckpointIO else plugin
+            for plugin in plugins
+        ]
 
 
 def _keep_untrained_results(create: Callable[..., Path], instance: None, args: tuple, kwargs: dict) -> Path:
