@@ -3,6 +3,7 @@
 Each mend is for one fault, and goes when anomalib has mended it.
 """
 
+import inspect
 import os
 from collections.abc import Callable
 from itertools import count
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import wrapt
+from anomalib import LearningType
 from lightning.pytorch import seed_everything
 
 from .files import naming_what_is_damaged
@@ -46,6 +48,18 @@ def _write_checkpoints_whole(ensure: Callable[..., None], engine: Any, args: tup
         ]
 
 
+def _test_what_was_trained(train: Callable[..., Any], engine: Any, args: tuple, kwargs: dict) -> Any:  # noqa: ANN401
+    """Test the model that a resumed training ends with: anomalib tests the checkpoint that it was resumed from."""
+    settings = inspect.signature(train).bind(*args, **kwargs).arguments
+    model = settings["model"]
+    # Models of other kinds are not fitted.
+    if not settings.get("ckpt_path") or model.learning_type != LearningType.ONE_CLASS:
+        return train(*args, **kwargs)
+    test_dataloaders = settings.pop("test_dataloaders", None)
+    engine.fit(**settings)
+    return engine.trainer.test(model, test_dataloaders, datamodule=settings.get("datamodule"))
+
+
 def _keep_untrained_results(create: Callable[..., Path], instance: None, args: tuple, kwargs: dict) -> Path:
     """Give results of a test or a prediction before the first training a version of their own.
 
@@ -75,6 +89,7 @@ def _mend_command_line(module: ModuleType) -> None:
 @wrapt.when_imported("anomalib.engine.engine")
 def _mend_engine(module: ModuleType) -> None:
     wrapt.wrap_function_wrapper(module, "Engine._ensure_checkpoint_io_plugin", _write_checkpoints_whole)
+    wrapt.wrap_function_wrapper(module, "Engine.train", _test_what_was_trained)
     wrapt.wrap_function_wrapper(module, "create_versioned_dir", _keep_untrained_results)
 
 
