@@ -6,6 +6,8 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional
 
+from .finite import never_good
+
 __all__ = [
     "check_score_window",
     "combine_scales",
@@ -134,18 +136,25 @@ def image_score(scores: torch.Tensor, score_window: int) -> torch.Tensor:
     return scores.amax(dim=(1, 2, 3))
 
 
-def prediction(scores: torch.Tensor, has_map: bool = True, score_window: int = 1) -> InferenceBatch:
+def prediction(
+    scores: torch.Tensor, images: torch.Tensor, has_map: bool = True, score_window: int = 1
+) -> InferenceBatch:
     """Predict what anomalib's models do: a map, and a score of each image.
 
     Args:
         scores: Scores of shape ``(B, 1, H, W)``.
+        images: Normalised images that they are of, of shape ``(B, 3, H, W)``.
         has_map: Whether they are a map; not if each image is scored as one patch.
         score_window: Side in pixels of the window whose largest mean is the score of an image, see
             :func:`image_score`.
 
     Returns:
         Scores of the images, of shape ``(B,)``, and the anomaly map if there is one.
+
+    Raises:
+        ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
     """
+    scores = never_good(scores, images)
     return InferenceBatch(
         pred_score=image_score(scores, score_window if has_map else 1), anomaly_map=scores if has_map else None
     )

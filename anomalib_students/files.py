@@ -5,7 +5,8 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-__all__ = ["AtomicCheckpointIO", "check_output", "ensure_folder", "replace_file"]
+__all__ = ["AtomicCheckpointIO", "check_output", "ensure_folder", "naming_what_is_damaged", "replace_file"]
 
 
 def check_output(path: Path, suffix: str, what: str) -> None:
@@ -101,6 +102,29 @@ def _move_into_place(temporary: Path, final: Path, is_complete: Callable[[Path],
         shutil.rmtree(damaged, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def naming_what_is_damaged(checkpoint: str | Path) -> Iterator[None]:
+    """Name a checkpoint that turns out to be cut short when it is read: torch's errors do not.
+
+    Args:
+        checkpoint: Path of the file.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RuntimeError: If the file is damaged. Other errors are raised as they are.
+    """
+    try:
+        yield
+    except (EOFError, RuntimeError, UnpicklingError) as error:
+        # The end of a file has the table of what is in it.
+        if zipfile.is_zipfile(checkpoint):
+            raise
+        msg = f"The checkpoint {checkpoint} is damaged, or is none. Remove it, or start anew without resuming."
+        raise RuntimeError(msg) from error
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Save checkpoints so that a kill leaves the previous one, and say so where one is damaged.
 
@@ -140,8 +164,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             RuntimeError: If the file is damaged.
         """
-        try:
+        with naming_what_is_damaged(path):
             return super().load_checkpoint(path, *args, **kwargs)
-        except (EOFError, RuntimeError, UnpicklingError) as error:
-            msg = f"The checkpoint {path} is damaged, or is none. Remove it, or start anew without resuming."
-            raise RuntimeError(msg) from error

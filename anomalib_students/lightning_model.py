@@ -17,7 +17,7 @@ See Also:
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from math import ceil, cos, pi
+from math import cos, pi
 from types import ModuleType
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -27,7 +27,7 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
 from anomalib.data.dataclasses import DatasetItem
 from anomalib.deploy import CompressionType
-from anomalib.metrics import AUPRO, AnomalibMetric, Evaluator, F1Score
+from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -38,17 +38,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
+from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
-from .dense import sample_phase
+from .deviation_floors import descriptor_divisor, score_divisor
 from .exact_export import ExactExport
-from .metrics import AUROC
+from .metrics import AUPRO, AUROC, F1Score
 from .normalization_split import NormalizationSplit
 from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
 from .precision import has_bfloat16
-from .statistics import RunningStatistics, divisor
+from .random_state import RandomState
+from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
-from .torch_model import StudentTeacherEnsemble, TrainingMode, UninformedStudentsModel
+from .termination import Termination
+from .torch_model import TrainingMode, UninformedStudentsModel
 
 __all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents", "choose_components"]
 
@@ -56,12 +59,8 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
-DEFAULT_STEPS = 12_000
-"""Steps of a training whose length the user leaves open."""
 WARM_UP_STEPS = 100
-"""Steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
-SAMPLED_PHASES = 64
-"""Least parts of images that the statistics of the descriptors are computed on, if the training samples them."""
+"""Most steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
 PATCH_BATCH = 64
 """Images that are described together for the statistics, where each is one patch."""
 PAPER: Mapping[str, Any] = {
@@ -91,11 +90,11 @@ class UninformedStudents(ExactExport, AnomalibModule):
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
         architecture: ``"paper"`` for the paper's networks, ``"light"`` for networks of the same receptive fields that
-            cost a tenth or less.
+            cost a tenth or less, ``"medium"`` for a deeper one for p = 33 alone, at a sixth of the cost.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
         standardised: Whether each component of the teacher's descriptors is divided by its own standard deviation over
-            the training images, as in eq. 7. By default, all are divided by the root of their mean variance, so that
+            the training images, as in eq. 7. If not, all are divided by the root of their mean variance, so that
             components that the teacher is sure of count for more.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as in eq. 7.
@@ -126,8 +125,6 @@ class UninformedStudents(ExactExport, AnomalibModule):
         chooses_precision: Whether training steps compute in bfloat16 where the device does so natively. anomalib's
             engine sets it where the user names no ``precision`` of the trainer. Statistics and predictions stay in the
             trainer's precision.
-        chooses_length: Whether a training takes about :data:`DEFAULT_STEPS` steps, in whole epochs, and validates
-            once, at its end. anomalib's engine sets it if the user names no length.
 
     Raises:
         ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
@@ -144,21 +141,21 @@ class UninformedStudents(ExactExport, AnomalibModule):
 
     def __init__(
         self,
-        patch_sizes: Sequence[int] = (33,),
-        n_students: int = 1,
+        patch_sizes: Sequence[int] = (17, 33, 65),
+        n_students: int = 3,
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
         teacher: str | Mapping[int, str] | None = BUNDLED,
         descriptor_dim: int = 128,
-        architecture: Architecture = "medium",
+        architecture: Architecture = "paper",
         max_tile: int = 512,
-        standardised: bool = False,
-        hard_fraction: float = 0.1,
-        light_jitter: float = 1.0,
-        shared_layers: int = 2,
-        score_window: int = 33,
-        lr: float = 1e-3,
-        lr_schedule: LearningRateSchedule = "cosine",
+        standardised: bool = True,
+        hard_fraction: float = 1.0,
+        light_jitter: float = 0.0,
+        shared_layers: int = 0,
+        score_window: int = 1,
+        lr: float = 1e-4,
+        lr_schedule: LearningRateSchedule = "constant",
         weight_decay: float = 1e-5,
         normalization_split: float = 0.1,
         mode: Mode = "pixel",
@@ -201,16 +198,17 @@ class UninformedStudents(ExactExport, AnomalibModule):
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
         self.chooses_precision = False
-        self.chooses_length = False
         self._scores_normalised_at: int | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the hold-out of the normalisation images to anomalib's callbacks.
+        """Add the hold-out of the normalisation images, and what makes a training resumable, to anomalib's callbacks.
 
         Returns:
-            Pre- and post-processor, evaluator and visualizer, and the hold-out.
+            Pre- and post-processor, evaluator and visualizer, the hold-out, the state of the random numbers, and the
+            status after SIGTERM.
         """
-        return [*cast("Sequence[Callback]", super().configure_callbacks()), self.normalization_split]
+        callbacks = cast("Sequence[Callback]", super().configure_callbacks())
+        return [*callbacks, self.normalization_split, RandomState(), Termination()]
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""
@@ -261,8 +259,10 @@ class UninformedStudents(ExactExport, AnomalibModule):
             checkpoint: Checkpoint about to be written.
         """
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            # The checkpoint refers to the statistics, which change in place.
-            self._normalise_scores()
+            # The checkpoint refers to the statistics, which change in place. Images that are augmented draw random
+            # numbers, but the training must not depend on when checkpoints are written.
+            with torch.random.fork_rng(devices=[]):
+                self._normalise_scores()
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["teacher"] = None
 
@@ -298,12 +298,6 @@ class UninformedStudents(ExactExport, AnomalibModule):
             lr=self.lr,
             weight_decay=self.weight_decay,
         )
-        if self.chooses_length:
-            # The length of an epoch is known as soon as the data are set up, which this property does.
-            _ = self.trainer.estimated_stepping_batches
-            epochs = ceil(DEFAULT_STEPS / self.trainer.num_training_batches)
-            self.trainer.fit_loop.max_epochs = epochs
-            self.trainer.check_val_every_n_epoch = epochs
         if self.lr_schedule == "constant":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
@@ -348,33 +342,18 @@ class UninformedStudents(ExactExport, AnomalibModule):
         ensembles = self.model.scales
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
         for number, images in enumerate(self._images(self.normalization_split.training, "Teacher descriptors")):
+            # In the light of the training: components that follow it would count as nearly constant otherwise.
+            jittered = self.model.jitter(images, torch.Generator().manual_seed(number))
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                for descriptors in self._training_descriptors(ensemble, images, seed=number):
+                for descriptors in teacher_descriptors(
+                    ensemble.teacher, jittered, self.model.scored_stride, self.model.largest_tile
+                ):
                     part.update(descriptors)
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             std = total.std if self.standardised else total.std.square().mean().sqrt().expand_as(total.std)
             ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
-            ensemble.descriptor_std.copy_(divisor(std).view(-1, 1, 1))
-
-    def _training_descriptors(
-        self, ensemble: StudentTeacherEnsemble, images: torch.Tensor, seed: int
-    ) -> Iterator[torch.Tensor]:
-        """Describe images with a teacher as in training: descriptors of shape (n, d)."""
-        generator = torch.Generator().manual_seed(seed)
-        n_images = len(cast("AnomalibDataset", self.normalization_split.training))
-        samples_parts = self.model.mode == "pixel" and self.model.training_mode == "phase"
-        for _ in range(ceil(SAMPLED_PHASES / n_images) if samples_parts else 1):
-            # In the light of the training: components that follow it would count as nearly constant otherwise.
-            jittered = self.model.jitter(images, generator)
-            if samples_parts:
-                with self._training_precision():
-                    descriptors = ensemble.teacher(sample_phase(ensemble.teacher, jittered, generator))
-                yield descriptors.movedim(1, -1).flatten(0, -2)
-            else:
-                yield from teacher_descriptors(
-                    ensemble.teacher, jittered, self.model.scored_stride, self.model.largest_tile
-                )
+            ensemble.descriptor_std.copy_(descriptor_divisor(total.mean, std).view(-1, 1, 1))
 
     @torch.no_grad()
     def _normalise_scores(self) -> None:
@@ -392,7 +371,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
             if not total.mean.isfinite().all():
                 msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
                 raise ValueError(msg)
-            std = divisor(total.std)
+            std = score_divisor(total.mean, total.std, ensemble.teacher.descriptor_dim)
             ensemble.error_mean.copy_(total.mean[0])
             ensemble.error_std.copy_(std[0])
             ensemble.uncertainty_mean.copy_(total.mean[1])
@@ -457,7 +436,8 @@ def choose_components(
 
 def _cosine_with_warm_up(step: int, steps: int) -> float:
     """Factor of the learning rate after a number of steps: a short rise, and half a cosine down to zero."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS) * (1 + cos(pi * min(step / steps, 1))) / 2
+    warm_up = min(WARM_UP_STEPS, steps / 20)
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2
 
 
 def _read(dataset: AnomalibDataset, index: int) -> DatasetItem:
@@ -490,7 +470,6 @@ def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs:
         settings["max_epochs"] = model.paper_epochs
     if isinstance(model, UninformedStudents):
         model.chooses_precision = settings.get("precision") is None
-        model.chooses_length = unlimited and settings.get("max_steps") in {None, -1}
     setup(*args, **kwargs)
 
 

@@ -3,19 +3,7 @@
 import torch
 from torch import nn
 
-__all__ = ["RunningStatistics", "divisor"]
-
-
-def divisor(std: torch.Tensor) -> torch.Tensor:
-    """Keep what does not vary at all from being divided by zero.
-
-    Args:
-        std: Standard deviations of any shape.
-
-    Returns:
-        The standard deviations in float32, and 1 in place of 0.
-    """
-    return torch.where(std > 0, std, torch.ones_like(std)).float()
+__all__ = ["RunningStatistics"]
 
 
 class RunningStatistics(nn.Module):

@@ -83,7 +83,8 @@ class StudentTeacherEnsemble(nn.Module):
         self.shared_layers = shared_layers
         self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
         self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
-        for student in self.networks:
+        for student in self.networks if shared_layers else []:
+            # The layers behind frozen ones start with the variance that these were trained to have.
             student.initialise()
             for convolution in student.convolutions[:shared_layers]:
                 convolution.requires_grad_(requires_grad=False)
@@ -343,6 +344,9 @@ class UninformedStudentsModel(nn.Module):
             In training, the loss of all students of all patch sizes (eq. 7), a scalar. In evaluation, the anomaly map
             of shape ``(B, 1, H, W)`` (eq. 12) and the score of the image, of shape ``(B,)``; in the mode ``"patch"``
             the score of eq. 12 alone.
+
+        Raises:
+            ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
         """
         if self.training:
             seed = _draw_seed()
@@ -356,15 +360,15 @@ class UninformedStudentsModel(nn.Module):
             ]
             return torch.stack(losses).sum()
         if torch.compiler.is_exporting():
-            return self._prediction(self._scores(images))
+            return self._prediction(self._scores(images), images)
         parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
         with torch.no_grad():
             scores = torch.cat([self._scores(part, self.largest_tile) for part in parts])
-        return self._prediction(scores)
+        return self._prediction(scores, images)
 
-    def _prediction(self, scores: torch.Tensor) -> InferenceBatch:
-        return prediction(scores, has_map=self.mode == "pixel", score_window=self.score_window)
+    def _prediction(self, scores: torch.Tensor, images: torch.Tensor) -> InferenceBatch:
+        return prediction(scores, images, has_map=self.mode == "pixel", score_window=self.score_window)
 
     def _scores(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
         return combine_scales([ensemble(images, self.scored_stride, max_tile) for ensemble in self.scales])

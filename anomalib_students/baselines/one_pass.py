@@ -1,13 +1,16 @@
 """Training in one pass: collect descriptors of the training images, then fit a model of them."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from anomalib_students.termination import Termination
 
 from .descriptor_sample import DescriptorSample
 
@@ -28,6 +31,15 @@ class OnePassTraining(LightningModule):
     model: Any
     n_samples: int
     _sample: DescriptorSample | None = None
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add the status after SIGTERM to anomalib's callbacks.
+
+        Returns:
+            Pre- and post-processor, evaluator and visualizer, and the status.
+        """
+        callbacks = cast("Sequence[Callback]", super().configure_callbacks())
+        return [*callbacks, Termination("Start anew: training in one pass can't be resumed.")]
 
     def on_fit_start(self) -> None:
         """Begin a new sample of descriptors."""

@@ -9,9 +9,9 @@ from torch import nn
 
 from anomalib_students.anomaly_map import prediction, upsample
 from anomalib_students.dense import check_max_tile, check_output_stride, dense_descriptors, split_into_tiles
+from anomalib_students.deviation_floors import descriptor_divisor
 from anomalib_students.patch_mode import Mode, check_mode, teacher_descriptors, zoom
 from anomalib_students.patch_network import Architecture, PatchNetwork
-from anomalib_students.statistics import divisor
 
 from .distribution import check_fitted
 from .methods import Method, create_distribution
@@ -115,7 +115,7 @@ class DescriptorBaselineModel(nn.Module):
         descriptors = descriptors.to(device)
         if self.standardise:
             std, self.descriptor_mean = torch.std_mean(descriptors, dim=0, correction=0)
-            self.descriptor_std = divisor(std)
+            self.descriptor_std = descriptor_divisor(self.descriptor_mean, std)
         with torch.autocast(device.type, enabled=False):
             self.distribution.fit(self._normalised(descriptors))
         self.is_fitted.fill_(value=True)
@@ -141,8 +141,8 @@ class DescriptorBaselineModel(nn.Module):
             scores = torch.cat([self._scores(part) for part in self._parts(images)])
         scores = scores.unsqueeze(1)
         if self.scored_stride is None:
-            return prediction(scores, has_map=False)
-        return prediction(upsample(scores, self.scored_stride, images.shape[-2:]))
+            return prediction(scores, images, has_map=False)
+        return prediction(upsample(scores, self.scored_stride, images.shape[-2:]), images)
 
     def _parts(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split a batch into as many images as are no larger than a tile together, at least one."""

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataModule
-from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from anomalib_students.files import AtomicCheckpointIO
+from anomalib_students.checkpoint_io import CheckpointIO
 from anomalib_students.metrics import create_metrics
 
 from .jobs import Compute, Tell
@@ -27,10 +26,6 @@ __all__ = ["MODEL", "test_model", "train_and_test"]
 MODEL = "model.ckpt"
 """Checkpoint of a trained model, in the folder of its cell."""
 LAST = "last"
-
-
-class CheckpointIO(AtomicCheckpointIO, AnomalibCheckpointIO):
-    """Checkpoints that are written whole or not at all, with what anomalib keeps in them."""
 
 
 class Progress(Callback):

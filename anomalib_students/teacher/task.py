@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from anomalib_students import __version__
 from anomalib_students.files import AtomicCheckpointIO, check_output
 from anomalib_students.patch_network import Architecture
+from anomalib_students.termination import Termination
 
 from .images import ImageStore, find_images, load_images
 from .pretraining import TeacherPretraining, check_loss_weights
@@ -142,6 +143,7 @@ def pretrain(
     callbacks = [
         ModelCheckpoint(folder, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False),
         LearningRateMonitor("step"),
+        Termination("Resume with --resume true."),
         *([RichProgressBar()] if more.get("enable_progress_bar", True) else []),
         *more.pop("callbacks", ()),
     ]

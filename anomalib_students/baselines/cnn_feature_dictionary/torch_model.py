@@ -119,7 +119,7 @@ class CNNFeatureDictionaryModel(nn.Module):
         else:
             check_fitted(self.is_fitted)
             scores = torch.stack([torch.stack([self._scores(row) for row in image.unbind(1)]) for image in windows])
-        return prediction(upsample(scores.unsqueeze(1), self.output_stride, images.shape[-2:]))
+        return prediction(upsample(scores.unsqueeze(1), self.output_stride, images.shape[-2:]), images)
 
     @torch.no_grad()
     def _scores(self, row: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ See Also:
     :class:`.torch_model.SSIMAutoencoderModel`: the network and the similarity, without the training.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,12 +25,15 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
 from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.random_state import RandomState
+from anomalib_students.termination import Termination
 
 from .similarity import CONSTANTS
 from .torch_model import SSIMAutoencoderModel
@@ -93,6 +97,15 @@ class SSIMAutoencoder(ExactExport, AnomalibModule):
             raise ValueError(msg)
         self.lr = lr
         self.weight_decay = weight_decay
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add what makes a training resumable to anomalib's callbacks.
+
+        Returns:
+            Pre- and post-processor, evaluator and visualizer, the state of the random numbers, and the status after
+            SIGTERM.
+        """
+        return [*cast("Sequence[Callback]", super().configure_callbacks()), RandomState(), Termination()]
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the loss, the mean of 1 - SSIM.

@@ -80,7 +80,7 @@ class SSIMAutoencoderModel(nn.Module):
         if self.training:
             return self._dissimilarity(torch.stack([self.crop(image) for image in grey])).mean()
         with torch.no_grad():
-            return prediction(self._anomaly_map(grey))
+            return prediction(self._anomaly_map(grey), images)
 
     def _dissimilarity(self, patches: torch.Tensor) -> torch.Tensor:
         return 1 - structural_similarity(self.autoencoder(patches), patches, self.c1, self.c2)

@@ -1,0 +1,74 @@
+"""Least standard deviations that descriptors and scores are divided by.
+
+What does not vary in the training images varies by the noise of rounding, and whatever is divided by that is senseless,
+and as large as 1e12. The floors are far below what images of parts give: with the bundled teachers, each dimension of
+the descriptors deviates by 15 % of their typical size or more, and by 0.5 % on a blank sheet with noise of one level of
+grey. The squared distance of d independent dimensions deviates by ``sqrt(2 / d)`` of its mean, 12 % for d = 128.
+"""
+
+import logging
+
+import torch
+
+__all__ = ["descriptor_divisor", "score_divisor"]
+
+logger = logging.getLogger(__name__)
+
+RELATIVE_FLOOR = 0.01
+"""Part of the typical size of a descriptor, and of the mean of a score."""
+SCORE_FLOOR = 1e-5
+"""Part of the squared distance of descriptors that have nothing to do with one another."""
+
+
+def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Choose what the dimensions of the descriptors are divided by.
+
+    Args:
+        mean: Mean of each dimension over the training images, of shape ``(d,)``.
+        std: Standard deviations, of the same shape.
+
+    Returns:
+        The standard deviations, or a hundredth of the root mean square of all dimensions where they are smaller, of the
+        same shape in float32. All are positive.
+
+    Raises:
+        ValueError: If they are not finite.
+    """
+    typical = (mean.square() + std.square()).mean().sqrt()
+    if not typical.isfinite():
+        msg = "The teacher's descriptors of the training images are not finite: pixels are NaN or absurdly large."
+        raise ValueError(msg)
+    # Where all descriptors are zero, nothing is left to divide.
+    floor = RELATIVE_FLOOR * typical if typical > 0 else torch.ones_like(typical)
+    n_below = int((std < floor).sum())
+    if 2 * n_below > len(std):
+        logger.warning(
+            "The training images are nearly constant: %d of the teacher's %d descriptor dimensions vary by less than "
+            "%.0f %% of their size. See that the images are what they should be: every deviation will be anomalous.",
+            n_below,
+            len(std),
+            100 * RELATIVE_FLOOR,
+        )
+    return std.clamp(min=floor).float()
+
+
+def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) -> torch.Tensor:
+    """Choose what the regression error and the predictive uncertainty are divided by (eq. 11).
+
+    Args:
+        mean: Their means over the held-out images, of any shape.
+        std: Their standard deviations, of the same shape.
+        descriptor_dim: Dimension d of the descriptors.
+
+    Returns:
+        The standard deviations, or the floor where they are smaller, of the same shape in float32. All are positive.
+    """
+    floor = (RELATIVE_FLOOR * mean).clamp(min=SCORE_FLOOR * descriptor_dim)
+    # A single student has no uncertainty at all.
+    if ((std < floor) & (mean > 0)).any():
+        logger.warning(
+            "The scores of the held-out images deviate by less than %.0f %% of their mean: the images are nearly "
+            "constant, or there is only one. See that they are what they should be: every deviation will be anomalous.",
+            100 * RELATIVE_FLOOR,
+        )
+    return std.maximum(floor).float()

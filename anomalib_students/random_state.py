@@ -1,0 +1,64 @@
+"""Random numbers of a training that is resumed."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["RandomState"]
+
+
+class RandomState(Callback):
+    """Keep the state of torch's random numbers in checkpoints, and resume with it.
+
+    The order of the images, their augmentation and the phases that are trained on are all drawn from it. Without it, a
+    resumed training would repeat the orders of its first epochs, or have others than if it had not been interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._resumed: torch.Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the state in the checkpoint.
+
+        Returns:
+            State of torch's random numbers on the CPU.
+        """
+        return {"torch": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state from a checkpoint.
+
+        Args:
+            state_dict: What :meth:`state_dict` has returned.
+        """
+        self._resumed = state_dict["torch"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the state just before the data loader draws from it.
+
+        Args:
+            trainer: Trainer that resumes a fit.
+            pl_module: Model that is fitted.
+        """
+        del trainer, pl_module
+        self._restore()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the state once more if the images are drawn anew for the first epoch.
+
+        They are if the checkpoint was written by a validation: Lightning then ends that epoch before it starts the
+        next.
+
+        Args:
+            trainer: Trainer that resumes a fit.
+            pl_module: Model that is fitted.
+        """
+        del pl_module
+        if not trainer.fit_loop.is_resuming:
+            self._restore()
+        self._resumed = None
+
+    def _restore(self) -> None:
+        if self._resumed is not None:
+            torch.set_rng_state(self._resumed.cpu())

@@ -1,0 +1,51 @@
+"""What a training tells that is ended by SIGTERM, as schedulers end it."""
+
+import logging
+import signal
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+__all__ = ["Termination"]
+
+logger = logging.getLogger(__name__)
+
+STATUS = 128 + signal.SIGTERM
+"""Exit status of a process that SIGTERM has ended, as shells report it."""
+
+
+class Termination(Callback):
+    """End a process that got SIGTERM with status 143, and say how to resume.
+
+    Lightning ends it with 0 [1]_, and a scheduler would take the training for complete.
+
+    Args:
+        resume: How to resume. By default with the option ``--ckpt_path`` and the last checkpoint.
+
+    References:
+        .. [1] ``SIGTERMException`` of Lightning 2.6 is a ``SystemExit`` without a status.
+    """
+
+    def __init__(self, resume: str | None = None) -> None:
+        self._resume = resume
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the exception that ends the process its status.
+
+        Args:
+            trainer: Trainer that was interrupted.
+            pl_module: Its model.
+            exception: Why it was interrupted.
+        """
+        del pl_module
+        if isinstance(exception, SIGTERMException):
+            exception.code = STATUS
+            if trainer.is_global_zero:
+                logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._advice(trainer))
+
+    def _advice(self, trainer: Trainer) -> str:
+        if self._resume is not None:
+            return self._resume
+        last = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        return f"Resume with --ckpt_path {last}" if last and Path(last).is_file() else "There is no checkpoint yet."

@@ -1,0 +1,48 @@
+"""A tiny inspection task, and a model and an engine that are done with it in a second."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import MVTec
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+
+from ..integration.conftest import write_category
+
+SMALL = {"patch_sizes": (17,), "n_students": 1, "output_stride": 8, "architecture": "light", "lr": 1e-3}
+SIDE = 32
+
+
+def small_model(**arguments: Any) -> UninformedStudents:
+    pre_processor = UninformedStudents.configure_pre_processor((SIDE, SIDE))
+    return UninformedStudents(**{"pre_processor": pre_processor, "visualizer": False, **SMALL, **arguments})
+
+
+def small_engine(folder: Path, **arguments: Any) -> Engine:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    return Engine(default_root_dir=folder, accelerator="cpu", **{"max_epochs": 1, **quiet, **arguments})
+
+
+def small_data(root: Path, **arguments: Any) -> MVTec:
+    """Data module of the category ``dots`` in a folder, which is made where there is none."""
+    if not (root / "dots").is_dir():
+        write_category(root / "dots")
+    return MVTec(root=root, category="dots", **{"train_batch_size": 2, "num_workers": 0, **arguments})
+
+
+def small_config(root: Path, path: Path, **trainer: Any) -> Path:
+    """Configuration file of the same model on the category ``dots`` in a folder."""
+    small_data(root)
+    transform = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [SIDE, SIDE]}}
+    pre_processor = {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {"transform": transform}}
+    arguments = {"root": str(root), "category": "dots", "num_workers": 0, "train_batch_size": 2}
+    model = {**SMALL, "patch_sizes": [17], "pre_processor": pre_processor, "visualizer": False}
+    config = {
+        "model": {"class_path": "UninformedStudents", "init_args": model},
+        "data": {"class_path": "MVTec", "init_args": arguments},
+        "trainer": {"accelerator": "cpu", "logger": False, "max_epochs": 2, "enable_progress_bar": False, **trainer},
+    }
+    # Every JSON document is a YAML document.
+    path.write_text(json.dumps(config))
+    return path

@@ -1,0 +1,80 @@
+"""The same seed gives the same weights, and a resumed training those of one that was never interrupted."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.cli import AnomalibCLI
+from lightning.pytorch import Callback, seed_everything
+from torchvision.transforms.v2 import RandomHorizontalFlip
+
+from .small import small_config, small_data, small_engine, small_model
+
+
+def weights_of(checkpoint: Path) -> torch.Tensor:
+    """All weights and statistics of a checkpoint, as one vector."""
+    state = torch.load(checkpoint, weights_only=False)["state_dict"]
+    return torch.cat([value.flatten().double() for name, value in state.items() if name.startswith("model.")])
+
+
+class TestSeedEverything:
+    def run(self, config: Path, folder: Path, seed: str, run: bool = True) -> AnomalibCLI:
+        arguments = ["fit", "-c", str(config), "--seed_everything", seed, "--default_root_dir", str(folder)]
+        return AnomalibCLI(arguments, run=run)
+
+    def test_decides_the_trained_weights_on_the_command_line(self, tmp_path: Path) -> None:
+        config = small_config(tmp_path / "data", tmp_path / "config.yaml")
+        first, second = (weights_of(self.run(config, tmp_path, "0").engine.best_model_path) for _ in range(2))
+        assert torch.equal(first, second)
+
+    @pytest.mark.parametrize("seeds", [("0", "1"), ("true", "true")])
+    def test_leaves_other_seeds_other_weights(self, seeds: tuple[str, str], tmp_path: Path) -> None:
+        config = small_config(tmp_path / "data", tmp_path / "config.yaml")
+        first, second = (self.run(config, tmp_path, seed, run=False).model.model.scales[0].students for seed in seeds)
+        assert not torch.equal(next(first.parameters()), next(second.parameters()))
+
+
+class Killed(BaseException):
+    """What ends a training as abruptly as a signal does."""
+
+
+class KillAfter(Callback):
+    """Kill a training after the epoch of this number, whose checkpoint is written by then."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        if trainer.current_epoch > self.epoch:
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    ("loading", "trainer"),
+    [
+        ({}, {}),
+        ({"num_workers": 1}, {}),
+        # Checkpoints are then written by the validation, before the end of the epoch.
+        ({}, {"check_val_every_n_epoch": 2}),
+        ({"train_augmentations": RandomHorizontalFlip()}, {"limit_val_batches": 0}),
+    ],
+    ids=["plain", "worker", "validated", "augmented"],
+)
+def test_kill_and_resume_equals_the_uninterrupted_training(loading: dict, trainer: dict, tmp_path: Path) -> None:
+    final = []
+    for kill in (False, True):
+        seed_everything(0, verbose=False)
+        folder = tmp_path / str(kill)
+        trainer = {"max_epochs": 4, **trainer}
+        if kill:
+            engine = small_engine(folder, **trainer, callbacks=[KillAfter(1)])
+            with pytest.raises(Killed):
+                engine.fit(small_model(), datamodule=small_data(tmp_path / "data", **loading))
+            # Another process has another state of its random numbers.
+            torch.manual_seed(12345)
+        resumed = {"ckpt_path": engine.best_model_path} if kill else {}
+        engine = small_engine(folder, **trainer)
+        engine.fit(small_model(), datamodule=small_data(tmp_path / "data", **loading), **resumed)
+        final.append(weights_of(engine.best_model_path))
+    # On one machine they are the same bits; the tolerance is for libraries that choose their algorithms anew.
+    torch.testing.assert_close(final[1], final[0], rtol=0, atol=1e-5)

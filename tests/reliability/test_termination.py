@@ -1,0 +1,75 @@
+"""A training that a scheduler ends with SIGTERM says so in its exit status, and how to resume it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from anomalib.models import DescriptorBaseline
+from lightning.pytorch import Callback
+
+from anomalib_students.teacher.pretraining import TeacherPretraining
+from anomalib_students.teacher.task import pretrain
+
+from .small import SIDE, small_data, small_engine, small_model
+
+
+class TerminateIn(Callback):
+    """Send SIGTERM to this process in the first step of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        if trainer.current_epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_training_ends_with_status_143(epoch: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = small_engine(tmp_path, max_epochs=3, callbacks=[TerminateIn(epoch)])
+    with pytest.raises(SystemExit) as ended:
+        engine.fit(small_model(), datamodule=small_data(tmp_path / "data"))
+    assert ended.value.code == 143
+    advice = f"--ckpt_path {engine.best_model_path}" if epoch else "There is no checkpoint yet."
+    assert [advice in message for message in caplog.messages if "SIGTERM after" in message] == [True]
+
+
+def test_a_baseline_ends_with_status_143(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pre_processor = DescriptorBaseline.configure_pre_processor((SIDE, SIDE))
+    model = DescriptorBaseline("k_means", 17, architecture="light", pre_processor=pre_processor, visualizer=False)
+    with pytest.raises(SystemExit) as ended:
+        small_engine(tmp_path, callbacks=[TerminateIn(0)]).fit(model, datamodule=small_data(tmp_path / "data"))
+    assert ended.value.code == 143
+    assert any("Start anew" in message for message in caplog.messages)
+
+
+def test_pretraining_ends_with_status_143(
+    photographs: Path,
+    resnet18_checkpoint: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def terminate(*_) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TeacherPretraining, "on_train_batch_start", terminate)
+    with pytest.raises(SystemExit) as ended:
+        pretrain(
+            images=photographs,
+            output=tmp_path / "p17.safetensors",
+            results=tmp_path / "results",
+            patch_size=17,
+            descriptor_dim=8,
+            architecture="light",
+            source_checkpoint=resnet18_checkpoint,
+            source_layer="layer1",
+            source_size=32,
+            max_steps=3,
+            batch_size=2,
+            accelerator="cpu",
+            trainer_arguments={"enable_progress_bar": False},
+        )
+    assert ended.value.code == 143
+    assert any("--resume true" in message for message in caplog.messages)
