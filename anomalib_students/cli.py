@@ -13,6 +13,7 @@ from rich.table import Table
 from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.patch_network import ARCHITECTURES
+from anomalib_students.plain_settings import PlainSettings
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
 
@@ -48,6 +49,8 @@ FUNCTIONS: Functions = {
 }
 SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper's figures."}
 """Summaries of what is no function, but has some."""
+TRAINER = "trainer_arguments"
+"""Argument that takes any object in Python, and plain values here."""
 
 
 def create_parser() -> ArgumentParser:
@@ -71,7 +74,11 @@ def _add_functions(parser: ArgumentParser, functions: Functions) -> None:
             _add_functions(subcommand, function)
         else:
             subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
-            subcommand.add_function_arguments(function, as_group=False)
+            subcommand.add_function_arguments(function, as_group=False, skip={TRAINER})
+            if TRAINER in inspect.signature(function).parameters:
+                subcommand.add_argument(
+                    f"--{TRAINER}", type=PlainSettings | None, help="More arguments of Lightning's trainer."
+                )
 
 
 def main(args: Sequence[str] | None = None) -> None:

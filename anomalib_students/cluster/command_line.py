@@ -12,6 +12,7 @@ from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser, Namespace
 
 from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.plain_settings import PlainSettings
 from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.task import pretrain
 
@@ -52,7 +53,7 @@ def add_experiment_arguments(parser: ArgumentParser, name: str, chosen: set[str 
         "category; if it is nowhere, the argument category is set.",
     )
     parser.add_class_arguments(UninformedStudents, "model", skip=chosen, instantiate=False)
-    parser.add_argument("--trainer", type=dict[str, Any], default={}, help="Arguments of Lightning's trainer.")
+    parser.add_argument("--trainer", type=PlainSettings, default={}, help="Arguments of Lightning's trainer.")
 
 
 def parse(parser: ArgumentParser, args: Sequence[str], without_data: Path) -> Namespace:
