@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from anomalib_students.experiments.commands import mvtec, one_class
@@ -34,7 +35,7 @@ def teachers(file: Path | None = None) -> None:
         descriptions = [read_metadata(path) for path in paths]
         table = Table("", *(path.stem for path in paths))
         for name in dict.fromkeys(key for description in descriptions for key in sorted(description)):
-            table.add_row(name, *(description.get(name, "") for description in descriptions))
+            table.add_row(escape(name), *(escape(description.get(name, "")) for description in descriptions))
         Console().print(table)
 
 
