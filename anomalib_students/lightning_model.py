@@ -23,7 +23,6 @@ import torch
 import wrapt
 from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
-from anomalib.data.dataclasses import DatasetItem
 from anomalib.deploy import CompressionType
 from anomalib.metrics import AUPRO, AnomalibMetric, Evaluator, F1Score
 from anomalib.models.components import AnomalibModule
@@ -349,7 +348,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         size = PATCH_BATCH if self.model.mode == "patch" else 1
         batches = [share[start : start + size] for start in range(0, len(share), size)]
         for batch in tqdm(batches, desc=description, leave=False, disable=self.global_rank > 0):
-            images = dataset.collate_fn([_read(dataset, index) for index in batch]).image.to(self.device)
+            images = dataset.collate_fn([dataset[index] for index in batch]).image.to(self.device)
             if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
                 images = self.pre_processor.transform(images)
             with self.trainer.precision_plugin.forward_context():
@@ -385,16 +384,6 @@ def choose_components(
         if visualizer is True:
             visualizer = False
     return {"pre_processor": pre_processor, "evaluator": evaluator, "visualizer": visualizer}
-
-
-def _read(dataset: AnomalibDataset, index: int) -> DatasetItem:
-    """Read an image, or say which one cannot be read: that is not among what the decoder tells."""
-    try:
-        return dataset[index]
-    except (OSError, SyntaxError, ValueError) as error:
-        path = dataset.samples.iloc[index].image_path
-        msg = f"Cannot read the training image {path}: {error}. Repair or remove it."
-        raise ValueError(msg) from error
 
 
 def _image_metrics() -> list[AnomalibMetric]:
