@@ -12,7 +12,6 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 
-from .anomalib_images import read_by_ours
 from .equalisation import equalised
 from .resize import exportable_transform
 
@@ -27,9 +26,6 @@ QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
 """Compressions whose convolutions compute in 8 bits."""
 EQUALISATION_IMAGES = 8
 """Images by which the ranges of channels are measured."""
-
-# All of our models come by here, also where no data module of ours is imported.
-read_by_ours()
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Image files of any kind that Pillow reads, in 8 bits; or an error that names the file."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["open_image", "read_rgb"]
+__all__ = ["check_image", "open_image", "read_rgb"]
 
 SIXTEEN_BITS = 65_535
 """Largest value of a 16-bit image."""
@@ -14,6 +16,8 @@ DARK = 4095
 """Largest value of a camera with 12 bits: a 16-bit image with no larger one is nearly black."""
 PER_LEVEL = 257
 """Values of a 16-bit image for each of the 255 levels of an 8-bit one above black."""
+TAIL = 4096
+"""Bytes at the end of a JPEG file in which its end is looked for."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -36,14 +40,9 @@ def open_image(path: str | Path) -> Image.Image:
         ...     np.asarray(open_image(f"{folder}/grey.png")).tolist()
         [[0, 1, 255]]
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return _in_eight_bits(image)
-    except Exception as error:
-        # What Pillow raises for a damaged file depends on its format.
-        msg = f"Cannot read {path} as an image: {str(error) or type(error).__name__}. Repair or remove it."
-        raise ValueError(msg) from error
+    with _naming(path), Image.open(path) as image:
+        image.load()
+        return _in_eight_bits(image)
 
 
 def read_rgb(path: str | Path) -> Image.Image:
@@ -51,7 +50,47 @@ def read_rgb(path: str | Path) -> Image.Image:
     return open_image(path).convert("RGB")
 
 
-def check_mode(image: Image.Image) -> None:
+def check_image(path: str | Path) -> tuple[int, int]:
+    """Check that an image file is whole, without decoding it if its format has other signs of that.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        ValueError: If the file can't be read as an image, or has values of no known range.
+    """
+    with _naming(path), Image.open(path) as image:
+        _check_mode(image)
+        size = image.size
+        if image.format == "PNG":
+            image.verify()
+        elif image.format != "JPEG" or not _ends_as_jpeg(Path(path)):
+            image.load()
+            _in_eight_bits(image)
+        return size
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Name the file in all errors: what Pillow raises for a damaged one depends on its format."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"Cannot read {path} as an image: {str(error) or type(error).__name__}. Repair or remove it."
+        raise ValueError(msg) from error
+
+
+def _ends_as_jpeg(path: Path) -> bool:
+    """Whether a file ends with the mark of a JPEG's end, and perhaps zeros."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return file.read().rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _check_mode(image: Image.Image) -> None:
     """Raise a ValueError if an image has floating-point values: white may be 1, 255 or anything else."""
     if image.mode == "F":
         msg = "it has floating-point values, of which it is not known which is white; convert it to 8 or 16 bits"
@@ -59,7 +98,7 @@ def check_mode(image: Image.Image) -> None:
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    check_mode(image)
+    _check_mode(image)
     # Depending on its version, Pillow opens 16 bits as "I" or as "I;16".
     if not image.mode.startswith("I"):
         return image

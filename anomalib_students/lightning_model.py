@@ -36,6 +36,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
 from .checkpoint_check import check_arguments
+from .data_check import CheckedImages
 from .exact_export import ExactExport
 from .metrics import AUROC
 from .normalization_split import NormalizationSplit
@@ -58,7 +59,7 @@ BEFORE_NAMED = {"architecture": "paper", "mode": "pixel"}
 """What the models were whose checkpoints do not name these arguments yet."""
 
 
-class UninformedStudents(ExactExport, AnomalibModule):
+class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
 
     Args:
@@ -167,7 +168,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         Returns:
             Pre- and post-processor, evaluator and visualizer, and the hold-out.
         """
-        return [*cast("Sequence[Callback]", super().configure_callbacks()), self.normalization_split]
+        return [*super().configure_callbacks(), self.normalization_split]
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""

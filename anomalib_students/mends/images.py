@@ -1,9 +1,8 @@
-"""anomalib's reading of images by ours.
+"""Images that anomalib reads wrongly, or without naming the file.
 
 anomalib 2.7 reads grey images of 16 bits as all white, and leaves the name of a damaged file out of its errors. All its
-data sets and inferencers read by two functions of the module ``anomalib.data.utils.image``, and its visualizer by
-another; each opens the file by the name ``Image`` of its module, which is given here a module with another ``open``.
-It concerns every model of anomalib, which reads nothing else differently.
+data sets and inferencers read by the functions of the module ``anomalib.data.utils.image``, and its visualizer by
+another module; each opens files by the name ``Image`` in it, which is given here a module with another ``open``.
 """
 
 from types import ModuleType
@@ -11,7 +10,7 @@ from types import ModuleType
 import wrapt
 from PIL import Image
 
-from .image_files import open_image
+from anomalib_students.image_files import open_image
 
 __all__ = ["read_by_ours"]
 
@@ -20,7 +19,7 @@ READERS = ("anomalib.data.utils.image", "anomalib.visualization.image.item_visua
 
 
 def read_by_ours() -> None:
-    """Have anomalib open image files by :func:`.image_files.open_image`, now or as soon as it is imported."""
+    """Have anomalib open image files by :func:`~anomalib_students.image_files.open_image`."""
     for reader in READERS:
         wrapt.when_imported(reader)(_replace_open)
 
