@@ -17,6 +17,7 @@ from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.task import pretrain
 
 from .experiment import Experiment
+from .loopback import reached_from_here_only
 from .workers import Workers
 
 __all__ = [
@@ -143,7 +144,8 @@ def connect(address: str | None) -> None:
     """Connect to a cluster.
 
     Args:
-        address: Address of the cluster, or ``"auto"`` for the one of this node; None starts one on this machine.
+        address: Address of the cluster, or ``"auto"`` for the one of this node; None starts one on this machine, which
+            no other machine can reach.
 
     Raises:
         ConnectionError: If there is no cluster at the address.
@@ -151,13 +153,18 @@ def connect(address: str | None) -> None:
     # How Tune drives Train is another in Ray's first version of Train.
     environment = {"RAY_TRAIN_V2_ENABLED": "1"}
     os.environ.update(environment)
-    if not ray.is_initialized():
-        ray.init(
-            # Within a job of the cluster, an address in the environment would be taken for one that is given.
-            address=address or ("auto" if "RAY_JOB_ID" in os.environ else "local"),
-            runtime_env={"env_vars": environment},
-            log_to_driver=False,
-        )
+    if ray.is_initialized():
+        return
+    # Within a job of the cluster, an address in the environment would be taken for one that is given.
+    where = address or ("auto" if "RAY_JOB_ID" in os.environ else "local")
+    arguments: dict[str, Any] = {"address": where, "runtime_env": {"env_vars": environment}, "log_to_driver": False}
+    if where != "local":
+        ray.init(**arguments)
+        return
+    # Ray would report its use to an analytics host.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with reached_from_here_only() as loopback:
+        ray.init(**arguments, **loopback)
 
 
 def pretraining_of(settings: Namespace, of_the_job: Collection[str]) -> dict[str, Any]:
