@@ -8,11 +8,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.patch_network import ARCHITECTURES
+from anomalib_students.plain_settings import PlainSettings
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
 
@@ -33,7 +35,7 @@ def teachers(file: Path | None = None) -> None:
         descriptions = [read_metadata(path) for path in paths]
         table = Table("", *(path.stem for path in paths))
         for name in dict.fromkeys(key for description in descriptions for key in sorted(description)):
-            table.add_row(name, *(description.get(name, "") for description in descriptions))
+            table.add_row(escape(name), *(escape(description.get(name, "")) for description in descriptions))
         Console().print(table)
 
 
@@ -48,6 +50,8 @@ FUNCTIONS: Functions = {
 }
 SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper's figures."}
 """Summaries of what is no function, but has some."""
+TRAINER = "trainer_arguments"
+"""Argument that takes any object in Python, and plain values here."""
 
 
 def create_parser() -> ArgumentParser:
@@ -71,7 +75,11 @@ def _add_functions(parser: ArgumentParser, functions: Functions) -> None:
             _add_functions(subcommand, function)
         else:
             subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
-            subcommand.add_function_arguments(function, as_group=False)
+            subcommand.add_function_arguments(function, as_group=False, skip={TRAINER})
+            if TRAINER in inspect.signature(function).parameters:
+                subcommand.add_argument(
+                    f"--{TRAINER}", type=PlainSettings | None, help="More arguments of Lightning's trainer."
+                )
 
 
 def main(args: Sequence[str] | None = None) -> None:

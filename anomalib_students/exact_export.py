@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningModule
 
 from .equalisation import equalised
 from .resize import exportable_transform
+from .whole_export import export_whole
 
 if TYPE_CHECKING:
     import openvino
@@ -72,6 +74,21 @@ class ExactExport(LightningModule):
         super().on_load_checkpoint(checkpoint)
         self._keep_antialiasing()
 
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to PyTorch as every anomalib model, whole or not at all.
+
+        Args:
+            args: See :meth:`anomalib.models.components.ExportMixin.to_torch`.
+            kwargs: Likewise.
+
+        Returns:
+            Path of the model.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        return export_whole(super().to_torch, *args, **kwargs)  # type: ignore[misc]
+
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
         """Export to ONNX as every anomalib model, in the operator set that needs no conversion of the padding.
 
@@ -81,10 +98,13 @@ class ExactExport(LightningModule):
 
         Returns:
             Path of the ONNX model.
+
+        Raises:
+            OSError: If it cannot be written.
         """
         kwargs.setdefault("opset_version", ONNX_OPSET)
         with normalising_only_by_a_range(getattr(self, "post_processor", None)):
-            return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
+            return export_whole(super().to_onnx, *args, **kwargs)  # type: ignore[arg-type]
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:
         """Export to OpenVINO as every anomalib model, with equalised channels where 8 bits are to hold their values.
@@ -95,9 +115,13 @@ class ExactExport(LightningModule):
 
         Returns:
             Path of the OpenVINO model.
+
+        Raises:
+            OSError: If it cannot be written.
         """
-        export: Callable[..., Path] = super().to_openvino  # type: ignore[misc]
-        arguments = signature(export).bind(*args, **kwargs).arguments
+        original: Callable[..., Path] = super().to_openvino  # type: ignore[misc]
+        export = partial(export_whole, original)
+        arguments = signature(original).bind(*args, **kwargs).arguments
         datamodule = arguments.get("datamodule")
         if datamodule is None or arguments.get("compression_type") not in QUANTISED:
             return export(*args, **kwargs)

@@ -25,7 +25,6 @@ import torch
 import wrapt
 from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
-from anomalib.data.dataclasses import DatasetItem
 from anomalib.deploy import CompressionType
 from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models.components import AnomalibModule
@@ -40,6 +39,7 @@ from tqdm import tqdm
 
 from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
+from .data_check import CheckedImages
 from .deviation_floors import descriptor_divisor, score_divisor
 from .exact_export import ExactExport
 from .metrics import AUPRO, AUROC, F1Score
@@ -76,7 +76,7 @@ BEFORE_NAMED = {"architecture": "paper", "mode": "pixel"}
 """Defaults of checkpoints that were saved before these arguments existed."""
 
 
-class UninformedStudents(ExactExport, AnomalibModule):
+class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
 
     Args:
@@ -207,8 +207,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
             Pre- and post-processor, evaluator and visualizer, the hold-out, the state of the random numbers, and the
             status after SIGTERM.
         """
-        callbacks = cast("Sequence[Callback]", super().configure_callbacks())
-        return [*callbacks, self.normalization_split, RandomState(), Termination()]
+        return [*super().configure_callbacks(), self.normalization_split, RandomState(), Termination()]
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""
@@ -396,7 +395,7 @@ class UninformedStudents(ExactExport, AnomalibModule):
         size = PATCH_BATCH if self.model.mode == "patch" else 1
         batches = [share[start : start + size] for start in range(0, len(share), size)]
         for batch in tqdm(batches, desc=description, leave=False, disable=self.global_rank > 0):
-            images = dataset.collate_fn([_read(dataset, index) for index in batch]).image.to(self.device)
+            images = dataset.collate_fn([dataset[index] for index in batch]).image.to(self.device)
             if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
                 images = self.pre_processor.transform(images)
             with self.trainer.precision_plugin.forward_context():
@@ -438,16 +437,6 @@ def _cosine_with_warm_up(step: int, steps: int) -> float:
     """Factor of the learning rate after a number of steps: a short rise, and half a cosine down to zero."""
     warm_up = min(WARM_UP_STEPS, steps / 20)
     return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2
-
-
-def _read(dataset: AnomalibDataset, index: int) -> DatasetItem:
-    """Read an image, or say which one cannot be read: that is not among what the decoder tells."""
-    try:
-        return dataset[index]
-    except (OSError, SyntaxError, ValueError) as error:
-        path = dataset.samples.iloc[index].image_path
-        msg = f"Cannot read the training image {path}: {error}. Repair or remove it."
-        raise ValueError(msg) from error
 
 
 def _image_metrics() -> list[AnomalibMetric]:

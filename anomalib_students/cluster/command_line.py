@@ -12,10 +12,12 @@ from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser, Namespace
 
 from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.plain_settings import PlainSettings
 from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.task import pretrain
 
 from .experiment import Experiment
+from .loopback import reached_from_here_only
 from .workers import Workers
 
 __all__ = [
@@ -52,7 +54,7 @@ def add_experiment_arguments(parser: ArgumentParser, name: str, chosen: set[str 
         "category; if it is nowhere, the argument category is set.",
     )
     parser.add_class_arguments(UninformedStudents, "model", skip=chosen, instantiate=False)
-    parser.add_argument("--trainer", type=dict[str, Any], default={}, help="Arguments of Lightning's trainer.")
+    parser.add_argument("--trainer", type=PlainSettings, default={}, help="Arguments of Lightning's trainer.")
 
 
 def parse(parser: ArgumentParser, args: Sequence[str], without_data: Path) -> Namespace:
@@ -142,7 +144,8 @@ def connect(address: str | None) -> None:
     """Connect to a cluster.
 
     Args:
-        address: Address of the cluster, or ``"auto"`` for the one of this node; None starts one on this machine.
+        address: Address of the cluster, or ``"auto"`` for the one of this node; None starts one on this machine, which
+            no other machine can reach.
 
     Raises:
         ConnectionError: If there is no cluster at the address.
@@ -150,13 +153,18 @@ def connect(address: str | None) -> None:
     # How Tune drives Train is another in Ray's first version of Train.
     environment = {"RAY_TRAIN_V2_ENABLED": "1"}
     os.environ.update(environment)
-    if not ray.is_initialized():
-        ray.init(
-            # Within a job of the cluster, an address in the environment would be taken for one that is given.
-            address=address or ("auto" if "RAY_JOB_ID" in os.environ else "local"),
-            runtime_env={"env_vars": environment},
-            log_to_driver=False,
-        )
+    if ray.is_initialized():
+        return
+    # Within a job of the cluster, an address in the environment would be taken for one that is given.
+    where = address or ("auto" if "RAY_JOB_ID" in os.environ else "local")
+    arguments: dict[str, Any] = {"address": where, "runtime_env": {"env_vars": environment}, "log_to_driver": False}
+    if where != "local":
+        ray.init(**arguments)
+        return
+    # Ray would report its use to an analytics host.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with reached_from_here_only() as loopback:
+        ray.init(**arguments, **loopback)
 
 
 def pretraining_of(settings: Namespace, of_the_job: Collection[str]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from anomalib import TaskType
 from anomalib.data import AnomalibDataset, ImageItem
 from anomalib.data.utils import LabelName
 from pandas import DataFrame
-from PIL import Image
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
+
+from anomalib_students.image_files import read_rgb
 
 __all__ = ["OneClassDataset", "check_limits", "draw_samples", "list_samples"]
 
@@ -112,12 +113,7 @@ class OneClassDataset(AnomalibDataset):
         """Pixels of an image in RGB, of shape ``(3, H, W)`` in bytes."""
         if path in self._decoded:
             return self._decoded[path]
-        try:
-            with Image.open(path) as file:
-                pixels = pil_to_tensor(file.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            msg = f"The image {path} is damaged: {error}."
-            raise ValueError(msg) from error
+        pixels = pil_to_tensor(read_rgb(path))
         if pixels.nbytes <= self._free_memory:
             self._decoded[path] = pixels
             self._free_memory -= pixels.nbytes

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from anomalib_students.image_files import read_rgb
+
 __all__ = ["IMAGE_SUFFIXES", "ImageStore", "find_images", "load_images"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -95,15 +97,7 @@ def load_images(paths: Sequence[Path], side: int) -> list[torch.Tensor]:
 
 
 def _load_image(path: Path, side: int) -> torch.Tensor:
-    try:
-        image: Image.Image = Image.open(path)
-        if image.mode.startswith("I"):
-            # Pillow would clip 16 bits to 8.
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-        image = image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        msg = f"Cannot read {path} as an image: {error}. Repair or remove it."
-        raise ValueError(msg) from error
+    image = read_rgb(path)
     scale = side / min(image.size)
     if scale < 1:
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)

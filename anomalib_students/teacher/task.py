@@ -17,7 +17,7 @@ from anomalib_students.termination import Termination
 from .images import ImageStore, find_images, load_images
 from .pretraining import TeacherPretraining, check_loss_weights
 from .source import DistillationSource
-from .weights import save_teacher
+from .weights import check_metadata, save_teacher
 
 __all__ = ["pretrain"]
 
@@ -107,6 +107,8 @@ def pretrain(
     check_loss_weights(lambda_k, lambda_m, lambda_c, margin)
     # What can be told now is not told hours later.
     check_output(output, ".safetensors", "A teacher")
+    described = {"data": data_name or images.resolve().name, "licences": licences}
+    check_metadata(described, "The teacher to be written")
     seed_everything(seed)
     paths = find_images(images)
     # Each part, the training and the held-out images, needs a different image for the negatives.
@@ -183,7 +185,7 @@ def pretrain(
         "source_size": str(source_size),
     }
     metadata = {
-        "data": data_name or images.resolve().name,
+        **described,
         "n_images": str(len(pictures)),
         **(distilled if lambda_k else {"source": "none"}),
         "iterations": str(trainer.global_step),
@@ -195,7 +197,6 @@ def pretrain(
         "lr": str(lr),
         "seed": str(seed),
         **{name: f"{value:.4f}" for name, value in measured.items()},
-        "licences": licences,
         "made_with": f"anomalib-students {__version__}",
     }
     save_teacher(module.teacher, output, metadata)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,10 +12,19 @@ from safetensors.torch import save
 from anomalib_students.files import replace_file
 from anomalib_students.patch_network import PatchNetwork
 
-__all__ = ["BUNDLED", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
+__all__ = ["BUNDLED", "check_metadata", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
 
 BUNDLED = "bundled"
 """Name that stands for the teachers that come with the package."""
+
+DTYPES = ("F16", "BF16", "F32", "F64")
+"""Types of weights, in the words of safetensors: the others lose a part of what they hold in float32."""
+MAX_ENTRIES = 100
+"""Most entries that the metadata of a teacher file may have. Ours have 18."""
+MAX_CHARACTERS = 16_384
+"""Most characters that the metadata of a teacher file may have in total. Ours have 316."""
+MAX_REASON = 200
+"""Most characters that are passed on of what torch says of weights that do not fit."""
 
 Teachers = str | Path | Mapping[int, str | Path]
 
@@ -77,7 +87,8 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, is no teacher file, or holds a teacher of another p, d or architecture.
+        ValueError: If the file is damaged, is no teacher file, or holds a teacher of another p, d or architecture; or
+            if its weights are not floating-point numbers, or not finite in float32, or give what is not finite.
     """
     metadata, state = _read(path)
     needed = {"patch_size": patch_size, "descriptor_dim": descriptor_dim, "architecture": architecture}
@@ -89,13 +100,19 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
     with torch.device("meta"):
         network = PatchNetwork(patch_size, descriptor_dim, architecture)
     try:
-        network.load_state_dict({name: weight.float() for name, weight in state.items()}, assign=True)
+        network.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        msg = f"The teacher {path} does not have the weights of a patch network with patch_size {patch_size}: {error}"
+        reason = shorten(str(error), MAX_REASON)
+        msg = f"The teacher {path} does not have the weights of a patch network with patch_size {patch_size}: {reason}"
         raise ValueError(msg) from error
     if not all(weight.isfinite().all() for weight in state.values()):
         msg = f"The teacher {path} has weights that are not finite."
         raise ValueError(msg)
+    with torch.no_grad():
+        patch = torch.linspace(-2, 2, 3 * patch_size**2).view(1, 3, patch_size, patch_size)
+        if not network(patch).isfinite().all():
+            msg = f"The teacher {path} describes a patch by values that are not finite: its weights are too large."
+            raise ValueError(msg)
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)
 
 
@@ -126,6 +143,30 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
     replace_file(path, save(state, metadata=description))
 
 
+def check_metadata(metadata: Mapping[str, str], what: str) -> None:
+    """Refuse metadata that are too long, or that would change the terminal that shows them.
+
+    Args:
+        metadata: Metadata of a teacher file.
+        what: What has them, for the error.
+
+    Raises:
+        ValueError: If there are too many entries or characters, or control characters among them.
+    """
+    characters = sum(len(text) for entry in metadata.items() for text in entry)
+    if len(metadata) > MAX_ENTRIES or characters > MAX_CHARACTERS:
+        msg = (
+            f"{what} has metadata of {len(metadata):,} entries and {characters:,} characters: at most {MAX_ENTRIES} "
+            f"and {MAX_CHARACTERS:,} are taken."
+        )
+        raise ValueError(msg)
+    if not all(
+        character.isprintable() or character in "\n\t" for entry in metadata.items() for character in "".join(entry)
+    ):
+        msg = f"{what} has metadata with control characters."
+        raise ValueError(msg)
+
+
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not Path(path).is_file():
         msg = (
@@ -136,7 +177,16 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            check_metadata(metadata, f"The teacher {path}")
+            names = list(file.keys())
+            for name in names:
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in DTYPES:
+                    taken = ", ".join(DTYPES)
+                    msg = f"The teacher {path} has the weight {name[:MAX_REASON]} in {dtype}: only {taken} are taken."
+                    raise ValueError(msg)
+            # What is finite in float64 need not be in float32, which is what is checked.
+            state = {name: file.get_tensor(name).float() for name in names}
     except SafetensorError as error:
         msg = f"{path} is not a teacher file, or is damaged: {error}"
         raise ValueError(msg) from error

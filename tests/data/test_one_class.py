@@ -100,7 +100,7 @@ def test_images_are_decoded_once_as_long_as_there_is_memory(flowers, memory, kep
     before = [dataset[index].image for index in range(len(dataset))]
     decoded = []
     open_image = Image.open
-    monkeypatch.setattr(one_class_dataset.Image, "open", lambda path: decoded.append(path) or open_image(path))
+    monkeypatch.setattr(Image, "open", lambda path: decoded.append(path) or open_image(path))
     after = [dataset[index].image for index in range(len(dataset))]
     assert len(decoded) == 27 - kept
     torch.testing.assert_close(after, before)
@@ -184,7 +184,7 @@ class TestErrors:
         path = flowers / "test" / "daisy" / "0.png"
         path.write_bytes(path.read_bytes()[:45] if content is None else content)
         datamodule = set_up(flowers)
-        with pytest.raises(ValueError, match=r"The image .*daisy.0\.png is damaged: ") as caught:
+        with pytest.raises(ValueError, match=r"Cannot read .*daisy.0\.png as an image: ") as caught:
             list(datamodule.test_dataloader())
         assert "\n" not in str(caught.value)
 

@@ -135,7 +135,7 @@ def test_mvtec_as_a_user_calls_it(root, tmp_path):
     finished = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert finished.returncode == 1, finished.stderr[-5000:]
     folder = tmp_path / "out" / "table"
-    reason = f"Cannot read the training image {root / 'broken'}"
+    reason = f"Cannot read {root / 'broken'}"
     assert f"broken, ours, p33 failed: {reason}" in finished.stderr
     assert "4 of 8 cells failed: broken, ours, p33; " in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -77,7 +77,7 @@ def test_a_grid_goes_on_when_worker_and_driver_are_killed(cluster, start_job, ru
     assert not (folder / "dots" / "results.json").exists()
 
     output = run_job("train.py", *options, "--resume=true", code=1)
-    reasons = {"missing": f"There is no folder {root / 'missing'}", "broken": "Cannot read the training image"}
+    reasons = {"missing": f"There is no folder {root / 'missing'}", "broken": f"Cannot read {root / 'broken'}"}
     for category, reason in reasons.items():
         (line,) = [line for line in output.splitlines() if line.startswith(f"{category} failed: p = 33: ")]
         assert reason in line

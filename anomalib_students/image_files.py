@@ -1,0 +1,115 @@
+"""Image files of any kind that Pillow reads, in 8 bits; or an error that names the file."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["check_image", "open_image", "read_rgb"]
+
+SIXTEEN_BITS = 65_535
+"""Largest value of a 16-bit image."""
+DARK = 4095
+"""Largest value of a camera with 12 bits: a 16-bit image with no larger one is nearly black."""
+PER_LEVEL = 257
+"""Values of a 16-bit image for each of the 255 levels of an 8-bit one above black."""
+TAIL = 4096
+"""Bytes at the end of a JPEG file in which its end is looked for."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode an image file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Image as Pillow has it, the first of several in a file. Grey images of 16 bits are scaled to 8, where Pillow
+        would clip them; no value but 0 becomes 0, so that masks keep what they mark.
+
+    Raises:
+        ValueError: If the file can't be read as an image, or has values of no known range.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.fromarray(np.array([[0, 1, 65535]], dtype=np.uint16)).save(f"{folder}/grey.png")
+        ...     np.asarray(open_image(f"{folder}/grey.png")).tolist()
+        [[0, 1, 255]]
+    """
+    with _naming(path), Image.open(path) as image:
+        image.load()
+        return _in_eight_bits(image)
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Decode an image file to RGB, as :func:`open_image` does; transparency is dropped."""
+    return open_image(path).convert("RGB")
+
+
+def check_image(path: str | Path) -> tuple[int, int]:
+    """Check that an image file is whole, without decoding it if its format has other signs of that.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        ValueError: If the file can't be read as an image, or has values of no known range.
+    """
+    with _naming(path), Image.open(path) as image:
+        _check_mode(image)
+        size = image.size
+        if image.format == "PNG":
+            image.verify()
+        elif image.format != "JPEG" or not _ends_as_jpeg(Path(path)):
+            image.load()
+            _in_eight_bits(image)
+        return size
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Name the file in all errors: what Pillow raises for a damaged one depends on its format."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"Cannot read {path} as an image: {str(error) or type(error).__name__}. Repair or remove it."
+        raise ValueError(msg) from error
+
+
+def _ends_as_jpeg(path: Path) -> bool:
+    """Whether a file ends with the mark of a JPEG's end, and perhaps zeros."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return file.read().rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _check_mode(image: Image.Image) -> None:
+    """Raise a ValueError if an image has floating-point values: white may be 1, 255 or anything else."""
+    if image.mode == "F":
+        msg = "it has floating-point values, of which it is not known which is white; convert it to 8 or 16 bits"
+        raise ValueError(msg)
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    _check_mode(image)
+    # Depending on its version, Pillow opens 16 bits as "I" or as "I;16".
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > SIXTEEN_BITS:
+        msg = f"its values reach from {values.min()} to {values.max()}, more than 16 bits; convert it to 8 or 16 bits"
+        raise ValueError(msg)
+    if values.max() <= DARK:
+        warnings.warn(
+            f"16-bit images with no value above {DARK}, as of cameras with 12 bits, are read as nearly black: "
+            "scale them to the full range.",
+            stacklevel=3,
+        )
+    return Image.fromarray(np.maximum(values // PER_LEVEL, values > 0).astype(np.uint8))

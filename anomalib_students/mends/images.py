@@ -1,0 +1,30 @@
+"""Images that anomalib reads wrongly, or without naming the file.
+
+anomalib 2.7 reads grey images of 16 bits as all white, and leaves the name of a damaged file out of its errors. All its
+data sets and inferencers read by the functions of the module ``anomalib.data.utils.image``, and its visualizer by
+another module; each opens files by the name ``Image`` in it, which is given here a module with another ``open``.
+"""
+
+from types import ModuleType
+
+import wrapt
+from PIL import Image
+
+from anomalib_students.image_files import open_image
+
+__all__ = ["read_by_ours"]
+
+READERS = ("anomalib.data.utils.image", "anomalib.visualization.image.item_visualizer")
+"""Modules of anomalib that open image files."""
+
+
+def read_by_ours() -> None:
+    """Have anomalib open image files by :func:`~anomalib_students.image_files.open_image`."""
+    for reader in READERS:
+        wrapt.when_imported(reader)(_replace_open)
+
+
+def _replace_open(module: ModuleType) -> None:
+    pillow = ModuleType(Image.__name__, Image.__doc__)
+    vars(pillow).update({**vars(Image), "open": open_image})
+    vars(module)["Image"] = pillow

@@ -1,0 +1,100 @@
+"""Masks that are missing or left over.
+
+anomalib 2.7 pairs the sorted masks with the sorted defective images. If their numbers differ, its error is that of
+pandas, ``Must have equal len keys and value when setting with an iterable``; if their names differ, it names none.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import wrapt
+from anomalib.data.errors import MisMatchError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+__all__ = ["name_masks", "unpaired"]
+
+LISTED = 5
+"""Most files that an error names."""
+
+Groups = Iterable[tuple[Path, Path]]
+Folders = str | Path | Sequence[str | Path] | None
+
+
+def name_masks() -> None:
+    """Have the errors of anomalib's ``Folder`` and ``MVTecAD`` name the files."""
+    wrapt.when_imported("anomalib.data.datasets.image.folder")(_wrap("make_folder_dataset", _groups_of_folder))
+    wrapt.when_imported("anomalib.data.datasets.image.mvtecad")(_wrap("make_mvtec_ad_dataset", _groups_of_mvtec))
+
+
+def unpaired(images: Path, masks: Path) -> list[str]:
+    """Say which images of a folder have no mask, and which masks no image.
+
+    Args:
+        images: Folder of defective images.
+        masks: Folder of their masks: ``000.png``, ``000_mask.png`` or another name with the image's in it.
+
+    Returns:
+        A sentence for each, without its full stop.
+    """
+    image_names, mask_names = _stems(images), _stems(masks)
+    exact = {name for image in image_names for name in (image, f"{image}_mask") if name in mask_names}
+
+    def belong(image: str, mask: str) -> bool:
+        return mask in {image, f"{image}_mask"} if exact else image in mask
+
+    without_mask = [name for name in image_names if not any(belong(name, mask) for mask in mask_names)]
+    without_image = [name for name in mask_names if not any(belong(image, name) for image in image_names)]
+    return [
+        *(f"{image_names[name]} has no mask in {masks}" for name in without_mask),
+        *(f"the mask {mask_names[name]} has no image in {images}" for name in without_image),
+    ]
+
+
+def _stems(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in IMG_EXTENSIONS}
+
+
+def _groups_of_mvtec(root: Path, **_: object) -> Groups:
+    """Pair the folders of defects in MVTec AD's layout."""
+    root = Path(root)
+    parts = (path.name for part in ("test", "ground_truth") for path in (root / part).glob("*") if path.is_dir())
+    return [(root / "test" / name, root / "ground_truth" / name) for name in sorted({*parts} - {"good"})]
+
+
+def _groups_of_folder(
+    root: Path | None = None,
+    abnormal_dir: Folders = None,
+    mask_dir: Folders = None,
+    **_: object,
+) -> Groups:
+    """Pair the folders of defective images and masks in the order in which they are given."""
+    images, masks = (
+        [Path(root or "", path) for path in ([given] if isinstance(given, str | Path) else given or ())]
+        for given in (abnormal_dir, mask_dir)
+    )
+    return list(zip(images, masks, strict=False))
+
+
+def _wrap(name: str, groups_of: Callable[..., Groups]) -> Callable[[ModuleType], None]:
+    """Make the function that wraps another of a module."""
+
+    def with_names(make: Callable[..., Any], _: object, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        try:
+            return make(*args, **kwargs)
+        except (MisMatchError, ValueError) as error:
+            groups = groups_of(**signature(make).bind(*args, **kwargs).arguments)
+            found = [sentence for images, masks in groups for sentence in unpaired(images, masks)]
+            if not found:
+                raise
+            more = f" (and {len(found) - LISTED} more)" if len(found) > LISTED else ""
+            msg = f"Images and masks do not go together: {'; '.join(found[:LISTED])}{more}."
+            raise ValueError(msg) from error
+
+    def wrap(module: ModuleType) -> None:
+        if not isinstance(vars(module)[name], wrapt.FunctionWrapper):
+            wrapt.wrap_function_wrapper(module, name, with_names)
+
+    return wrap

@@ -1,0 +1,82 @@
+"""Exports that are there as a whole or not at all, though they are of several files."""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+__all__ = ["export_whole"]
+
+FULL = 2**20
+"""Bytes that are free on a disk on which a failed writer has left no more room."""
+WRITE_FAILURES = ("iostream error", "PytorchStreamWriter", "write failed", "unexpected pos")
+"""Words by which OpenVINO and torch say that a file could not be written."""
+
+
+def export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path:
+    """Export a model to a folder beside its place, and move it there when it is complete.
+
+    An older export is kept until then. Whoever is killed leaves it, and a hidden folder ``.export-*`` beside it.
+
+    Args:
+        export: Exports to the folder ``export_root`` among its arguments, and returns the path of the main file in it.
+        args: Its arguments.
+        kwargs: Likewise.
+
+    Returns:
+        Path of the main file in its place.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    bound = signature(export).bind(*args, **kwargs)
+    root = Path(bound.arguments["export_root"])
+    with _folder_beside(root) as temporary, _said_plainly(root):
+        bound.arguments["export_root"] = temporary
+        main = export(*bound.args, **bound.kwargs).relative_to(temporary)
+        files = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
+        for path in files:
+            _write_through(temporary / path)
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if len(files) > 1:
+            # Without its main file an export is none: never the old one with new weights.
+            (root / main).unlink(missing_ok=True)
+        for path in sorted(files, key=lambda path: path == main):
+            (temporary / path).replace(root / path)
+    return root / main
+
+
+@contextmanager
+def _folder_beside(root: Path) -> Iterator[Path]:
+    """Make a folder on the file system of another, and remove it in the end."""
+    folder = root / f".export-{uuid.uuid4().hex}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _said_plainly(root: Path) -> Iterator[None]:
+    """Say what a failure to write means, where the writer doesn't."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in WRITE_FAILURES):
+            raise
+        is_full = shutil.disk_usage(root).free < FULL
+        number = errno.ENOSPC if is_full else errno.EIO
+        reason = f"{os.strerror(number)}, so that the model is not exported; an older export is as it was"
+        raise OSError(number, reason, str(root)) from error
+
+
+def _write_through(path: Path) -> None:
+    """Have a file on the disk before it is renamed, so that a power cut doesn't leave an empty one."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,157 @@
+"""What is wrong with a file of a data set is said before the first step, with the file's name."""
+
+import numpy as np
+import pytest
+from anomalib.data import Folder, MVTecAD
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+from PIL import Image
+
+from anomalib_students import data_check
+from anomalib_students.data import MVTec
+from anomalib_students.data_check import check_files
+from anomalib_students.image_files import check_image
+
+from .pictures import DAMAGED, SIDE, SOUND, write_picture
+
+pytestmark = [
+    pytest.mark.usefixtures("narrow_networks"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+
+
+@pytest.fixture
+def category(tmp_path):
+    """A category in MVTec AD's layout."""
+    folder = tmp_path / "data" / "part"
+    for name in ("train/good/000", "train/good/001", "test/good/000", "test/bent/000", "test/bent/001"):
+        write_picture("rgb.png", folder / name)
+    for number in range(2):
+        write_mask(folder / f"ground_truth/bent/00{number}_mask.png")
+    return folder
+
+
+def write_mask(path, width=SIDE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.eye(SIDE, width, dtype=np.uint8) * 255).save(path)
+
+
+@pytest.fixture
+def command(category, tmp_path, monkeypatch):
+    """Call a command of anomalib's on the category, whose steps are none."""
+    model = UninformedStudents(
+        patch_sizes=(17,), n_students=1, teacher=None, descriptor_dim=4, pre_processor=False, visualizer=False
+    )
+    for step in ("training_step", "validation_step", "test_step", "predict_step", "_normalise_descriptors"):
+        monkeypatch.setattr(model, step, lambda *_, **__: pytest.fail("the first step is too late"))
+
+    def command(name):
+        engine = Engine(
+            default_root_dir=tmp_path / "results",
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_progress_bar=False,
+        )
+        if name == "predict":
+            engine.predict(model, data_path=category / "test")
+        else:
+            getattr(engine, name)(model, datamodule=MVTec(root=category.parent, category=category.name, num_workers=0))
+
+    return command
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_found_without_decoding_all(name, tmp_path):
+    path = write_picture(name, tmp_path / "picture")
+    with pytest.raises(ValueError, match=rf"Cannot read .*{path.name} as an image"):
+        check_image(path)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_files_pass(name, tmp_path):
+    assert check_image(write_picture(name, tmp_path / "picture")) == (SIDE, SIDE)
+
+
+def test_a_jpeg_with_something_behind_its_end_is_decoded(tmp_path):
+    """Pillow reads it, and so it passes."""
+    path = write_picture("rgb.jpg", tmp_path / "picture")
+    path.write_bytes(path.read_bytes() + b"a note of the camera")
+    assert check_image(path) == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "commands"),
+    [
+        ("train/good/000.png", ["fit"]),
+        ("train/good/001.png", ["fit"]),
+        ("test/good/000.png", ["fit", "validate", "test", "predict"]),
+        ("test/bent/000.png", ["fit", "validate", "test", "predict"]),
+        ("ground_truth/bent/001_mask.png", ["fit", "validate", "test"]),
+    ],
+)
+def test_every_command_names_a_damaged_file_before_its_first_step(damaged, commands, command, category):
+    """One of the two training images is held out: both are checked."""
+    write_picture("truncated.png", (category / damaged).with_suffix(""))
+    for name in commands:
+        with pytest.raises(ValueError, match=rf"Cannot read .*{damaged} as an image"):
+            command(name)
+
+
+def test_masks_of_another_size_than_their_image_are_named(command, category):
+    write_mask(category / "ground_truth/bent/000_mask.png", width=30)
+    with pytest.raises(
+        ValueError, match=r"The mask .*000_mask\.png has 30x40 pixels, its image .*bent.000\.png 40x40\.$"
+    ):
+        command("fit")
+
+
+def test_the_first_of_many_problems_are_named_in_one_line(tmp_path):
+    paths = [write_picture("empty.png", tmp_path / f"{number}") for number in range(8)]
+    with pytest.raises(ValueError, match=r"0\.png .*4\.png .* And 3 more\.$") as error:
+        check_files([(str(path), None) for path in paths])
+    assert "\n" not in str(error.value)
+
+
+def test_files_are_checked_once_unless_they_change(tmp_path, monkeypatch):
+    path = write_picture("rgb.png", tmp_path / "picture")
+    checked = []
+    monkeypatch.setattr(data_check, "check_image", lambda path: checked.append(path) or check_image(path))
+    for _ in range(2):
+        check_files([(str(path), None)])
+    assert len(checked) == 1
+    write_picture("truncated.png", path.with_suffix(""))
+    with pytest.raises(ValueError, match="Cannot read"):
+        check_files([(str(path), None)])
+
+
+def folder_of(category):
+    masks = {"abnormal_dir": "test/bent", "mask_dir": "ground_truth/bent"}
+    return Folder("part", root=category, normal_dir="train/good", **masks, num_workers=0, val_split_mode="none")
+
+
+def mvtec_ad_of(category):
+    return MVTecAD(root=category.parent, category=category.name, num_workers=0)
+
+
+@pytest.mark.parametrize("datamodule", [folder_of, mvtec_ad_of])
+class TestMasks:
+    def test_those_that_are_missing_are_named(self, datamodule, category):
+        (category / "ground_truth/bent/000_mask.png").unlink()
+        with pytest.raises(ValueError, match=r"do not go together: .*bent.000\.png has no mask in .*bent\.$"):
+            datamodule(category).setup()
+
+    def test_those_that_are_left_over_are_named(self, datamodule, category):
+        write_mask(category / "ground_truth/bent/007_mask.png")
+        with pytest.raises(ValueError, match=r"together: the mask .*007_mask\.png has no image in .*bent\.$"):
+            datamodule(category).setup()
+
+    def test_those_of_other_names_are_named(self, datamodule, category):
+        (category / "ground_truth/bent/001_mask.png").rename(category / "ground_truth/bent/101_mask.png")
+        with pytest.raises(ValueError, match=r"001\.png has no mask in .*; the mask .*101_mask\.png has no image"):
+            datamodule(category).setup()
+
+    def test_those_that_fit_are_paired(self, datamodule, category):
+        data = datamodule(category)
+        data.setup()
+        assert sum(bool(mask) for mask in data.test_data.samples["mask_path"]) == 2

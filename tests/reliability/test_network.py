@@ -1,0 +1,79 @@
+"""Nothing is sent to hosts that the user has not named."""
+
+import os
+
+import openvino_telemetry
+import pytest
+from openvino_telemetry.utils.sender import TelemetrySender
+
+from anomalib_students.mends import apply_mends
+
+apply_mends()
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """What goes to the process that sends."""
+    messages = []
+    monkeypatch.setattr(TelemetrySender, "send", lambda _, __, message: messages.append(message))
+    return messages
+
+
+def report(answer, home, monkeypatch):
+    """Send an event as OpenVINO does, after the user's answer to the question of consent."""
+    monkeypatch.setenv("HOME", str(home))
+    if answer is not None:
+        (home / "intel").mkdir()
+        (home / "intel" / "openvino_telemetry").write_text(answer)
+    telemetry = openvino_telemetry.Telemetry("test", "1", "id", "ga4", enable_opt_in_dialog=False)
+    telemetry.init("test", "1", "id", "ga4", enable_opt_in_dialog=False)
+    telemetry.send_event("ov", "import", "general_import")
+    # It is the only one of the process.
+    telemetry.consent = False
+
+
+@pytest.mark.parametrize("answer", [None, "0"])
+def test_openvino_reports_nothing_unasked(answer, sent, tmp_path, monkeypatch):
+    report(answer, tmp_path, monkeypatch)
+    assert sent == []
+    assert not (tmp_path / "intel" / "openvino_ga_cid").exists()
+
+
+def test_openvino_reports_if_it_is_told_to(sent, tmp_path, monkeypatch):
+    report("1", tmp_path, monkeypatch)
+    assert len(sent) == 1
+
+
+def init_arguments(address, monkeypatch):
+    """Connect to a cluster; return the arguments of Ray, and by what it replaces the loopback's address."""
+    ray = pytest.importorskip("ray")
+    from ray._private import services
+
+    from anomalib_students.cluster.command_line import connect
+
+    # What connecting leaves in the environment.
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_JOB_ID": ""})
+    monkeypatch.delitem(os.environ, "RAY_JOB_ID")
+    calls = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(
+        ray, "init", lambda **arguments: calls.append((arguments, services.resolve_ip_for_localhost("127.0.0.1")))
+    )
+    connect(address)
+    return calls.pop()
+
+
+def test_a_local_cluster_listens_on_the_loopback_alone(monkeypatch):
+    """Ray's processes listen on all interfaces unless the address of their node is the loopback's."""
+    from ray._private import services
+
+    monkeypatch.setattr(services, "get_node_ip_address", lambda *_: "192.0.2.7")
+    arguments, address = init_arguments(None, monkeypatch)
+    assert (arguments["_node_ip_address"], address) == ("127.0.0.1", "127.0.0.1")
+    assert services.resolve_ip_for_localhost("127.0.0.1") == "192.0.2.7"
+
+
+def test_other_machines_reach_a_cluster_of_several(monkeypatch):
+    arguments, _ = init_arguments("192.0.2.1:6379", monkeypatch)
+    assert arguments["address"] == "192.0.2.1:6379"
+    assert "_node_ip_address" not in arguments
