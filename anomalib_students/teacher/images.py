@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-__all__ = ["IMAGE_SUFFIXES", "ImageStore", "find_images", "load_images"]
+__all__ = ["IMAGE_SUFFIXES", "ImageStore", "find_images", "load_images", "read_image"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -94,16 +94,31 @@ def load_images(paths: Sequence[Path], side: int) -> list[torch.Tensor]:
         return list(track(images, description="Reading images", total=len(paths)))
 
 
-def _load_image(path: Path, side: int) -> torch.Tensor:
+def read_image(path: Path) -> Image.Image:
+    """Decode an image.
+
+    Args:
+        path: Path of an image in any mode that Pillow reads.
+
+    Returns:
+        The image in RGB.
+
+    Raises:
+        ValueError: If the file cannot be read as an image.
+    """
     try:
         image: Image.Image = Image.open(path)
         if image.mode.startswith("I"):
             # Pillow would clip 16 bits to 8.
             image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-        image = image.convert("RGB")
+        return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         msg = f"Cannot read {path} as an image: {error}. Repair or remove it."
         raise ValueError(msg) from error
+
+
+def _load_image(path: Path, side: int) -> torch.Tensor:
+    image = read_image(path)
     scale = side / min(image.size)
     if scale < 1:
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
