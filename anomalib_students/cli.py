@@ -13,6 +13,7 @@ from rich.table import Table
 from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.patch_network import ARCHITECTURES
+from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
 
@@ -41,6 +42,7 @@ Functions = Mapping[str, "Callable[..., object] | Functions"]
 
 FUNCTIONS: Functions = {
     "pretrain": pretrain,
+    "distil": distil,
     "teachers": teachers,
     "maps": maps,
     "embedding": embedding,

@@ -16,7 +16,7 @@ from anomalib_students.statistics import RunningStatistics
 
 from .images import ImageStore
 from .patches import PatchSampler
-from .run import BatchNumbers, check_resumed_settings
+from .run import BatchNumbers
 from .source import DistillationSource
 
 __all__ = ["TeacherPretraining"]
@@ -212,17 +212,6 @@ class TeacherPretraining(LightningModule):
         total = self.trainer.max_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + cos(pi * min(step / total, 1))) / 2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with a run of other settings.
-
-        Args:
-            checkpoint: What the run saved.
-
-        Raises:
-            ValueError: If its settings are not this module's.
-        """
-        check_resumed_settings(checkpoint, self.hparams)
 
     def _to_device(self) -> None:
         for network in self._source:

@@ -18,7 +18,7 @@ from anomalib_students.patch_network import PatchNetwork
 
 from .weights import save_teacher
 
-__all__ = ["BatchNumbers", "FinishedRun", "check_resumed_settings", "fit"]
+__all__ = ["BatchNumbers", "FinishedRun", "fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def fit(
     """Train a module to its last step, and measure it there.
 
     Args:
-        module: Module, whose validation logs what is measured.
+        module: Module, whose validation logs what is measured, and whose hyperparameters a resumed run must have.
         folder: Folder for checkpoints and logs.
         max_steps: Training steps.
         checkpoint_every: Steps between two checkpoints and two measurements.
@@ -110,9 +110,14 @@ def fit(
 
     Raises:
         OSError: If checkpoints or logs cannot be written.
-        RuntimeError: If the run stops before its last step.
+        RuntimeError: If the run stops before its last step, or its checkpoint is damaged.
+        ValueError: If the run to be resumed had other hyperparameters.
     """
     last = folder / "last.ckpt"
+    is_resumed = resume and last.is_file()
+    if is_resumed:
+        # Before Lightning has the data prepared, which may take hours.
+        _check_resumed_settings(AtomicCheckpointIO().load_checkpoint(last), module.hparams)
     more = dict(trainer_arguments)
     plugins = [AtomicCheckpointIO(), *more.pop("plugins", ())]
     callbacks = [
@@ -138,7 +143,7 @@ def fit(
     # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
     warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
-    trainer.fit(module, datamodule=datamodule, ckpt_path=last if resume and last.is_file() else None)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=last if is_resumed else None)
 
     if trainer.global_step < max_steps:
         msg = f"Pretraining stopped after {trainer.global_step} of {max_steps} steps. Go on with --resume true."
@@ -148,16 +153,8 @@ def fit(
     return FinishedRun(trainer.global_step, trainer.world_size, trainer.is_global_zero, measured)
 
 
-def check_resumed_settings(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse to resume a run of other settings.
-
-    Args:
-        checkpoint: What the run saved.
-        settings: Settings that it is to be resumed with.
-
-    Raises:
-        ValueError: If the run's settings are not these.
-    """
+def _check_resumed_settings(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse to resume a run of other settings."""
     saved = checkpoint["hyper_parameters"]
     changed = [f"{name}={saved.get(name)}" for name, value in settings.items() if saved.get(name) != value]
     if changed:
