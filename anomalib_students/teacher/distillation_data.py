@@ -87,8 +87,9 @@ class DistillationData(LightningDataModule):
         places = [divmod(place, n_crops) for place in range(start, start + self.batch_size)]
         chosen = [self.train[_order(n_crops, self.seed, epoch)[place]] for epoch, place in places]
         crops, targets = self.targets.read(chosen, self.dim)
-        random = np.random.default_rng([self.seed, 1, number, rank])
-        flipped = torch.from_numpy(random.random(len(chosen)) < 0.5)[:, None, None, None]
+        # Of the parts of all processes, so that their number makes no difference.
+        flips = np.random.default_rng([self.seed, 1, number]).random((world_size, self.batch_size))[rank] < 0.5
+        flipped = torch.from_numpy(flips)[:, None, None, None]
         return torch.where(flipped, crops.flip(-1), crops), torch.where(flipped, targets.flip(-1), targets)
 
     @property
