@@ -15,6 +15,7 @@ from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.patch_network import ARCHITECTURES
 from anomalib_students.plain_settings import PlainSettings
+from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
 
@@ -43,6 +44,7 @@ Functions = Mapping[str, "Callable[..., object] | Functions"]
 
 FUNCTIONS: Functions = {
     "pretrain": pretrain,
+    "distil": distil,
     "teachers": teachers,
     "maps": maps,
     "embedding": embedding,

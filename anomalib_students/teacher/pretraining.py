@@ -1,6 +1,5 @@
 """Pretraining of a teacher: distillation, metric learning and descriptor compactness (Section 3.1)."""
 
-from collections.abc import Iterator
 from math import cos, pi
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
@@ -17,6 +16,7 @@ from anomalib_students.statistics import RunningStatistics
 
 from .images import ImageStore
 from .patches import PatchSampler
+from .run import BatchNumbers
 from .source import DistillationSource
 
 __all__ = ["TeacherPretraining"]
@@ -31,27 +31,6 @@ MEASURED_BATCH_SIZE = 64
 """Patches in each of these batches, on every number of devices."""
 HELD_OUT_SEED = 1
 """Added to the seed of the training patches."""
-
-
-class BatchNumbers(IterableDataset):
-    """Numbers of the batches that are still to draw; the module draws them, on its own device.
-
-    Args:
-        first: Number of the first batch.
-        total: Batches in the whole run.
-    """
-
-    def __init__(self, first: int, total: int) -> None:
-        self.first = first
-        self.total = total
-
-    def __iter__(self) -> Iterator[int]:
-        """Count from the first batch to the last."""
-        return iter(range(self.first, self.total))
-
-    def __len__(self) -> int:
-        """Count the batches of the whole run, those before the first too, as the progress bar does."""
-        return self.total
 
 
 class TeacherPretraining(LightningModule):
@@ -233,23 +212,6 @@ class TeacherPretraining(LightningModule):
         total = self.trainer.max_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + cos(pi * min(step / total, 1))) / 2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with a run of other settings.
-
-        Args:
-            checkpoint: What the run saved.
-
-        Raises:
-            ValueError: If its settings are not this module's.
-        """
-        saved = checkpoint["hyper_parameters"]
-        changed = [f"{name}={saved.get(name)}" for name, value in self.hparams.items() if saved.get(name) != value]
-        if changed:
-            msg = (
-                f"The run to be resumed had other settings: {', '.join(changed)}. Resume it with these, or start anew."
-            )
-            raise ValueError(msg)
 
     def _to_device(self) -> None:
         for network in self._source:

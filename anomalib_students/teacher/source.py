@@ -1,23 +1,22 @@
 """The powerful network P whose descriptors are distilled into a teacher (eq. 1)."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from .timm_networks import check_name, create_network, load_weights
 from .weights import BUNDLED, load_teacher, read_metadata, teacher_path
 
 __all__ = ["DistillationSource"]
 
 BUNDLED_PATCH_SIZE = 33
 """The bundled teacher that is cheap to evaluate, and trained long."""
+LAST_LAYER_HINT = "If it ends before, name the last layer that it has as source_layer."
 
 
 class DistillationSource(nn.Module):
@@ -56,7 +55,7 @@ class DistillationSource(nn.Module):
         self.input_size = input_size
         self.model = _create_model(name, layer, pretrained=pretrained and checkpoint_path is None)
         if checkpoint_path is not None:
-            _load_weights(self.model, checkpoint_path, name)
+            load_weights(self.model, checkpoint_path, name, LAST_LAYER_HINT)
         # Convolutions on the CPU are faster by half with the channels last.
         self.model.to(memory_format=torch.channels_last)
         self.model.eval().requires_grad_(requires_grad=False)
@@ -89,11 +88,7 @@ class DistillationSource(nn.Module):
 
 
 def _create_model(name: str, layer: str | None, pretrained: bool) -> nn.Module:
-    if not timm.is_model(name):
-        similar = timm.list_models(f"*{name.partition('_')[0].partition('.')[0]}*")[:8]
-        hint = f" Similar names: {', '.join(similar)}." if similar else ""
-        msg = f"timm has no model named {name!r}.{hint}"
-        raise ValueError(msg)
+    check_name(name)
     arguments: dict[str, Any] = {"num_classes": 0}
     if layer is not None:
         layers = _layer_names(name)
@@ -101,43 +96,9 @@ def _create_model(name: str, layer: str | None, pretrained: bool) -> nn.Module:
             msg = f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}."
             raise ValueError(msg)
         arguments = {"features_only": True, "out_indices": (layers.index(layer),)}
-    try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
-    except Exception as error:
-        # What a failed download raises depends on timm's hub client.
-        msg = f"timm could not make {name} with its pretrained weights ({error}). Without a network, name a checkpoint."
-        raise RuntimeError(msg) from error
+    return create_network(name, pretrained, **arguments)
 
 
 def _layer_names(name: str) -> list[str]:
     model: Any = timm.create_model(name, features_only=True)
     return list(model.feature_info.module_name())
-
-
-def _load_weights(model: nn.Module, path: Path, name: str) -> None:
-    if not path.is_file():
-        msg = f"The checkpoint of the source network does not exist: {path}"
-        raise FileNotFoundError(msg)
-    is_safetensors = path.suffix == ".safetensors"
-    try:
-        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, IndexError, KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        msg = f"{path} cannot be read as weights of a network."
-        raise RuntimeError(msg) from error
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except (RuntimeError, TypeError) as error:
-        msg = f"{path} holds weights of another architecture than {name}."
-        raise RuntimeError(msg) from error
-    # The layers behind the distilled one may be in the file, but no others within the parts that the model has.
-    parts = {part for part, _ in model.named_children()}
-    foreign = {key for key in unexpected if key.split(".", maxsplit=1)[0] in parts}
-    if foreign - timm.create_model(name).state_dict().keys():
-        msg = f"{path} holds weights of another architecture than {name}."
-        raise RuntimeError(msg)
-    if missing:
-        msg = (
-            f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}. If it ends before, name the "
-            "last layer that it has as source_layer."
-        )
-        raise RuntimeError(msg)

@@ -1,27 +1,20 @@
 """The pretraining task: from a folder of images to a teacher file."""
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch import seed_everything
 
-from anomalib_students import __version__
-from anomalib_students.files import AtomicCheckpointIO, check_output
+from anomalib_students.files import check_output
 from anomalib_students.patch_network import Architecture
-from anomalib_students.termination import Termination
 
 from .images import ImageStore, find_images, load_images
 from .pretraining import TeacherPretraining, check_loss_weights
+from .run import fit
 from .source import DistillationSource
-from .weights import check_metadata, save_teacher
+from .weights import check_metadata
 
 __all__ = ["pretrain"]
-
-logger = logging.getLogger(__name__)
 
 HELD_OUT_FRACTION = 0.05
 """Part of the images that no training patch comes from."""
@@ -138,47 +131,19 @@ def pretrain(
         weight_decay=weight_decay,
         seed=seed,
     )
-    folder = results / output.stem
-    last = folder / "last.ckpt"
-    more = dict(trainer_arguments or {})
-    plugins = [AtomicCheckpointIO(), *more.pop("plugins", ())]
-    callbacks = [
-        ModelCheckpoint(folder, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False),
-        LearningRateMonitor("step"),
-        Termination("Resume with --resume true."),
-        *([RichProgressBar()] if more.get("enable_progress_bar", True) else []),
-        *more.pop("callbacks", ()),
-    ]
-    arguments: dict[str, Any] = {
-        "accelerator": accelerator,
-        "devices": devices,
-        "num_nodes": num_nodes,
-        "strategy": strategy,
-        "precision": precision,
-        "max_steps": max_steps,
-        "val_check_interval": min(checkpoint_every, max_steps),
-        "check_val_every_n_epoch": None,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": min(50, max(1, checkpoint_every // 5)),
-        # Each process draws its own part of a batch.
-        "use_distributed_sampler": False,
-        "default_root_dir": folder,
-        "logger": [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")],
-        **more,
-    }
-    trainer = Trainer(plugins=plugins, callbacks=callbacks, **arguments)
-    # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
-    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-    warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
-    trainer.fit(module, ckpt_path=last if resume and last.is_file() else None)
-
-    if trainer.global_step < max_steps:
-        msg = f"Pretraining stopped after {trainer.global_step} of {max_steps} steps. Go on with --resume true."
-        raise RuntimeError(msg)
-    # Anew, since the last step need not be one at which the fit measures.
-    (measured,) = trainer.validate(module, verbose=False)
-    if not trainer.is_global_zero:
-        return output
+    run = fit(
+        module,
+        results / output.stem,
+        max_steps,
+        checkpoint_every,
+        resume,
+        trainer_arguments or {},
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=precision,
+    )
     distilled = {
         "source": source,
         "source_layer": source_layer or "pooled features",
@@ -188,18 +153,14 @@ def pretrain(
         **described,
         "n_images": str(len(pictures)),
         **(distilled if lambda_k else {"source": "none"}),
-        "iterations": str(trainer.global_step),
-        "batch_size": str(batch_size * trainer.world_size),
+        "iterations": str(run.steps),
+        "batch_size": str(batch_size * run.world_size),
         "lambda_k": str(lambda_k),
         "lambda_m": str(lambda_m),
         "lambda_c": str(lambda_c),
         **({"margin": str(margin)} if lambda_m else {}),
         "lr": str(lr),
         "seed": str(seed),
-        **{name: f"{value:.4f}" for name, value in measured.items()},
-        "made_with": f"anomalib-students {__version__}",
     }
-    save_teacher(module.teacher, output, metadata)
-    results_of_run = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
-    logger.info("Wrote %s after %d steps: %s.", output, trainer.global_step, results_of_run)
+    run.write_teacher(module.teacher, output, metadata, licences)
     return output

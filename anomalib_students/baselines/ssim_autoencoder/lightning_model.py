@@ -106,7 +106,7 @@ class SSIMAutoencoder(CheckedImages, ExactExport, AnomalibModule):
             Pre- and post-processor, evaluator and visualizer, the state of the random numbers, and the status after
             SIGTERM.
         """
-        return [*cast("Sequence[Callback]", super().configure_callbacks()), RandomState(), Termination()]
+        return [*super().configure_callbacks(), RandomState(), Termination()]
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the loss, the mean of 1 - SSIM.

@@ -1,0 +1,231 @@
+"""Crops of photographs and what a teacher is to predict on them, computed once and kept in files."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from anomalib_students.covariance import RunningCovariance
+from anomalib_students.files import replace_file
+
+from .crops import cut_crops
+from .feature_source import GRID_STRIDE, FeatureSource, feature_blocks
+from .images import find_images
+from .principal_components import PrincipalComponents
+
+__all__ = ["FeatureTargets"]
+
+PART = 16
+"""Photographs whose crops are in one file."""
+BATCH_SIZE = 8
+"""Crops that the sources see at once."""
+SAMPLED_CROPS = 400
+"""Crops on which the principal components are measured."""
+SAMPLED_POINTS = 400
+"""Points on each of these crops."""
+VERSION = 1
+"""To be raised if crops or targets are computed in another way, so that older files are not taken for them."""
+
+
+class FeatureTargets:
+    """Crops of photographs, and on a grid the principal components of the features that networks see in them.
+
+    All is written in parts, so that an interrupted computation is resumed with the first part that is not there. The
+    files lie in a folder that is named after all that they depend on, and shared by all runs that need the same.
+
+    Args:
+        folder: Folder for the folder of these targets.
+        images: Folder of photographs, searched recursively.
+        sources: Networks by name.
+        weights: Weight of each network's features, by name.
+        crops: Number K of crops of each photograph.
+        side: Side S of the crops in pixels, divisible by 8.
+        n_components: Number n of principal components; all, if the sources have fewer features.
+        seed: Seed of the crops and of the sample on which the components are measured.
+
+    Attributes:
+        paths: Paths of the photographs.
+        n_components: Number of principal components.
+        name: Name of the folder.
+        folder: The folder.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist or has no images.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        images: Path,
+        sources: Mapping[str, FeatureSource],
+        weights: Mapping[str, float],
+        crops: int = 2,
+        side: int = 192,
+        n_components: int = 192,
+        seed: int = 0,
+    ) -> None:
+        self.paths = find_images(images)
+        self.crops = crops
+        self.side = side
+        self._seed = seed
+        self._sources = list(sources.values())
+        self._channels = [channels for source in self._sources for channels in source.channels]
+        self._weights = [weights[name] for name, source in sources.items() for _ in source.channels]
+        self.n_components = min(n_components, sum(self._channels))
+        settings = {
+            "version": VERSION,
+            "sources": {
+                name: {"weights": _digest(source), "weight": weights[name]} for name, source in sources.items()
+            },
+            "crops": crops,
+            "side": side,
+            "n_components": self.n_components,
+            "seed": seed,
+            "images": [[path.relative_to(images).as_posix(), path.stat().st_size] for path in self.paths],
+        }
+        self._settings = json.dumps(settings, indent=1).encode()
+        self.name = f"targets-{hashlib.sha256(self._settings).hexdigest()[:12]}"
+        self.folder = folder / self.name
+
+    def __len__(self) -> int:
+        """Count the crops."""
+        return len(self.paths) * self.crops
+
+    def check_space(self) -> None:
+        """Refuse to begin what the disk has no room for.
+
+        Raises:
+            OSError: If the folder cannot be made, or there is less free space than the missing files need.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        crop = 3 * self.side**2
+        targets = self._grid**2 * self.n_components * np.dtype(np.float16).itemsize
+        n_missing = [len(self._missing(kind)) * PART * self.crops for kind in ("crops", "targets")]
+        needed, free = n_missing[0] * crop + n_missing[1] * targets, shutil.disk_usage(self.folder).free
+        if needed > free:
+            msg = (
+                f"The crops and targets need {needed / 1e9:.1f} GB, but {self.folder} has {free / 1e9:.1f} GB left: "
+                "take fewer photographs, crops or components, or another folder of results."
+            )
+            raise OSError(msg)
+
+    def write(self, device: torch.device, progress: bool = True) -> None:
+        """Compute all files that are not there yet.
+
+        All photographs are read first, so that one that is damaged is found before the sources have worked for long.
+
+        Args:
+            device: Device that the sources work on.
+            progress: Whether to draw progress bars.
+
+        Raises:
+            OSError: If a file cannot be written.
+            ValueError: If a photograph cannot be read.
+        """
+        replace_file(self.folder / "settings.json", self._settings)
+        self._each_missing("crops", self._cut, "Cutting crops", progress)
+        if not self._missing("targets"):
+            return
+        for source in self._sources:
+            source.to(device)
+        if not self._components_path.is_file():
+            self._measure_components(device, progress)
+        components = PrincipalComponents.load(self._components_path).to(device)
+
+        def describe(part: int) -> np.ndarray:
+            crops = np.load(self._path("crops", part))
+            batches = [self._features(batch, device) for batch in torch.from_numpy(crops).split(BATCH_SIZE)]
+            return torch.cat([components(features).half().cpu() for features in batches]).numpy()
+
+        self._each_missing("targets", describe, "Computing features", progress)
+        for source in self._sources:
+            source.cpu()
+
+    def read(self, indices: Sequence[int], dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read crops and their targets.
+
+        Args:
+            indices: Indices of B crops; those from ``K i`` to ``K i + K - 1`` are of the i-th photograph.
+            dim: Number d of components, at most n.
+
+        Returns:
+            Crops of shape ``(B, 3, S, S)`` in uint8, and targets of shape ``(B, d, S / 4, S / 4)`` in float16, of which
+            entry ``(i, j)`` is centred in the pixels from ``(4 i, 4 j)`` to ``(4 i + 3, 4 j + 3)`` of the crop.
+        """
+        crops, targets = [], []
+        for index in indices:
+            part, place = divmod(index, PART * self.crops)
+            crops.append(np.load(self._path("crops", part), mmap_mode="r")[place])
+            targets.append(np.load(self._path("targets", part), mmap_mode="r")[place, ..., :dim])
+        return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(targets)).movedim(-1, 1)
+
+    @property
+    def _grid(self) -> int:
+        return self.side // GRID_STRIDE
+
+    @property
+    def _components_path(self) -> Path:
+        return self.folder / "components.safetensors"
+
+    def _path(self, kind: str, part: int) -> Path:
+        return self.folder / kind / f"{part:05}.npy"
+
+    def _missing(self, kind: str) -> list[int]:
+        n_parts = -(-len(self.paths) // PART)
+        return [part for part in range(n_parts) if not self._path(kind, part).is_file()]
+
+    def _each_missing(self, kind: str, compute: Callable[[int], np.ndarray], description: str, progress: bool) -> None:
+        """Compute and write the parts that are not there."""
+        missing = self._missing(kind)
+        for part in track(missing, description, disable=not (missing and progress)):
+            content = BytesIO()
+            np.save(content, compute(part))
+            replace_file(self._path(kind, part), content.getvalue())
+
+    def _cut(self, part: int) -> np.ndarray:
+        numbers = range(part * PART, min((part + 1) * PART, len(self.paths)))
+
+        def cut(number: int) -> np.ndarray:
+            return cut_crops(self.paths[number], number, self.crops, self.side, self._seed)
+
+        # Pillow decodes outside of Python's lock.
+        with ThreadPoolExecutor() as pool:
+            return np.concatenate(list(pool.map(cut, numbers)))
+
+    def _measure_components(self, device: torch.device, progress: bool) -> None:
+        random = np.random.default_rng(self._seed)
+        sample = random.choice(len(self), min(SAMPLED_CROPS, len(self)), replace=False)
+        statistics = RunningCovariance(sum(self._channels))
+        starts = range(0, len(sample), BATCH_SIZE)
+        for start in track(starts, "Measuring features", disable=not progress):
+            crops = np.stack([self._crop(index) for index in sample[start : start + BATCH_SIZE]])
+            points = torch.from_numpy(random.permutation(self._grid**2)[:SAMPLED_POINTS])
+            features = self._features(torch.from_numpy(crops), device).flatten(1, 2)
+            statistics.update(features[:, points.to(device)].flatten(0, 1))
+        PrincipalComponents.fit(statistics, self._channels, self._weights, self.n_components).save(
+            self._components_path
+        )
+
+    def _crop(self, index: int) -> np.ndarray:
+        part, place = divmod(int(index), PART * self.crops)
+        return np.load(self._path("crops", part), mmap_mode="r")[place]
+
+    def _features(self, crops: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Describe crops by all features: shape (B, S / 4, S / 4, C)."""
+        return torch.cat(feature_blocks(self._sources, crops.to(device)), dim=1).movedim(1, -1)
+
+
+def _digest(source: FeatureSource) -> str:
+    """Digest the weights of a source, which may be others in a file of the same name."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(source.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()

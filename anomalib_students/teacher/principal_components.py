@@ -1,0 +1,103 @@
+"""Principal components of blocks of features, whitened: what a teacher learns to predict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from anomalib_students.covariance import RunningCovariance
+from anomalib_students.files import replace_file
+
+__all__ = ["PrincipalComponents"]
+
+SHRINKAGE = 0.1
+"""Part of the mean variance of the components that is added to each before whitening. Without, the last components,
+which are mostly noise, would count as much as the first."""
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """A linear map from features to their first principal components.
+
+    Attributes:
+        matrix: Matrix of shape ``(C, n)`` in float32.
+        mean: Mean of the features, of shape ``(C,)``.
+    """
+
+    matrix: torch.Tensor
+    mean: torch.Tensor
+
+    @classmethod
+    def fit(
+        cls, statistics: RunningCovariance, channels: Sequence[int], weights: Sequence[float], n_components: int
+    ) -> "PrincipalComponents":
+        """Compute the map from the covariance of features.
+
+        Each block of features is divided by the root of its total variance and multiplied by its weight, so that
+        neither the number of its channels nor their range decides how much it counts.
+
+        Args:
+            statistics: Mean and covariance of C features.
+            channels: Number of features in each block, C in all.
+            weights: Weight of each block.
+            n_components: Number n of components, at most C.
+
+        Returns:
+            The map to the first n components, each divided by the root of its variance plus a tenth of the mean
+            variance of all n.
+
+        Example:
+            >>> statistics = RunningCovariance(dim=2)
+            >>> statistics.update(torch.tensor([[2.0, 1.0], [-2.0, 1.0]]))
+            >>> components = PrincipalComponents.fit(statistics, channels=[2], weights=[1.0], n_components=1)
+            >>> components(torch.tensor([[2.0, 1.0]])).abs()
+            tensor([[0.9535]])
+        """
+        covariance = statistics.covariance
+        deviations = torch.stack([block.sum().sqrt() for block in covariance.diagonal().split(list(channels))])
+        scales = torch.tensor(weights, dtype=torch.float64) / _divisor(deviations)
+        scale = scales.repeat_interleave(torch.tensor(channels))
+        variances, directions = torch.linalg.eigh(covariance * torch.outer(scale, scale))
+        # In ascending order, and by rounding errors less than 0.
+        variances = variances.flip(0)[:n_components].clamp_min(0)
+        directions = directions.flip(1)[:, :n_components]
+        deviation = _divisor((variances + SHRINKAGE * variances.mean()).sqrt())
+        return cls((scale[:, None] * directions / deviation).float(), statistics.mean.float())
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Project features.
+
+        Args:
+            features: Features of shape ``(..., C)``.
+
+        Returns:
+            Components of shape ``(..., n)``.
+        """
+        return (features - self.mean) @ self.matrix
+
+    def to(self, device: torch.device) -> "PrincipalComponents":
+        """Return the same map on a device."""
+        return PrincipalComponents(self.matrix.to(device), self.mean.to(device))
+
+    def save(self, path: Path) -> None:
+        """Write the map to a file, whole or not at all.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        replace_file(path, save({"matrix": self.matrix.contiguous(), "mean": self.mean}))
+
+    @classmethod
+    def load(cls, path: Path) -> "PrincipalComponents":
+        """Read a map from a file that :meth:`save` wrote."""
+        return cls(**load_file(path))
+
+
+def _divisor(std: torch.Tensor) -> torch.Tensor:
+    """Return 1 in place of a standard deviation of 0."""
+    return torch.where(std > 0, std, torch.ones_like(std)).float()

@@ -1,0 +1,250 @@
+"""Distillation from whole images on a few small photographs, with a source network of random weights."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from anomalib_students import cli, patch_network
+from anomalib_students.teacher.distil import distil
+from anomalib_students.teacher.distillation import Distillation
+from anomalib_students.teacher.weights import load_teacher, read_metadata
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap(narrow_architectures):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
+        # Lightning leaves its seed in the environment.
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(photographs, resnet18_checkpoint):
+    return {
+        "images": photographs,
+        "patch_size": 17,
+        "descriptor_dim": 8,
+        "architecture": "light",
+        "sources": {"resnet18": resnet18_checkpoint},
+        "crop_side": 40,
+        "components": 12,
+        "max_steps": 6,
+        "batch_size": 4,
+        "accelerator": "cpu",
+        "checkpoint_every": 2,
+        "trainer_arguments": {"enable_progress_bar": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """Folder of a run that nothing has interrupted: its teacher, and its results."""
+    folder = tmp_path_factory.mktemp("finished")
+    distil(**settings, output=folder / "teacher.safetensors", results=folder / "results")
+    return folder
+
+
+@pytest.fixture
+def run(settings, finished, tmp_path):
+    """Distil a teacher in a few steps, from targets that are there; keyword arguments replace the settings."""
+    (targets,) = finished.glob("results/targets-*")
+    shutil.copytree(targets, tmp_path / "results" / targets.name)
+
+    def run(**changes):
+        return distil(
+            **{**settings, "output": tmp_path / "teacher.safetensors", "results": tmp_path / "results", **changes}
+        )
+
+    return run
+
+
+def record_steps(monkeypatch, function):
+    """Call a function of the module and the loss at each training step; return the list that its results go to."""
+    results = []
+    training_step = Distillation.training_step
+
+    def step(module, batch):
+        loss = training_step(module, batch)
+        results.append(function(module, loss))
+        return loss
+
+    monkeypatch.setattr(Distillation, "training_step", step)
+    return results
+
+
+def interrupt_at(monkeypatch, step):
+    def fail(module, _):
+        if module.global_step == step:
+            raise RuntimeError("power cut")
+
+    record_steps(monkeypatch, fail)
+
+
+def assert_same_weights(path, other):
+    torch.testing.assert_close(load_file(path), load_file(other), rtol=0, atol=1e-6)
+
+
+def test_a_teacher_file_is_written_and_says_where_it_comes_from(finished):
+    path = finished / "teacher.safetensors"
+    network = load_teacher(path, patch_size=17, descriptor_dim=8, architecture="light")
+    assert network(torch.rand(2, 3, 17, 17)).shape == (2, 8, 1, 1)
+    metadata = read_metadata(path)
+    assert float(metadata.pop("held_out_r2")) <= 1
+    assert 1 <= float(metadata.pop("effective_dimension")) <= 8
+    assert metadata.pop("made_with").startswith("anomalib-students ")
+    assert metadata == {
+        "task": "distillation from whole images",
+        "patch_size": "17",
+        "descriptor_dim": "8",
+        "architecture": "light",
+        "data": "pictures",
+        "n_images": "6",
+        "source": "resnet18",
+        "source_weights": "1.0",
+        "crops": "2",
+        "crop_side": "40",
+        "components": "12",
+        "iterations": "6",
+        "batch_size": "4",
+        "lr": "0.001",
+        "seed": "0",
+        "licences": "unknown",
+    }
+
+
+def test_checkpoints_logs_and_targets_lie_in_the_results_folder(finished):
+    folder = finished / "results"
+    assert [path.name for path in folder.glob("teacher/*.ckpt")] == ["last.ckpt"]
+    assert list(folder.glob("teacher/tensorboard/*/events*"))
+    with next(folder.glob("teacher/csv/*/metrics.csv")).open() as file:
+        rows = [row for row in csv.DictReader(file) if row["held_out_r2"]]
+    assert [row["step"] for row in rows][:3] == ["1", "3", "5"]
+    assert all(row["effective_dimension"] for row in rows)
+
+
+def test_the_checkpoint_holds_nothing_but_the_teacher(finished):
+    checkpoint = torch.load(finished / "results" / "teacher" / "last.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"teacher"}
+
+
+def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(run, finished, monkeypatch):
+    with monkeypatch.context() as context:
+        interrupt_at(context, step=5)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run()
+    steps = record_steps(monkeypatch, lambda module, _: module.global_step)
+    resumed = run(resume=True)
+    assert steps == [4, 5]
+    assert_same_weights(resumed, finished / "teacher.safetensors")
+    assert read_metadata(resumed) == read_metadata(finished / "teacher.safetensors")
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 1e-2), ("batch_size", 2), ("crops", 1), ("patch_size", 33)])
+def test_a_run_is_not_resumed_with_other_settings(run, finished, name, value, tmp_path):
+    shutil.copytree(finished / "results", tmp_path / "results", dirs_exist_ok=True)
+    before = sorted(tmp_path.rglob("*.npy"))
+    with pytest.raises(ValueError, match="run to be resumed had other settings: "):
+        run(resume=True, **{name: value})
+    assert not (tmp_path / "teacher.safetensors").exists()
+    # Before other targets are computed.
+    assert sorted(tmp_path.rglob("*.npy")) == before
+
+
+def test_the_teacher_learns_what_the_source_sees(run, monkeypatch):
+    losses = record_steps(monkeypatch, lambda _, loss: float(loss.detach()))
+    path = run(max_steps=80, lr=2e-2, checkpoint_every=80)
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    assert float(read_metadata(path)["held_out_r2"]) > float(read_metadata(run(max_steps=1))["held_out_r2"])
+
+
+def test_the_learning_rate_rises_and_falls(run, monkeypatch):
+    rates = record_steps(monkeypatch, lambda module, _: module.optimizers().param_groups[0]["lr"])
+    run(lr=1.0)
+    expected = [(step + 1) / 200 * (1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_targets_are_shared_by_teachers(run, tmp_path):
+    run(output=tmp_path / "other.safetensors", architecture="paper", max_steps=1)
+    run(descriptor_dim=12, max_steps=1)
+    assert len(list(tmp_path.glob("results/targets-*"))) == 1
+
+
+def call(tmp_path, settings, **changes):
+    options = {**settings, "output": tmp_path / "t.safetensors", "results": tmp_path / "results", **changes}
+    sources = options.pop("sources")
+    options.pop("trainer_arguments")
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return ["distil", *arguments, *(f"--sources.{name}={path}" for name, path in sources.items())]
+
+
+def test_the_command_distils_in_a_process_of_its_own(settings, tmp_path):
+    process = subprocess.run(
+        [Path(sys.executable).parent / "anomalib-students", *call(tmp_path, settings, max_steps=2)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "Computing features" in process.stdout
+    assert read_metadata(tmp_path / "t.safetensors")["iterations"] == "2"
+    # There the network isn't narrow.
+    assert load_file(tmp_path / "t.safetensors")["convolutions.0.weight"].shape == (32, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "missing"}, "The image folder does not exist: missing"),
+        ({"output": "teacher.pth"}, r"A teacher is written to a file named \*.safetensors"),
+        ({"patch_size": 19}, "No architecture for patch size 19"),
+        ({"patch_size": 65}, "A crop of 40 pixels has no room for a patch of 65 pixels"),
+        ({"crop_side": 44}, "crop_side must be divisible by 8, got 44"),
+        ({"crops": 0}, "crops must be at least 1, got 0"),
+        ({"descriptor_dim": 13}, "descriptor_dim must be at most the number of components, 12, got 13"),
+        ({"sources": {"resnet_18": "null"}}, "timm has no model named 'resnet_18'"),
+        ({"sources": {"resnet18": "none.pth"}}, "The checkpoint of the source network does not exist: none.pth"),
+        ({"source_weights.resnet34": 1}, "source_weights names resnet34, but the sources are resnet18"),
+        ({"source_weights.resnet18": 0}, "source_weights must be greater than 0"),
+    ],
+)
+def test_an_error_is_one_line_before_anything_is_computed(changes, message, settings, tmp_path, capfd):
+    assert_one_line(call(tmp_path, settings, **changes), message, capfd)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_incomplete_weights_are_refused(settings, tmp_path, capfd):
+    state = load_file(settings["sources"]["resnet18"])
+    state.pop("layer3.0.conv1.weight")
+    save_file(state, tmp_path / "short.safetensors")
+    sources = {"resnet18": tmp_path / "short.safetensors"}
+    assert_one_line(call(tmp_path, settings, sources=sources), ".*short.safetensors lacks 1 weights of resnet18", capfd)
+
+
+def test_a_damaged_or_single_image_is_refused(settings, photographs, tmp_path, capfd):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    shutil.copy(photographs / "0.png", folder)
+    assert_one_line(call(tmp_path, settings, images=folder), "Distillation needs at least 2 images, .*has 1", capfd)
+    (folder / "1.png").write_text("no image")
+    assert_one_line(call(tmp_path, settings, images=folder), r"Cannot read .*1\.png as an image", capfd)
+
+
+def assert_one_line(arguments, message, capfd):
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    assert re.match(f"anomalib-students: {message}", str(error.value.code)), error.value.code
+    assert "\n" not in str(error.value.code)
+    assert "Traceback" not in capfd.readouterr().err
