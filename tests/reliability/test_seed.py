@@ -53,12 +53,11 @@ class KillAfter(Callback):
     ("loading", "trainer"),
     [
         ({}, {}),
-        ({"num_workers": 1}, {}),
         # Checkpoints are then written by the validation, before the end of the epoch.
         ({}, {"check_val_every_n_epoch": 2}),
         ({"train_augmentations": RandomHorizontalFlip()}, {"limit_val_batches": 0}),
     ],
-    ids=["plain", "worker", "validated", "augmented"],
+    ids=["plain", "validated", "augmented"],
 )
 def test_kill_and_resume_equals_the_uninterrupted_training(loading: dict, trainer: dict, tmp_path: Path) -> None:
     final = []
