@@ -231,7 +231,7 @@ class StudentTeacherEnsemble(nn.Module):
             # What all networks compute alike is computed once.
             with torch.no_grad():
                 features = self.teacher(images, stop=self.shared_layers)
-            students, target = self.describe(features, partial(PatchNetwork.forward, first=self.shared_layers))
+            students, target = self.describe(features, partial(_apply, first=self.shared_layers))
         return regression_loss(students, target, hard_fraction)
 
 
@@ -379,8 +379,8 @@ def _draw_seed() -> int:
     return int(torch.randint(2**62, ()))
 
 
-def _apply(network: PatchNetwork, images: torch.Tensor) -> torch.Tensor:
-    return network(images)
+def _apply(network: PatchNetwork, images: torch.Tensor, first: int = 0) -> torch.Tensor:
+    return network(images, first=first)
 
 
 def _check_arguments(
