@@ -51,6 +51,15 @@ TABLES = {
         ("conv", 3, 4, 96),
         ("conv", 4, 1, 128),
     ],
+    ("medium", 33): [
+        ("conv", 4, 30, 48),
+        ("pool", 2, 15, 48),
+        ("conv", 4, 12, 96),
+        ("pool", 2, 6, 96),
+        ("conv", 3, 4, 128),
+        ("conv", 3, 2, 128),
+        ("conv", 2, 1, 128),
+    ],
     ("light", 17): [
         ("conv", 4, 14, 32),
         ("pool", 2, 7, 32),
@@ -61,7 +70,7 @@ TABLES = {
     ],
 }
 STRIDES = {("paper", 17): 1, ("paper", 33): 4, ("paper", 65): 8}
-STRIDES |= {("light", 17): 4, ("light", 33): 4, ("light", 65): 8}
+STRIDES |= {("light", 17): 4, ("light", 33): 4, ("light", 65): 8, ("medium", 33): 4}
 
 # The poolings of the paper's p = 33 and p = 65 drop the last row and column of an odd map: some pixels are never seen.
 SEEN_SIDES = {("paper", 33): 32, ("paper", 65): 60}
@@ -189,7 +198,7 @@ def test_a_patch_size_without_architecture_is_refused(size, architecture):
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(ValueError, match=r"architecture must be one of \('paper', 'light'\), got 'heavy'"):
+    with pytest.raises(ValueError, match=r"architecture must be one of \('paper', 'light', 'medium'\), got 'heavy'"):
         PatchNetwork(33, architecture="heavy")
 
 
