@@ -257,7 +257,7 @@ class TestTraining:
         monkeypatch.setattr(
             torch_model.StudentTeacherEnsemble,
             "_part_loss",
-            lambda ensemble, part, mode: sizes.append(len(part)) or part_loss(ensemble, part, mode),
+            lambda ensemble, part, *more: sizes.append(len(part)) or part_loss(ensemble, part, *more),
         )
         assert_same_loss_and_gradients(model, make_images(5, 3, 15, 12), monkeypatch, mode, pixels=2 * pixels)
         # The whole; then three parts, and again in the backward pass.
@@ -412,7 +412,7 @@ def test_exported_program_equals_eager():
         ({"n_students": 0}, "n_students must be at least 1, got 0"),
         ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
-        ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light'\), got 'heavy'"),
+        ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light', 'medium'\), got 'heavy'"),
         ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
         ({"mode": "image"}, r"mode must be one of \('pixel', 'patch'\), got 'image'"),
