@@ -17,7 +17,6 @@ See Also:
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from math import cos, pi
 from types import ModuleType
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -48,6 +47,7 @@ from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
 from .precision import has_bfloat16
 from .random_state import RandomState
+from .schedule import cosine_with_warm_up
 from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .termination import Termination
@@ -299,8 +299,9 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
         )
         if self.lr_schedule == "constant":
             return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_cosine_with_warm_up, steps=int(steps)))
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = partial(cosine_with_warm_up, steps=steps, warm_up=min(WARM_UP_STEPS, steps / 20))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @staticmethod
@@ -431,12 +432,6 @@ def choose_components(
         if visualizer is True:
             visualizer = False
     return {"pre_processor": pre_processor, "evaluator": evaluator, "visualizer": visualizer}
-
-
-def _cosine_with_warm_up(step: int, steps: int) -> float:
-    """Factor of the learning rate after a number of steps: a short rise, and half a cosine down to zero."""
-    warm_up = min(WARM_UP_STEPS, steps / 20)
-    return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2
 
 
 def _image_metrics() -> list[AnomalibMetric]:

@@ -118,7 +118,7 @@ def create_metrics(prefix: str = "", fpr_limit: float = 0.3) -> list[AnomalibMet
 
 
 def _tells_apart(metric: AUROC | AUPRO) -> bool:
-    """Say whether the ground truth has good and anomalous ones to be told apart, as far as there is any."""
+    """Check that the ground truth, if there is any, has both good and anomalous items."""
     if not metric.update_called:
         return True
     target = dim_zero_cat(metric.target)

@@ -1,4 +1,4 @@
-"""What a training tells that is ended by SIGTERM, as schedulers end it."""
+"""Exit status and advice of a training that a scheduler ends by SIGTERM."""
 
 import logging
 import signal

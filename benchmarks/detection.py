@@ -4,7 +4,7 @@ Every configuration is trained on every category from every seed through anomali
 images: AUPRO up to a false positive rate of 0.3, AUROC of pixels and images, and on demand AUROC of images that are
 darker and brighter than those trained on. Each such job is a process of its own that computes in one thread, and leaves
 a file in ``results/detection/<configuration>/<category>``. What is there is not run again, unless its settings have
-changed, so that an interrupted run goes on where it was.
+changed, so that the same command resumes an interrupted run.
 
     python benchmarks/detection.py --root datasets/MVTecAD --resnet18 path/to/resnet18.safetensors --jobs 2 --brightness
     python benchmarks/detection.py --milliseconds
@@ -130,7 +130,7 @@ def detection(
                 console.print(f"{len(left) - n_done} left")
         except KeyboardInterrupt:
             executor.shutdown(wait=False, cancel_futures=True)
-            sys.exit("Interrupted. The same command goes on from here.")
+            sys.exit("Interrupted. The same command resumes from here.")
     return failed
 
 

@@ -1,6 +1,6 @@
 """Train and test one configuration on one category from one seed: what ``detection.py`` runs in a process of its own.
 
-The job comes as JSON, with all that it depends on, so that an edit of the table of configurations does not disturb
+The job comes as JSON, with all that it depends on, so that editing the table of configurations does not affect
 what is running. It computes in one thread, trains through anomalib's engine without validation, and tests with the
 model in PyTorch in float32.
 """

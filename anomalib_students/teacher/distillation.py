@@ -1,6 +1,6 @@
 """Distillation from whole images: a teacher learns to predict, at each pixel, what larger networks see around it."""
 
-from math import cos, pi
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,7 @@ from anomalib_students.covariance import RunningCovariance, effective_dimension
 from anomalib_students.dense import dense_descriptors
 from anomalib_students.patch_network import NEGATIVE_SLOPE, Architecture, PatchNetwork
 from anomalib_students.precision import has_bfloat16
+from anomalib_students.schedule import cosine_with_warm_up
 
 from .distillation_data import Batch
 from .feature_source import GRID_STRIDE
@@ -157,11 +158,6 @@ class Distillation(LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.hparams["lr"], betas=BETAS, weight_decay=self.hparams["weight_decay"]
         )
-        # A function of the step alone, so that a run can be resumed with more steps.
-        total = self.trainer.max_steps
-
-        def factor(step: int) -> float:
-            return min(1, (step + 1) / WARM_UP_STEPS) * (1 + cos(pi * min(step / total, 1))) / 2
-
+        factor = partial(cosine_with_warm_up, steps=self.trainer.max_steps, warm_up=WARM_UP_STEPS)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,6 +1,6 @@
 """Pretraining of a teacher: distillation, metric learning and descriptor compactness (Section 3.1)."""
 
-from math import cos, pi
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 from anomalib_students.patch_network import Architecture, PatchNetwork
+from anomalib_students.schedule import cosine_with_warm_up
 from anomalib_students.statistics import RunningStatistics
 
 from .images import ImageStore
@@ -208,9 +209,8 @@ class TeacherPretraining(LightningModule):
         optimizer = torch.optim.Adam(
             self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
         )
-        # A function of the step alone, so that a run can be resumed with more steps.
-        total = self.trainer.max_steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + cos(pi * min(step / total, 1))) / 2)
+        factor = partial(cosine_with_warm_up, steps=self.trainer.max_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _to_device(self) -> None:

@@ -1,0 +1,25 @@
+"""How the learning rate changes over a training."""
+
+from math import cos, pi
+
+__all__ = ["cosine_with_warm_up"]
+
+
+def cosine_with_warm_up(step: int, steps: int, warm_up: float = 0) -> float:
+    """Factor of the learning rate: a linear rise, and half a cosine down to zero.
+
+    It depends on the step alone, so that a training can be resumed with more steps.
+
+    Args:
+        step: Number of steps so far.
+        steps: Number of steps of the whole training.
+        warm_up: Number of steps in which it rises; by default, it starts at its largest.
+
+    Returns:
+        Factor in ``[0, 1]``.
+
+    Example:
+        >>> [round(cosine_with_warm_up(step, 4), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2
