@@ -124,7 +124,7 @@ def image_score(scores: torch.Tensor, score_window: int) -> torch.Tensor:
         Scores of the images, of shape ``(B,)``.
 
     Example:
-        >>> scores = torch.tensor([0.0, 9.0, 0.0, 3.0, 3.0, 3.0]).view(1, 1, 1, 6)
+        >>> scores = torch.tensor([0.0, 0.0, 9.0, 0.0, 0.0, 4.0, 4.0, 4.0, 0.0]).view(1, 1, 1, 9)
         >>> image_score(scores, score_window=1), image_score(scores, score_window=3)
         (tensor([9.]), tensor([4.]))
     """

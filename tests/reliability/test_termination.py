@@ -14,6 +14,14 @@ from anomalib_students.teacher.task import pretrain
 from .small import SIDE, small_data, small_engine, small_model
 
 
+@pytest.fixture(autouse=True)
+def _handler_of_a_new_process():
+    """Ray leaves its own handler in a process that has started it, and Lightning does not replace one."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 class TerminateIn(Callback):
     """Send SIGTERM to this process in the first step of an epoch."""
 
