@@ -1,4 +1,7 @@
-"""A training that a scheduler ends with SIGTERM says so in its exit status, and how to resume it."""
+"""A training that a scheduler ends with SIGTERM says so in its exit status, and how to resume it.
+
+Processes that load images send signals too, when they end. :mod:`test_signals` runs all this in a new process.
+"""
 
 import os
 import signal
@@ -12,14 +15,7 @@ from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain
 
 from .small import SIDE, small_data, small_engine, small_model
-
-
-@pytest.fixture(autouse=True)
-def _handler_of_a_new_process():
-    """Ray leaves its own handler in a process that has started it, and Lightning does not replace one."""
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGTERM, before)
+from .test_seed import test_kill_and_resume_equals_the_uninterrupted_training as kill_and_resume
 
 
 class TerminateIn(Callback):
@@ -81,3 +77,7 @@ def test_pretraining_ends_with_status_143(
         )
     assert ended.value.code == 143
     assert any("--resume true" in message for message in caplog.messages)
+
+
+def test_kill_and_resume_with_a_process_that_loads_images(tmp_path: Path) -> None:
+    kill_and_resume({"num_workers": 1}, {}, tmp_path)
