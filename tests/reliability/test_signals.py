@@ -1,7 +1,7 @@
 """What signals do, in a new process.
 
-In a process that has exported a quantised model and run it with OpenVINO 2026.4, as that of ``test_not_finite`` has, the
-next signal with a handler of Python's ends in a segmentation fault; and Ray leaves a handler of its own.
+In a process that has exported a quantised model and run it with OpenVINO 2026.4, as that of ``test_not_finite`` has,
+the next signal with a handler of Python's ends in a segmentation fault; and Ray leaves a handler of its own.
 """
 
 import subprocess
