@@ -8,20 +8,19 @@ Example:
     >>> from anomalib.data import MVTec
     >>> from anomalib.engine import Engine
     >>> from anomalib.models import UninformedStudents
-    >>> Engine().train(UninformedStudents(patch_sizes=(33,)), datamodule=MVTec())  # doctest: +SKIP
+    >>> Engine().train(UninformedStudents(), datamodule=MVTec())  # doctest: +SKIP
 
 See Also:
     :class:`anomalib_students.torch_model.UninformedStudentsModel`: the networks, without the training.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from types import ModuleType
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
-import wrapt
 from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
 from anomalib.deploy import CompressionType
@@ -38,8 +37,10 @@ from tqdm import tqdm
 
 from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
+from .checkpoint_io import CheckpointIO
 from .data_check import CheckedImages
 from .deviation_floors import descriptor_divisor, score_divisor
+from .engine_defaults import has_open_length, train_for, validate_and_save
 from .exact_export import ExactExport
 from .metrics import AUPRO, AUROC, F1Score
 from .normalization_split import NormalizationSplit
@@ -59,38 +60,54 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
+DEFAULT_STEPS = 5000
+"""Steps that a training takes at least if its length is left open: minutes on two cores."""
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
 PATCH_BATCH = 64
 """Images that are described together for the statistics, where each is one patch."""
 PAPER: Mapping[str, Any] = {
     "architecture": "paper",
+    "patch_sizes": (17, 33, 65),
+    "n_students": 3,
     "standardised": True,
     "hard_fraction": 1.0,
     "light_jitter": 0.0,
-    "score_window": 1,
     "shared_layers": 0,
+    "score_window": 1,
+    "lr": 1e-4,
+    "lr_schedule": "constant",
 }
-"""Arguments with which descriptors, loss and scores are those of eqs. 7 to 12."""
-BEFORE_NAMED = {"architecture": "paper", "mode": "pixel"}
-"""Defaults of checkpoints that were saved before these arguments existed."""
+"""Arguments of the paper that are not the defaults: with them, descriptors, loss and scores are those of eqs. 7 to 12.
+
+``output_stride=1`` and ``training_mode="dense"`` compute them at every pixel."""
+BEFORE_NAMED: Mapping[str, Any] = {
+    "architecture": "paper",
+    "mode": "pixel",
+    "standardised": True,
+    "hard_fraction": 1.0,
+    "light_jitter": 0.0,
+    "shared_layers": 0,
+    "score_window": 1,
+}
+"""Values for checkpoints that were saved before these arguments existed."""
 
 
 class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
 
     Args:
-        patch_sizes: Sides p of the receptive fields in pixels, each 17, 33 or 65. The scores of several are averaged.
-        n_students: Number M of students for each patch size.
-        output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8. The paper scores every
-            pixel; the others are interpolated.
+        patch_sizes: Sides p of the receptive fields in pixels. The scores of several are averaged.
+        n_students: Number M of students for each patch size. One student errs on defects as three do, at half the cost;
+            several also disagree (eq. 10).
+        output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8. The others are interpolated.
         training_mode: ``"dense"`` trains on every pixel of an image in each step, as the paper; ``"phase"`` on a random
             part of them, at a fraction of the cost.
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
-        architecture: ``"paper"`` for the paper's networks, ``"light"`` for networks of the same receptive fields that
-            cost a tenth or less, ``"medium"`` for a deeper one for p = 33 alone, at a sixth of the cost.
+        architecture: ``"medium"`` for deep networks at a sixth of the cost of the paper's, with the best teachers,
+            ``"light"`` for networks at a tenth of it or less, ``"paper"`` for the paper's. All have p = 33.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
         standardised: Whether each component of the teacher's descriptors is divided by its own standard deviation over
@@ -98,15 +115,14 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
             components that the teacher is sure of count for more.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as in eq. 7.
-        light_jitter: Strength of random changes of contrast, brightness and colour in training; 0 for none, as in the
-            paper.
+        light_jitter: Strength of random changes of contrast, brightness and colour in training, so that a lamp that
+            drifts is no defect; 0 for none, as in the paper.
         shared_layers: First layers that the students take over from the teacher and do not train, which saves a third
             of the training time; 0 for none, as in the paper.
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
             1 for the maximum of the map.
         lr: Learning rate of Adam.
-        lr_schedule: ``"constant"`` as the paper, or ``"cosine"`` to let it decay to zero over the training, which short
-            trainings profit from.
+        lr_schedule: ``"cosine"`` to let it decay to zero over the training, or ``"constant"`` as the paper.
         weight_decay: Weight decay of Adam.
         normalization_split: Part of the anomaly-free training images that is held out for the statistics of eq. 11.
         mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to
@@ -122,9 +138,11 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
             for none.
 
     Attributes:
-        chooses_precision: Whether training steps compute in bfloat16 where the device does so natively. anomalib's
-            engine sets it where the user names no ``precision`` of the trainer. Statistics and predictions stay in the
-            trainer's precision.
+        chooses_length: Whether the training lasts as many epochs as have 5,000 steps. anomalib's engine sets it, as the
+            next two, if the user names neither ``max_epochs`` nor ``max_steps`` nor ``max_time`` of the trainer.
+        chooses_precision: Whether training steps compute in bfloat16 if the device does so natively: if the user names
+            no ``precision``. Statistics and predictions stay in the trainer's precision.
+        validates_once: Whether such a training is validated after its last epoch alone.
 
     Raises:
         ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
@@ -141,21 +159,21 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
 
     def __init__(
         self,
-        patch_sizes: Sequence[int] = (17, 33, 65),
-        n_students: int = 3,
+        patch_sizes: Sequence[int] = (33,),
+        n_students: int = 1,
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
         teacher: str | Mapping[int, str] | None = BUNDLED,
         descriptor_dim: int = 128,
-        architecture: Architecture = "paper",
+        architecture: Architecture = "medium",
         max_tile: int = 512,
-        standardised: bool = True,
-        hard_fraction: float = 1.0,
-        light_jitter: float = 0.0,
-        shared_layers: int = 0,
-        score_window: int = 1,
-        lr: float = 1e-4,
-        lr_schedule: LearningRateSchedule = "constant",
+        standardised: bool = False,
+        hard_fraction: float = 0.1,
+        light_jitter: float = 1.0,
+        shared_layers: int = 2,
+        score_window: int = 33,
+        lr: float = 1e-3,
+        lr_schedule: LearningRateSchedule = "cosine",
         weight_decay: float = 1e-5,
         normalization_split: float = 0.1,
         mode: Mode = "pixel",
@@ -197,7 +215,9 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
+        self.chooses_length = False
         self.chooses_precision = False
+        self.validates_once = False
         self._scores_normalised_at: int | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -297,6 +317,8 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
             lr=self.lr,
             weight_decay=self.weight_decay,
         )
+        if self.chooses_length:
+            train_for(self.trainer, DEFAULT_STEPS, self.validates_once)
         if self.lr_schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
@@ -319,6 +341,39 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
                 AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False, fpr_limit=0.3),
             ],
         )
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "UninformedStudents":
+        """Load a model from a checkpoint.
+
+        Arguments that older checkpoints do not name get the values that were the only ones then.
+
+        Args:
+            checkpoint_path: Path of the checkpoint.
+            *args: Passed on to anomalib.
+            **kwargs: Passed on to anomalib; arguments of the model among them take precedence over the checkpoint's.
+
+        Returns:
+            The model.
+
+        Raises:
+            RuntimeError: If the file is damaged, or is no checkpoint.
+        """
+        checkpoint = CheckpointIO(list(cls.checkpoint_safe_globals())).load_checkpoint(checkpoint_path, "cpu")
+        saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        missing = {name: value for name, value in BEFORE_NAMED.items() if name not in saved}
+        model = super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
+        return cast("UninformedStudents", model)
+
+    def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
+        """Choose what the user leaves open: how long to train, when to validate and to save, and in which precision.
+
+        Args:
+            settings: Arguments of the trainer of anomalib's engine, which are completed.
+        """
+        self.chooses_length = has_open_length(settings)
+        self.chooses_precision = settings.get("precision") is None
+        self.validates_once = validate_and_save(settings)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -440,26 +495,6 @@ def _image_metrics() -> list[AnomalibMetric]:
         AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
         F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
     ]
-
-
-def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
-    """Let our models choose what the user leaves open: the length of the training, and its precision.
-
-    ``trainer_arguments`` would not do: they take precedence over what the user says.
-    """
-    model = args[0] if args else kwargs["model"]
-    settings = engine._cache.args  # noqa: SLF001
-    unlimited = settings.get("max_epochs") is None and settings.get("max_time") is None
-    if hasattr(model, "paper_epochs") and unlimited and settings.get("max_steps") in {None, -1}:
-        settings["max_epochs"] = model.paper_epochs
-    if isinstance(model, UninformedStudents):
-        model.chooses_precision = settings.get("precision") is None
-    setup(*args, **kwargs)
-
-
-@wrapt.when_imported("anomalib.engine.engine")
-def _let_models_choose(engine: ModuleType) -> None:
-    wrapt.wrap_function_wrapper(engine, "Engine._setup_trainer", _setup_trainer)
 
 
 def _compression_type(name: str) -> CompressionType:

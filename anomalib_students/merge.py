@@ -9,7 +9,16 @@ from .lightning_model import UninformedStudents
 
 __all__ = ["merge_scales"]
 
-ALIKE = ("architecture", "n_students", "descriptor_dim", "output_stride", "normalization_split", "mode")
+ALIKE = (
+    "architecture",
+    "n_students",
+    "shared_layers",
+    "descriptor_dim",
+    "output_stride",
+    "score_window",
+    "normalization_split",
+    "mode",
+)
 """Arguments in which the models must not differ."""
 
 

@@ -242,7 +242,7 @@ class UninformedStudentsModel(nn.Module):
     images as in a model of its own, so that models of single scales can be merged.
 
     Args:
-        patch_sizes: Sides p of the receptive fields, each 17, 33 or 65.
+        patch_sizes: Sides p of the receptive fields, which the architecture has a network for.
         n_students: Number M of students for each patch size, at least 1.
         output_stride: Distance in pixels between descriptors at inference: 1, 2, 4 or 8.
         training_mode: ``"phase"`` or ``"dense"``.
@@ -250,7 +250,8 @@ class UninformedStudentsModel(nn.Module):
         max_tile: Largest side in pixels of what is scored at once. Larger images are cut into tiles, whose patches
             reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
             scored together as are no larger. Exported models score whole images.
-        architecture: ``"paper"`` for the paper's networks, ``"light"`` for such as cost a tenth or less.
+        architecture: ``"paper"`` for the paper's networks, ``"medium"`` for such as cost a sixth, ``"light"`` for such
+            as cost a tenth or less.
         mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
             that it then is (Section 4.1). ``output_stride``, ``training_mode`` and ``max_tile`` mean nothing to the
             latter.
@@ -278,18 +279,18 @@ class UninformedStudentsModel(nn.Module):
 
     def __init__(
         self,
-        patch_sizes: Sequence[int] = (17, 33, 65),
-        n_students: int = 3,
+        patch_sizes: Sequence[int] = (33,),
+        n_students: int = 1,
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
         descriptor_dim: int = 128,
         max_tile: int = 512,
-        architecture: Architecture = "paper",
+        architecture: Architecture = "medium",
         mode: Mode = "pixel",
-        hard_fraction: float = 1.0,
-        light_jitter: float = 0.0,
-        score_window: int = 1,
-        shared_layers: int = 0,
+        hard_fraction: float = 0.1,
+        light_jitter: float = 1.0,
+        score_window: int = 33,
+        shared_layers: int = 2,
     ) -> None:
         super().__init__()
         for patch_size in patch_sizes:

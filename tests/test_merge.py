@@ -7,6 +7,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from lightning.pytorch import seed_everything
 
+from anomalib_students.lightning_model import PAPER
 from anomalib_students.merge import merge_scales
 from tests.integration.conftest import write_category
 
@@ -20,8 +21,8 @@ def datamodule(tmp_path_factory):
 
 def make_model(patch_sizes, **arguments):
     pre_processor = UninformedStudents.configure_pre_processor((48, 48))
-    options = {"n_students": 2, "output_stride": 8, "lr": 1e-3, **arguments}
-    return UninformedStudents(patch_sizes=patch_sizes, pre_processor=pre_processor, **options)
+    options = {**PAPER, "n_students": 2, "output_stride": 8, "lr": 1e-3, **arguments}
+    return UninformedStudents(pre_processor=pre_processor, **{**options, "patch_sizes": patch_sizes})
 
 
 @pytest.fixture(scope="module")

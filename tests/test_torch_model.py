@@ -13,12 +13,14 @@ from anomalib_students.torch_model import UninformedStudentsModel
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
+EQUATIONS = {"architecture": "paper", "hard_fraction": 1.0, "light_jitter": 0.0, "score_window": 1, "shared_layers": 0}
+"""What the paper's equations say, which the defaults differ from."""
 STATISTICS = ("descriptor_mean", "descriptor_std", "error_mean", "error_std", "uncertainty_mean", "uncertainty_std")
 
 
 def make_model(patch_sizes=(17, 33, 65), n_students=2, **arguments):
     """A small model in double precision, whose networks and statistics all matter to its output."""
-    model = UninformedStudentsModel(patch_sizes, n_students, **{"descriptor_dim": 4, **arguments}).double()
+    model = UninformedStudentsModel(patch_sizes, n_students, **{**EQUATIONS, "descriptor_dim": 4, **arguments}).double()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -292,7 +294,8 @@ class TestTraining:
             assert torch.equal(first.grad, second.grad)
 
     def test_students_start_from_different_weights(self):
-        first, second = UninformedStudentsModel((17,), n_students=2, descriptor_dim=4).ensembles["p17"].students
+        model = UninformedStudentsModel((17,), n_students=2, descriptor_dim=4, architecture="paper")
+        first, second = model.ensembles["p17"].students
         assert not torch.equal(first.convolutions[0].weight, second.convolutions[0].weight)
 
 
@@ -420,7 +423,7 @@ def test_exported_program_equals_eager():
 )
 def test_an_argument_out_of_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
-        UninformedStudentsModel(**{"patch_sizes": (17,), **arguments})
+        UninformedStudentsModel(**{**EQUATIONS, "patch_sizes": (17,), **arguments})
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is caught.value.__context__ is None
 
@@ -432,11 +435,11 @@ class TestScalesAreIndependent:
 
     def test_initial_weights(self):
         torch.manual_seed(5)
-        together = UninformedStudentsModel(self.SIZES, n_students=2, descriptor_dim=4)
+        together = UninformedStudentsModel(self.SIZES, n_students=2, descriptor_dim=4, architecture="paper")
         after = torch.rand(())
         for size in self.SIZES:
             torch.manual_seed(5)
-            alone = UninformedStudentsModel((size,), n_students=2, descriptor_dim=4)
+            alone = UninformedStudentsModel((size,), n_students=2, descriptor_dim=4, architecture="paper")
             assert torch.rand(()) == after
             for name, weight in alone.state_dict().items():
                 assert torch.equal(together.state_dict()[name], weight), name

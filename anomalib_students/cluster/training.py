@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import train
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 
-from anomalib_students.lightning_model import PAPER_EPOCHS
+from anomalib_students.engine_defaults import has_open_length
 
 from .experiment import Experiment
 
@@ -24,9 +24,10 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
         patch_size: Side p of the receptive field in pixels.
     """
     model = experiment.create_model(patch_size)
+    model.chooses_length = has_open_length(experiment.trainer)
     model.chooses_precision = "precision" not in experiment.trainer
+    model.validates_once = experiment.trainer.keys().isdisjoint({"check_val_every_n_epoch", "val_check_interval"})
     datamodule = experiment.create_datamodule(category)
-    arguments = {"max_epochs": PAPER_EPOCHS, **experiment.trainer_arguments(model)}
     checkpoint_io = AnomalibCheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
     trainer = prepare_trainer(
         Trainer(
@@ -36,7 +37,7 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
             plugins=[RayLightningEnvironment(), checkpoint_io],
             # Ray keeps the checkpoints.
             callbacks=[RayTrainReportCallback(), ModelCheckpoint(save_top_k=0)],
-            **arguments,
+            **experiment.trainer_arguments(model),
         )
     )
     checkpoint = train.get_checkpoint()

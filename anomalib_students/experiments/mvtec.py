@@ -262,13 +262,15 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
     patch_size = int(cell.variant.removeprefix("p"))
     if cell.method == OURS:
         return UninformedStudents(
-            **PAPER,
-            patch_sizes=(patch_size,),
-            n_students=settings.n_students,
-            training_mode=settings.training_mode,
-            teacher=settings.teacher,
-            lr=settings.lr,
-            lr_schedule=settings.lr_schedule,
+            **{
+                **PAPER,
+                "patch_sizes": (patch_size,),
+                "n_students": settings.n_students,
+                "training_mode": settings.training_mode,
+                "teacher": settings.teacher,
+                "lr": settings.lr,
+                "lr_schedule": settings.lr_schedule,
+            },
             **common,
         )
     return DescriptorBaseline(

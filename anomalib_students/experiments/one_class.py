@@ -286,13 +286,15 @@ def create_model(settings: OneClassSettings, method: str, teacher: str) -> Anoma
 
     if method == OURS:
         return UninformedStudents(
-            **PAPER,
-            mode="patch",
-            patch_sizes=(settings.patch_size,),
-            n_students=settings.n_students,
-            teacher=teacher,
-            lr=settings.lr,
-            lr_schedule=settings.lr_schedule,
+            **{
+                **PAPER,
+                "mode": "patch",
+                "patch_sizes": (settings.patch_size,),
+                "n_students": settings.n_students,
+                "teacher": teacher,
+                "lr": settings.lr,
+                "lr_schedule": settings.lr_schedule,
+            },
         )
     return DescriptorBaseline(
         mode="patch",

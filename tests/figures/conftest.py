@@ -7,6 +7,7 @@ from anomalib.models import UninformedStudents
 from lightning.pytorch import Trainer
 from PIL import Image
 
+from anomalib_students.lightning_model import PAPER
 from tests.integration.conftest import write_category
 
 SIDE = 48
@@ -32,14 +33,9 @@ def datamodule(data_root):
 
 def make_model(patch_sizes, **arguments):
     """Model whose statistics are those of no scores, so that a score that leaves one out is another."""
-    model = UninformedStudents(
-        patch_sizes=patch_sizes,
-        n_students=2,
-        output_stride=8,
-        teacher=None,
-        descriptor_dim=8,
-        **{"pre_processor": UninformedStudents.configure_pre_processor((SIDE, SIDE)), **arguments},
-    )
+    small = {"patch_sizes": patch_sizes, "n_students": 2, "output_stride": 8, "teacher": None, "descriptor_dim": 8}
+    pre_processor = UninformedStudents.configure_pre_processor((SIDE, SIDE))
+    model = UninformedStudents(**{**PAPER, **small, "pre_processor": pre_processor, **arguments})
     for ensemble in model.model.scales:
         for name, statistic in ensemble.named_buffers():
             statistic.uniform_(0.5, 1.5) if name.endswith("std") else statistic.uniform_(-0.5, 0.5)

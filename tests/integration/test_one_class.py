@@ -17,11 +17,12 @@ from anomalib.models.components import AnomalibModule
 from anomalib.visualization import ImageVisualizer
 
 from anomalib_students import ScaleMetrics
+from anomalib_students.lightning_model import PAPER
 from anomalib_students.merge import merge_scales
 from anomalib_students.normalization_split import split_indices
 
 BIN = Path(sys.executable).parent
-SMALL = {"mode": "patch", "patch_sizes": (33,), "n_students": 2, "lr": 1e-3}
+SMALL = {**PAPER, "mode": "patch", "patch_sizes": (33,), "n_students": 2, "lr": 1e-3}
 
 
 def small_engine(folder: Path, **arguments: Any) -> Engine:

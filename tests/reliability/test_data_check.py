@@ -40,7 +40,7 @@ def write_mask(path, width=SIDE):
 def command(category, tmp_path, monkeypatch):
     """Call a command of anomalib's on the category, whose steps are none."""
     model = UninformedStudents(
-        patch_sizes=(17,), n_students=1, teacher=None, descriptor_dim=4, pre_processor=False, visualizer=False
+        patch_sizes=(33,), n_students=1, teacher=None, descriptor_dim=4, pre_processor=False, visualizer=False
     )
     for step in ("training_step", "validation_step", "test_step", "predict_step", "_normalise_descriptors"):
         monkeypatch.setattr(model, step, lambda *_, **__: pytest.fail("the first step is too late"))

@@ -1,0 +1,117 @@
+"""What anomalib's engine does with our models if the user leaves it open: how long to train, when to validate and save.
+
+``trainer_arguments`` of a model would not do: they take precedence over what the user says.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from types import ModuleType
+from typing import Any
+
+import wrapt
+from anomalib.callbacks.checkpoint import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+
+__all__ = ["RegularCheckpoint", "has_open_length", "train_for", "validate_and_save"]
+
+SECONDS_BETWEEN_SAVES = 60
+"""A killed training loses no more than this and an epoch. Each checkpoint costs a pass over the held-out images."""
+
+
+class RegularCheckpoint(ModelCheckpoint):
+    """Save a checkpoint at the end of an epoch, but for epochs that end soon after the last one was saved."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(save_on_train_epoch_end=True, **arguments)
+        self._saved_at = -math.inf
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save a checkpoint if it is time, or the training ends.
+
+        Args:
+            trainer: Trainer of the fit.
+            pl_module: Model that is fitted.
+        """
+        if self._saved_at + SECONDS_BETWEEN_SAVES <= time.monotonic() or _ends(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+            self._saved_at = time.monotonic()
+
+
+def has_open_length(settings: Mapping[str, Any]) -> bool:
+    """Whether arguments of a trainer leave the length of the training open.
+
+    Args:
+        settings: Arguments of Lightning's trainer.
+
+    Returns:
+        Whether they bound neither epochs nor steps nor time.
+    """
+    unlimited = settings.get("max_epochs") is None and settings.get("max_time") is None
+    return unlimited and settings.get("max_steps") in {None, -1}
+
+
+def validate_and_save(settings: MutableMapping[str, Any]) -> bool:
+    """Validate after the last epoch alone, and save checkpoints all along, unless the user says otherwise.
+
+    A validation measures the threshold and the range of the scores, which only the final students need. A user who
+    stops or saves by what it measures has callbacks for that; ``val_check_interval=1.0`` validates after every epoch.
+
+    Args:
+        settings: Arguments of the engine's trainer, which are completed.
+
+    Returns:
+        Whether to validate after the last epoch alone.
+    """
+    callbacks = settings["callbacks"]
+    if any(isinstance(callback, Checkpoint | EarlyStopping) for callback in callbacks):
+        return False
+    if not settings.get("barebones"):
+        folder = settings["default_root_dir"] / "weights" / "lightning"
+        settings["callbacks"] = [
+            *callbacks,
+            RegularCheckpoint(dirpath=folder, filename="model", auto_insert_metric_name=False),
+        ]
+    # Lightning's default can't be told from a user's 1.
+    if settings.get("check_val_every_n_epoch", 1) != 1 or settings.get("val_check_interval") is not None:
+        return False
+    if (settings.get("max_epochs") or 0) > 0:
+        settings["check_val_every_n_epoch"] = settings["max_epochs"]
+    return True
+
+
+def train_for(trainer: Trainer, steps: int, validate_once: bool) -> None:
+    """Set the length of a training whose data are known.
+
+    Args:
+        trainer: Trainer that is about to fit a model.
+        steps: Least number of steps. The training ends with the epoch that reaches it.
+        validate_once: Whether to validate after the last epoch alone.
+    """
+    trainer.fit_loop.setup_data()
+    epochs = math.ceil(steps * trainer.accumulate_grad_batches / max(1, trainer.num_training_batches))
+    trainer.fit_loop.max_epochs = epochs
+    if validate_once:
+        trainer.check_val_every_n_epoch = epochs
+
+
+def _ends(trainer: Trainer) -> bool:
+    """Whether a training ends with the present epoch."""
+    is_last = trainer.current_epoch + 1 == trainer.max_epochs
+    return is_last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+
+
+def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
+    model = args[0] if args else kwargs["model"]
+    settings = engine._cache.args  # noqa: SLF001
+    if hasattr(model, "complete_trainer_settings"):
+        model.complete_trainer_settings(settings)
+    elif hasattr(model, "paper_epochs") and has_open_length(settings):
+        settings["max_epochs"] = model.paper_epochs
+    setup(*args, **kwargs)
+
+
+@wrapt.when_imported("anomalib.engine.engine")
+def _let_models_choose(engine: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(engine, "Engine._setup_trainer", _setup_trainer)
