@@ -14,9 +14,11 @@ See Also:
     :class:`anomalib_students.torch_model.UninformedStudentsModel`: the networks, without the training.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -55,6 +57,8 @@ from .termination import Termination
 from .torch_model import TrainingMode, UninformedStudentsModel
 
 __all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents", "choose_components"]
+
+logger = logging.getLogger(__name__)
 
 LearningRateSchedule = Literal["constant", "cosine"]
 
@@ -107,7 +111,7 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
         architecture: ``"medium"`` for deep networks at a sixth of the cost of the paper's, with the best teachers,
-            ``"light"`` for networks at a tenth of it or less, ``"paper"`` for the paper's. All have p = 33.
+            ``"light"`` for networks at a tenth of it or less, ``"paper"`` for the paper's. ``"medium"`` has p = 33 and 65.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
         standardised: Whether each component of the teacher's descriptors is divided by its own standard deviation over
@@ -159,7 +163,7 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
 
     def __init__(
         self,
-        patch_sizes: Sequence[int] = (33,),
+        patch_sizes: Sequence[int] = (65,),
         n_students: int = 1,
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
@@ -171,7 +175,7 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
         shared_layers: int = 2,
-        score_window: int = 33,
+        score_window: int = 25,
         lr: float = 1e-3,
         lr_schedule: LearningRateSchedule = "cosine",
         weight_decay: float = 1e-5,
@@ -320,6 +324,9 @@ class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
         if self.chooses_length:
             train_for(self.trainer, DEFAULT_STEPS, self.validates_once)
         if self.lr_schedule == "constant":
+            return optimizer
+        if self.trainer.estimated_stepping_batches == inf:
+            logger.warning("The learning rate stays constant: to decay, it needs max_epochs or max_steps.")
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         factor = partial(cosine_with_warm_up, steps=steps, warm_up=min(WARM_UP_STEPS, steps / 20))

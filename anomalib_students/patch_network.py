@@ -96,6 +96,13 @@ ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
             ConvolutionLayer(3, 128),
             ConvolutionLayer(2, None),
         ),
+        65: (
+            ConvolutionLayer(4, 48, pool=True),
+            ConvolutionLayer(4, 96, pool=True),
+            ConvolutionLayer(3, 128, pool=True),
+            ConvolutionLayer(3, 192),
+            ConvolutionLayer(4, None),
+        ),
     },
 }
 """Layers of the patch network for each patch size p, by architecture."""

@@ -279,7 +279,7 @@ class UninformedStudentsModel(nn.Module):
 
     def __init__(
         self,
-        patch_sizes: Sequence[int] = (33,),
+        patch_sizes: Sequence[int] = (65,),
         n_students: int = 1,
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
@@ -289,7 +289,7 @@ class UninformedStudentsModel(nn.Module):
         mode: Mode = "pixel",
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
-        score_window: int = 33,
+        score_window: int = 25,
         shared_layers: int = 2,
     ) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ def create_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(description=__doc__)
     add_experiment_arguments(parser, name="train", chosen={"patch_sizes"})
-    parser.add_argument("--patch_sizes", type=list[int], default=[17, 33, 65], help="Receptive fields in pixels.")
+    parser.add_argument("--patch_sizes", type=list[int], default=[65], help="Receptive fields in pixels.")
     parser.add_argument("--export", type=str | None, help="Export the models too: openvino, onnx or torch.")
     add_cluster_arguments(parser, "ensemble")
     return parser

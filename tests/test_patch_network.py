@@ -60,6 +60,16 @@ TABLES = {
         ("conv", 3, 2, 128),
         ("conv", 2, 1, 128),
     ],
+    ("medium", 65): [
+        ("conv", 4, 62, 48),
+        ("pool", 2, 31, 48),
+        ("conv", 4, 28, 96),
+        ("pool", 2, 14, 96),
+        ("conv", 3, 12, 128),
+        ("pool", 2, 6, 128),
+        ("conv", 3, 4, 192),
+        ("conv", 4, 1, 128),
+    ],
     ("light", 17): [
         ("conv", 4, 14, 32),
         ("pool", 2, 7, 32),
@@ -70,7 +80,7 @@ TABLES = {
     ],
 }
 STRIDES = {("paper", 17): 1, ("paper", 33): 4, ("paper", 65): 8}
-STRIDES |= {("light", 17): 4, ("light", 33): 4, ("light", 65): 8, ("medium", 33): 4}
+STRIDES |= {("light", 17): 4, ("light", 33): 4, ("light", 65): 8, ("medium", 33): 4, ("medium", 65): 8}
 
 # The poolings of the paper's p = 33 and p = 65 drop the last row and column of an odd map: some pixels are never seen.
 SEEN_SIDES = {("paper", 33): 32, ("paper", 65): 60}

@@ -53,9 +53,10 @@ def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
     experiment, report = sweep.experiment, _Report(sweep.metric)
     accelerator = "gpu" if experiment.workers.gpus else "cpu"
     teacher = _pretrain(sweep, config, accelerator)
-    descriptor_dim = {**sweep.pretraining, **config}["descriptor_dim"]
+    pretraining = {**sweep.pretraining, **config}
+    network = {name: pretraining[name] for name in ("architecture", "descriptor_dim")}
     # Nobody looks at the heat maps of a trial.
-    others = {"teacher": str(teacher), "descriptor_dim": descriptor_dim, "visualizer": False}
+    others = {**network, "teacher": str(teacher), "visualizer": False}
     model_arguments = {**experiment.model, **others}
     students = replace(experiment, data=with_synthetic_validation(experiment), model=model_arguments)
     tests: list[float] = []

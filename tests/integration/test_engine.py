@@ -201,19 +201,6 @@ def test_dense_training_of_a_batch(datamodule: MVTec, tmp_path: Path) -> None:
     assert engine.trainer.global_step == 1
 
 
-def test_trains_as_long_as_the_paper_unless_told_otherwise(tmp_path: Path) -> None:
-    def limits(**arguments: Any) -> tuple[int | None, int]:
-        engine = Engine(default_root_dir=tmp_path, accelerator="cpu", **arguments)
-        engine._setup_trainer(small_model())
-        return engine.trainer.max_epochs, engine.trainer.max_steps
-
-    assert limits() == (100, -1)
-    assert limits(max_epochs=None) == (100, -1)
-    assert limits(max_epochs=1000) == (1000, -1)
-    assert limits(max_epochs=7) == (7, -1)
-    assert limits(max_steps=5) == (-1, 5) or limits(max_steps=5) == (None, 5)
-
-
 @pytest.mark.parametrize("export_type", list(ExportType))
 def test_exports(export_type: ExportType, trained: Path, tmp_path: Path) -> None:
     path = small_engine(tmp_path).export(

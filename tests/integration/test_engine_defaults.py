@@ -1,0 +1,129 @@
+"""What anomalib's engine does with our model if the user leaves it open."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from anomalib_students import engine_defaults, lightning_model
+from anomalib_students.lightning_model import UninformedStudents
+
+from ..reliability.small import small_data, small_engine, small_model
+
+
+class Counter(Callback):
+    """Count the epochs, their steps, the validations and the checkpoints of a training."""
+
+    def __init__(self) -> None:
+        self.steps = self.validations = self.saved = 0
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.steps += 1
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validations += 1
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        self.saved += 1
+
+
+def run(tmp_path: Path, **arguments: Any) -> tuple[Counter, Any]:
+    """Train the small model on six images in batches of two: of the five that are left, three steps an epoch."""
+    counter = Counter()
+    callbacks = [counter, *arguments.pop("callbacks", [])]
+    engine = small_engine(tmp_path, callbacks=callbacks, **{"max_epochs": None, **arguments})
+    engine.fit(small_model(), datamodule=small_data(tmp_path / "data"))
+    return counter, engine
+
+
+@pytest.fixture(autouse=True)
+def _ten_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightning_model, "DEFAULT_STEPS", 10)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_trains_for_whole_epochs_of_the_default_steps_and_validates_once(schedule: str, tmp_path: Path) -> None:
+    counter = Counter()
+    engine = small_engine(tmp_path, callbacks=[counter], max_epochs=None)
+    engine.fit(small_model(lr_schedule=schedule), datamodule=small_data(tmp_path / "data"))
+    assert (engine.trainer.current_epoch, counter.steps, counter.validations) == (4, 12, 1)
+    # The learning rate has decayed over just these steps.
+    rate = engine.trainer.optimizers[0].param_groups[0]["lr"]
+    assert rate == pytest.approx(0 if schedule == "cosine" else 1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "validations"),
+    [
+        ({"max_epochs": 3}, 3, 1),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, 3, 1),
+        ({"max_epochs": 3, "val_check_interval": 1.0}, 3, 3),
+        ({"max_steps": 4}, 2, 1),
+        ({"max_time": "00:00:00:00"}, 0, 0),
+    ],
+)
+def test_what_the_user_names_is_kept(arguments: dict[str, Any], epochs: int, validations: int, tmp_path: Path) -> None:
+    counter, engine = run(tmp_path, **arguments)
+    assert (engine.trainer.current_epoch, counter.validations) == (epochs, validations)
+
+
+def test_a_user_who_stops_or_saves_by_a_validation_has_one_after_every_epoch(tmp_path: Path) -> None:
+    counter, _ = run(tmp_path, max_epochs=3, callbacks=[ModelCheckpoint(dirpath=tmp_path / "own")])
+    assert counter.validations == 3
+    assert list((tmp_path / "own").glob("*.ckpt"))
+    assert not list(tmp_path.rglob("weights"))
+    patient = EarlyStopping("train_loss", patience=10)
+    assert run(tmp_path / "stopping", max_epochs=2, callbacks=[patient])[0].validations == 2
+
+
+def test_checkpoints_are_saved_at_the_end_of_epochs_a_while_apart_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter, engine = run(tmp_path / "short")
+    # The first of four epochs, and the last.
+    assert counter.saved == 2
+    assert engine.best_model_path.endswith("weights/lightning/model.ckpt")
+    checkpoint = torch.load(engine.best_model_path, weights_only=False)
+    assert checkpoint["global_step"] == 12
+    monkeypatch.setattr(engine_defaults, "SECONDS_BETWEEN_SAVES", 0)
+    assert run(tmp_path / "long")[0].saved == 4
+
+
+def test_a_resumed_training_ends_after_the_same_steps(tmp_path: Path) -> None:
+    _, first = run(tmp_path / "first", max_epochs=2)
+    engine = small_engine(tmp_path / "second", max_epochs=None)
+    engine.fit(small_model(), datamodule=small_data(tmp_path / "data"), ckpt_path=first.best_model_path)
+    assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 12)
+
+
+def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_256_pixels() -> None:
+    model = UninformedStudents()
+    (ensemble,) = model.model.scales
+    assert len(ensemble.students) == 1
+    assert model.input_size == (256, 256)
+    assert torch.equal(ensemble.networks[0].convolutions[0].weight, ensemble.teacher.convolutions[0].weight)
+
+
+def test_every_default_trains_tests_and_exports(tmp_path: Path) -> None:
+    model = UninformedStudents(pre_processor=UninformedStudents.configure_pre_processor((96, 96)))
+    engine = small_engine(tmp_path, max_epochs=None)
+    (results,) = engine.train(model, datamodule=small_data(tmp_path / "data"))
+    assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"} == results.keys()
+    assert engine.export(model, "openvino", export_root=tmp_path / "exported").is_file()
+
+
+def test_older_checkpoints_load_with_the_arguments_that_were_the_only_ones(tmp_path: Path) -> None:
+    paper = {**lightning_model.PAPER, "patch_sizes": (33,), "n_students": 1}
+    engine = small_engine(tmp_path, max_epochs=1)
+    engine.fit(small_model(**paper), datamodule=small_data(tmp_path / "data"))
+    checkpoint = torch.load(engine.best_model_path, weights_only=False)
+    for name in lightning_model.BEFORE_NAMED:
+        del checkpoint["hyper_parameters"][name]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    model = UninformedStudents.load_from_checkpoint(tmp_path / "old.ckpt")
+    assert model.hparams["architecture"] == model.model.architecture == "paper"
+    assert (model.model.hard_fraction, model.model.score_window, model.standardised) == (1.0, 1, True)
