@@ -80,4 +80,4 @@ def test_pretraining_ends_with_status_143(
 
 
 def test_kill_and_resume_with_a_process_that_loads_images(tmp_path: Path) -> None:
-    kill_and_resume({"num_workers": 1}, {}, tmp_path)
+    kill_and_resume({"num_workers": 1}, {}, {"lr_schedule": "cosine"}, tmp_path)
