@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
+from .checkpoint_format import CheckpointFormat
 from .data_check import CheckedImages
 from .deviation_floors import descriptor_divisor, score_divisor
 from .exact_export import ExactExport
@@ -76,7 +77,7 @@ BEFORE_NAMED = {"architecture": "paper", "mode": "pixel"}
 """Defaults of checkpoints that were saved before these arguments existed."""
 
 
-class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
+class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
 
     Args:

@@ -40,7 +40,7 @@ MODEL = {
         },
     },
 }
-EPOCHS = 8
+EPOCHS = 16
 CHECKPOINTS = {
     "class_path": "anomalib.callbacks.ModelCheckpoint",
     "init_args": {"filename": "model", "save_on_train_epoch_end": True},

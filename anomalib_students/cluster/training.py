@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import train
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 
+from anomalib_students.checkpoint_io import CheckpointIO
 from anomalib_students.lightning_model import PAPER_EPOCHS
 
 from .experiment import Experiment
@@ -27,7 +27,7 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
     model.chooses_precision = "precision" not in experiment.trainer
     datamodule = experiment.create_datamodule(category)
     arguments = {"max_epochs": PAPER_EPOCHS, **experiment.trainer_arguments(model)}
-    checkpoint_io = AnomalibCheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
+    checkpoint_io = CheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
     trainer = prepare_trainer(
         Trainer(
             accelerator="gpu" if experiment.workers.gpus else "cpu",
