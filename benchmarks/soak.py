@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from soak_checks import RESULTS, State, damaged, difference, lost, missing
-from soak_processes import Job, visible_files
+from soak_processes import Job, Watched, visible_files
 
 from anomalib_students.files import replace_file
 
@@ -75,11 +75,13 @@ class Reference:
 
     Attributes:
         seconds: How long it took.
+        first_checkpoint: Seconds after which it had a checkpoint.
         files: Files that it made.
         state: What it ended with.
     """
 
     seconds: float
+    first_checkpoint: float
     files: frozenset[Path]
     state: State
 
@@ -103,13 +105,12 @@ class Soak:
         shutil.rmtree(self.shared, ignore_errors=True)
         self.shared.mkdir(parents=True)
         self._run(soak_jobs.prepare, self._folder / "prepare")
-        trained = self.reference("train")
-        del trained
+        self.reference("train")
         last = torch.load(soak_jobs.checkpoints(self._folder / "reference" / "train")[-1], weights_only=False)
         torch.save(last, self.shared / "new.ckpt")
-        students = [value for name, value in last["state_dict"].items() if ".students." in name]
-        for weights in students:
-            weights.mul_(0.9)
+        for name, weights in last["state_dict"].items():
+            if ".students." in name:
+                weights.mul_(0.9)
         torch.save(last, self.shared / "old.ckpt")
         for name in ("old", "new"):
             self._run(soak_jobs.export, self.shared / name, checkpoint=f"{name}.ckpt")
@@ -119,8 +120,9 @@ class Soak:
         if kind not in self._references:
             folder = self._folder / "reference" / kind
             self._begin(kind, folder)
-            seconds = self._run(getattr(soak_jobs, kind), folder)
-            self._references[kind] = Reference(seconds, visible_files(folder), RESULTS[kind](folder))
+            watched = self._run(getattr(soak_jobs, kind), folder)
+            state = RESULTS[kind](folder)
+            self._references[kind] = Reference(watched.seconds, watched.first_checkpoint, watched.files, state)
         return self._references[kind]
 
     def kill(self, kind: str, number: int) -> Kill:
@@ -136,12 +138,15 @@ class Soak:
         reference = self.reference(kind)
         kill = Kill(kind, number, self._seed)
         numbers = random.Random(f"{self._seed} {kind} {number}")
-        after, delay = numbers.uniform(0, reference.seconds), numbers.uniform(0, LONGEST_DELAY)
+        in_write = number % 2 == 1
+        # The first write is but one of many.
+        earliest = reference.first_checkpoint if in_write else 0.0
+        after, delay = numbers.uniform(earliest, reference.seconds), numbers.uniform(0, LONGEST_DELAY)
         folder = self._folder / f"{kind}-{number}"
         job = getattr(soak_jobs, kind)
         while True:
             self._begin(kind, folder)
-            watched = Job(job, self.shared, folder).watch(after, in_write=number % 2 == 1, delay=delay)
+            watched = Job(job, self.shared, folder).watch(after, in_write, delay)
             if watched.status is None:
                 break
             after *= SOONER
@@ -182,12 +187,12 @@ class Soak:
         if kind == "export":
             shutil.copytree(self.shared / "old", folder, dirs_exist_ok=True)
 
-    def _run(self, function: Callable[..., None], folder: Path, **arguments: object) -> float:
+    def _run(self, function: Callable[..., None], folder: Path, **arguments: object) -> Watched:
         watched = Job(function, self.shared, folder, **arguments).watch()
         if watched.status:
             msg = f"Without a kill, the job ended with status {watched.status}: see {folder.with_suffix('.log')}"
             raise RuntimeError(msg)
-        return watched.seconds
+        return watched
 
     def _neither_old_nor_new(self, folder: Path) -> list[str]:
         exported = RESULTS["export"](folder)

@@ -40,7 +40,8 @@ MODEL = {
         },
     },
 }
-EPOCHS = 16
+EPOCHS = 40
+GRID_EPOCHS = 12
 CHECKPOINTS = {
     "class_path": "anomalib.callbacks.ModelCheckpoint",
     "init_args": {"filename": "model", "save_on_train_epoch_end": True},
@@ -99,7 +100,7 @@ def prepare(shared: Path, folder: Path) -> None:
         "patch_sizes": MODEL["patch_sizes"],
         "data": {"class_path": "MVTec", "init_args": {"root": str(shared / "data"), "train_batch_size": 2}},
         "model": {name: value for name, value in MODEL.items() if name != "patch_sizes"},
-        "trainer": {"max_epochs": EPOCHS, "check_val_every_n_epoch": EPOCHS},
+        "trainer": {"max_epochs": GRID_EPOCHS, "check_val_every_n_epoch": GRID_EPOCHS},
     }
     (shared / "grid.yaml").write_text(json.dumps(settings))
 

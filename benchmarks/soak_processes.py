@@ -28,12 +28,14 @@ class Watched(NamedTuple):
         seconds: How long it ran.
         status: Its exit status, None if it was killed.
         files: Files that were there under their final names.
+        first_checkpoint: Seconds after which there was a checkpoint, 0 if there was none.
         was_writing: Whether it was writing a file when it was killed.
     """
 
     seconds: float
     status: int | None
     files: frozenset[Path]
+    first_checkpoint: float
     was_writing: bool
 
 
@@ -72,24 +74,28 @@ class Job:
         start = time.monotonic()
         self._process.start()
         files: frozenset[Path] = frozenset()
+        first_checkpoint = 0.0
         while self._process.is_alive():
             seconds = time.monotonic() - start
             if kill_after is not None and seconds >= kill_after and (not in_write or is_writing(self._folder)):
                 time.sleep(delay if in_write else 0)
                 self._kill()
                 was_writing = is_writing(self._folder)
-                return Watched(seconds, None, files, was_writing)
+                return Watched(seconds, None, files, first_checkpoint, was_writing)
             if seconds > LIMIT:
                 self._kill()
                 msg = f"The job in {self._folder} hangs."
                 raise TimeoutError(msg)
             files = visible_files(self._folder)
+            if not first_checkpoint and any(path.suffix == ".ckpt" for path in files):
+                first_checkpoint = seconds
             time.sleep(0.001)
         self._process.join()
         seconds = time.monotonic() - start
         # A cluster that the job has started is no part of the next one's.
         self._kill()
-        return Watched(seconds, self._process.exitcode, visible_files(self._folder), was_writing=False)
+        files = visible_files(self._folder)
+        return Watched(seconds, self._process.exitcode, files, first_checkpoint, was_writing=False)
 
     def _kill(self) -> None:
         """Kill all processes of the job at once, and wait until they are gone."""
