@@ -9,6 +9,7 @@ from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrai
 
 from anomalib_students.checkpoint_io import CheckpointIO
 from anomalib_students.lightning_model import PAPER_EPOCHS
+from anomalib_students.termination import HowToResume
 
 from .experiment import Experiment
 
@@ -35,7 +36,11 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
             strategy=RayDDPStrategy(),
             plugins=[RayLightningEnvironment(), checkpoint_io],
             # Ray keeps the checkpoints.
-            callbacks=[RayTrainReportCallback(), ModelCheckpoint(save_top_k=0)],
+            callbacks=[
+                RayTrainReportCallback(),
+                ModelCheckpoint(save_top_k=0),
+                HowToResume("Resume the job with --resume true."),
+            ],
             **arguments,
         )
     )
