@@ -1,8 +1,6 @@
 """Files in the storage of a grid are there as a whole or not at all, on a full disk too."""
 
 import errno
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,18 +13,9 @@ from pyarrow.fs import FileSystem
 from anomalib_students.cluster.finish import _upload
 from anomalib_students.cluster.storage import write_bytes
 
+from .disks import contents, limited_files
+
 LIMIT = 2**16
-
-
-@contextmanager
-def limited_files():
-    """Let no file be longer than :data:`LIMIT`, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -36,14 +25,10 @@ def storage(tmp_path: Path) -> tuple[FileSystem, Path]:
     return FileSystem.from_uri(folder.as_uri())[0], folder
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_failing_write_keeps_the_old_file_and_names_it(storage: tuple[FileSystem, Path]) -> None:
     file_system, folder = storage
     write_bytes(file_system, f"{folder}/results.csv", b"old")
-    with limited_files(), pytest.raises(OSError, match=rf"{folder}/results\.csv cannot be written") as error:
+    with limited_files(LIMIT), pytest.raises(OSError, match=rf"{folder}/results\.csv cannot be written") as error:
         write_bytes(file_system, f"{folder}/results.csv", bytes(2 * LIMIT))
     assert error.value.errno == errno.EFBIG
     assert contents(folder) == {"results.csv": b"old"}
@@ -64,7 +49,7 @@ def test_a_category_whose_model_has_no_room_is_not_finished(storage: tuple[FileS
     (finished / "best.png").write_bytes(b"picture")
     (finished / "model.ckpt").write_bytes(bytes(2 * LIMIT))
     (finished / "weights" / "model.xml").write_bytes(b"graph")
-    with limited_files(), pytest.raises(OSError, match=r"noise/model\.ckpt cannot be written"):
+    with limited_files(LIMIT), pytest.raises(OSError, match=r"noise/model\.ckpt cannot be written"):
         _upload(finished, {"category": "noise"}, file_system, f"{folder}/noise")
     assert contents(folder) == {"noise/best.png": b"picture"}
 
