@@ -101,10 +101,15 @@ class Soak:
         self._references: dict[str, Reference] = {}
 
     def prepare(self) -> None:
-        """Write what the jobs share, and so import what they need; and make an export, and an older one to replace."""
+        """Write what the jobs share, and so have what they need imported."""
         shutil.rmtree(self.shared, ignore_errors=True)
         self.shared.mkdir(parents=True)
         self._run(soak_jobs.prepare, self._folder / "prepare")
+
+    def prepare_exports(self) -> None:
+        """Export a trained model, and another one that its export replaces; once."""
+        if (self.shared / "new").is_dir():
+            return
         self.reference("train")
         last = torch.load(soak_jobs.checkpoints(self._folder / "reference" / "train")[-1], weights_only=False)
         torch.save(last, self.shared / "new.ckpt")
@@ -135,6 +140,8 @@ class Soak:
         Returns:
             What came of it.
         """
+        if kind == "export":
+            self.prepare_exports()
         reference = self.reference(kind)
         kill = Kill(kind, number, self._seed)
         numbers = random.Random(f"{self._seed} {kind} {number}")
@@ -174,6 +181,7 @@ class Soak:
 
     def predict(self, number: int) -> tuple[float, float]:
         """Predict images one after the other: megabytes of memory after the warm-up, and in the end."""
+        self.prepare_exports()
         folder = self._folder / "predictions"
         self._run(soak_jobs.predictions, folder, number=number)
         before, after = json.loads((folder / "memory.json").read_text())
