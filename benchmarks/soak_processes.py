@@ -76,7 +76,8 @@ class Job:
         files: frozenset[Path] = frozenset()
         first_checkpoint = 0.0
         while self._process.is_alive():
-            seconds = time.monotonic() - start
+            looked = time.monotonic()
+            seconds = looked - start
             if kill_after is not None and seconds >= kill_after and (not in_write or is_writing(self._folder)):
                 time.sleep(delay if in_write else 0)
                 self._kill()
@@ -89,7 +90,8 @@ class Job:
             files = visible_files(self._folder)
             if not first_checkpoint and any(path.suffix == ".ckpt" for path in files):
                 first_checkpoint = seconds
-            time.sleep(0.001)
+            # To look at a large folder takes time that the job, at a lower priority with Ray, would lack.
+            time.sleep(max(0.001, 5 * (time.monotonic() - looked)))
         self._process.join()
         seconds = time.monotonic() - start
         # A cluster that the job has started is no part of the next one's.
