@@ -4,7 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint
+# The lowest versions that pyproject.toml allows are in .venv-min.
+MIN := .venv-min/bin
+
+.PHONY: quickstart test test-min lint
 
 # Train on the embedded sample data, export to OpenVINO and look at an image.
 quickstart: $(INSTALLED)
@@ -15,6 +18,11 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# The fast tests with the lowest versions: without those that train for long or start Ray.
+test-min: .venv-min/.installed
+	$(MIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
+		--ignore tests/ray_jobs --ignore tests/integration --ignore tests/experiments/test_ray_experiments.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -23,4 +31,10 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --editable '.[dev,ray]'
+	touch $@
+
+.venv-min/.installed: pyproject.toml
+	test -x $(MIN)/python || $(PYTHON) -m venv .venv-min
+	$(MIN)/python -m pip install uv
+	$(MIN)/python -m uv pip install --python $(MIN)/python --resolution lowest-direct --editable '.[dev,ray]'
 	touch $@

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .file_format import check_checkpoint_format
+
 __all__ = ["check_arguments"]
 
 
@@ -17,8 +19,9 @@ def check_arguments(
         before_named: What the arguments were in checkpoints that do not name them yet.
 
     Raises:
-        ValueError: If the checkpoint has another value for one of them.
+        ValueError: If the checkpoint has another value for one of them, or is of a newer format.
     """
+    check_checkpoint_format(checkpoint, "The checkpoint")
     saved = {**(before_named or {}), **checkpoint.get("hyper_parameters", {})}
     for name, value in arguments.items():
         own, its = _plain(value), _plain(saved.get(name))

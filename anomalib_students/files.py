@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from .file_format import check_checkpoint_format
+
 __all__ = ["AtomicCheckpointIO", "check_output", "ensure_folder", "naming_what_is_damaged", "replace_file"]
 
 
@@ -163,6 +165,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             RuntimeError: If the file is damaged.
+            ValueError: If the file is of a newer format.
         """
         with naming_what_is_damaged(path):
-            return super().load_checkpoint(path, *args, **kwargs)
+            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        check_checkpoint_format(checkpoint, f"The checkpoint {path}")
+        return checkpoint

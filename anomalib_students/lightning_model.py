@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
+from .checkpoint_format import CheckpointFormat
 from .checkpoint_io import CheckpointIO
 from .data_check import CheckedImages
 from .deviation_floors import descriptor_divisor, score_divisor
@@ -97,7 +98,7 @@ BEFORE_NAMED: Mapping[str, Any] = {
 """Values for checkpoints that were saved before these arguments existed."""
 
 
-class UninformedStudents(CheckedImages, ExactExport, AnomalibModule):
+class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
 
     Args:

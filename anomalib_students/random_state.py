@@ -27,22 +27,26 @@ class RandomState(Callback):
         return {"torch": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state from a checkpoint.
+        """Restore the state from a checkpoint, for a data loader that draws from it at once.
+
+        It does if the model's optimizers ask for the number of steps, as a schedule of the learning rate may.
 
         Args:
             state_dict: What :meth:`state_dict` has returned.
         """
         self._resumed = state_dict["torch"]
+        self._restore()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the state just before the data loader draws from it.
+        """Restore the state just before the data loader draws from it, unless it has drawn already.
 
         Args:
             trainer: Trainer that resumes a fit.
             pl_module: Model that is fitted.
         """
-        del trainer, pl_module
-        self._restore()
+        del pl_module
+        if trainer.train_dataloader is None:
+            self._restore()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the state once more if the images are drawn anew for the first epoch.

@@ -7,12 +7,23 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-__all__ = ["Termination"]
+__all__ = ["HowToResume", "Termination"]
 
 logger = logging.getLogger(__name__)
 
 STATUS = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM has ended, as shells report it."""
+
+
+class HowToResume(Callback):
+    """What a command that runs trainings says of how it is resumed.
+
+    Args:
+        advice: A sentence.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
 
 
 class Termination(Callback):
@@ -21,7 +32,8 @@ class Termination(Callback):
     Lightning ends it with 0 [1]_, and a scheduler would take the training for complete.
 
     Args:
-        resume: How to resume. By default with the option ``--ckpt_path`` and the last checkpoint.
+        resume: How to resume. By default with the option ``--ckpt_path`` and the last checkpoint. What the command says
+            in :class:`HowToResume` comes first.
 
     References:
         .. [1] ``SIGTERMException`` of Lightning 2.6 is a ``SystemExit`` without a status.
@@ -45,6 +57,9 @@ class Termination(Callback):
                 logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._advice(trainer))
 
     def _advice(self, trainer: Trainer) -> str:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, HowToResume):
+                return callback.advice
         if self._resume is not None:
             return self._resume
         last = getattr(trainer.checkpoint_callback, "best_model_path", "")

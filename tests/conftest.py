@@ -32,6 +32,20 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             return "ray" if starts_ray(nodeid) else super()._split_scope(nodeid)
 
+        def remove_node(self, node):
+            """Hand out what a process that has crashed has left.
+
+            Of itself, xdist 3.8 hands out the files that are done, which no process ever reports, so that the run would
+            hang; and the test that has crashed, which would crash the next process.
+            """
+            assigned = self.assigned_work.pop(node)
+            left = [(scope, nodeid) for scope, unit in assigned.items() for nodeid, done in unit.items() if not done]
+            for scope, nodeid in left[1:]:
+                self.workqueue.setdefault(scope, {})[nodeid] = False
+            for other in self.assigned_work:
+                self._reschedule(other)
+            return left[0][1] if left else None
+
     return RayTogether(config, log)
 
 

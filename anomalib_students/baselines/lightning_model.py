@@ -23,6 +23,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from anomalib_students.checkpoint_check import check_arguments
+from anomalib_students.checkpoint_format import CheckpointFormat
 from anomalib_students.data_check import CheckedImages
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import BEFORE_NAMED, UninformedStudents, choose_components
@@ -38,7 +39,7 @@ from .torch_model import DescriptorBaselineModel
 __all__ = ["DescriptorBaseline"]
 
 
-class DescriptorBaseline(OnePassTraining, CheckedImages, ExactExport, AnomalibModule):
+class DescriptorBaseline(OnePassTraining, CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the methods that Bergmann et al. (CVPR 2020) fit to the teacher's descriptors.
 
     It trains in one epoch, in which it collects descriptors of the training images.

@@ -9,7 +9,7 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, LightningModule, Trainer
-from pyarrow.fs import FileSystem, LocalFileSystem, copy_files
+from pyarrow.fs import FileSystem
 from ray.train import Checkpoint
 from ray.train.lightning import RayTrainReportCallback
 from torchmetrics.functional.classification import binary_auroc
@@ -23,7 +23,7 @@ from anomalib_students.merge import merge_scales
 from anomalib_students.scale_metrics import ScaleMetrics
 
 from .experiment import Experiment, label
-from .storage import RESULTS, write_json
+from .storage import RESULTS, write_bytes, write_json
 
 __all__ = ["MODEL", "finish_category"]
 
@@ -149,7 +149,7 @@ def _rows(metrics: Mapping[str, float], patch_sizes: list[int]) -> list[dict[str
 
 
 def _upload(folder: Path, results: dict[str, Any], file_system: FileSystem, destination: str) -> None:
-    """Copy a folder to the storage, and the results last: where they are, all is."""
-    file_system.create_dir(destination)
-    copy_files(str(folder), destination, source_filesystem=LocalFileSystem(), destination_filesystem=file_system)
+    """Copy the files of a folder to the storage, each whole, and the results last: where they are, all is."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        write_bytes(file_system, f"{destination}/{path.relative_to(folder).as_posix()}", path.read_bytes())
     write_json(file_system, f"{destination}/{RESULTS}", results)

@@ -1,5 +1,6 @@
 """Small files in the storage of a grid, which may be a shared folder or a cloud bucket."""
 
+import contextlib
 import json
 from typing import Any
 from uuid import uuid4
@@ -50,13 +51,23 @@ def write_bytes(file_system: FileSystem, path: str, content: bytes) -> None:
         file_system: File system.
         path: Path in it; its folder is made.
         content: What to write.
+
+    Raises:
+        OSError: If the file cannot be written, on a full disk for example. An older file is then left as it was.
     """
     file_system.create_dir(path.rpartition("/")[0])
     # Several processes may write the same file.
     partial = f"{path}.{uuid4().hex}.partial"
-    with file_system.open_output_stream(partial) as stream:
-        stream.write(content)
-    file_system.move(partial, path)
+    try:
+        with file_system.open_output_stream(partial) as stream:
+            stream.write(content)
+        file_system.move(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file_system.delete_file(partial)
+        # Not all file systems say which file it was.
+        msg = f"{path} cannot be written: {error}"
+        raise OSError(error.errno, msg) from error
 
 
 def write_json(file_system: FileSystem, path: str, content: Any) -> None:  # noqa: ANN401

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import train
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 
+from anomalib_students.checkpoint_io import CheckpointIO
 from anomalib_students.engine_defaults import has_open_length
+from anomalib_students.termination import HowToResume
 
 from .experiment import Experiment
 
@@ -28,7 +29,7 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
     model.chooses_precision = "precision" not in experiment.trainer
     model.validates_once = experiment.trainer.keys().isdisjoint({"check_val_every_n_epoch", "val_check_interval"})
     datamodule = experiment.create_datamodule(category)
-    checkpoint_io = AnomalibCheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
+    checkpoint_io = CheckpointIO(extra_safe_globals=list(model.checkpoint_safe_globals()))
     trainer = prepare_trainer(
         Trainer(
             accelerator="gpu" if experiment.workers.gpus else "cpu",
@@ -36,7 +37,11 @@ def train_ensemble(experiment: Experiment, category: str | None, patch_size: int
             strategy=RayDDPStrategy(),
             plugins=[RayLightningEnvironment(), checkpoint_io],
             # Ray keeps the checkpoints.
-            callbacks=[RayTrainReportCallback(), ModelCheckpoint(save_top_k=0)],
+            callbacks=[
+                RayTrainReportCallback(),
+                ModelCheckpoint(save_top_k=0),
+                HowToResume("Resume the job with --resume true."),
+            ],
             **experiment.trainer_arguments(model),
         )
     )

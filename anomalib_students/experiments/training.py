@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from anomalib_students.checkpoint_io import CheckpointIO
 from anomalib_students.metrics import create_metrics
+from anomalib_students.termination import HowToResume
 
 from .jobs import Compute, Tell
 
@@ -101,7 +102,7 @@ def train_and_test(
     """
     paper_epochs = getattr(model, "paper_epochs", None)
     progress = Progress(tell)
-    callbacks: list[Callback] = [progress]
+    callbacks: list[Callback] = [progress, HowToResume("Resume the experiment with --resume true.")]
     if paper_epochs:
         callbacks.append(
             ModelCheckpoint(folder, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from anomalib_students.file_format import FORMAT, check_format
 from anomalib_students.files import replace_file
 from anomalib_students.patch_network import PatchNetwork
 
@@ -63,12 +64,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         path: Path of a teacher file.
 
     Returns:
-        Metadata: ``patch_size``, ``descriptor_dim``, ``architecture``, and the source, data and settings of its
-        pretraining.
+        Metadata: ``patch_size``, ``descriptor_dim``, ``architecture``, the ``teacher_format``, and the source, data and
+        settings of its pretraining.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a teacher file.
+        ValueError: If the file is not a teacher file, or is of a newer format.
     """
     return _read(path)[0]
 
@@ -87,8 +88,9 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, is no teacher file, or holds a teacher of another p, d or architecture; or
-            if its weights are not floating-point numbers, or not finite in float32, or give what is not finite.
+        ValueError: If the file is damaged, is no teacher file, is of a newer format, or holds a teacher of another p,
+            d or architecture; or if its weights are not floating-point numbers, or not finite in float32, or give what
+            is not finite.
     """
     metadata, state = _read(path)
     needed = {"patch_size": patch_size, "descriptor_dim": descriptor_dim, "architecture": architecture}
@@ -122,7 +124,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
     Args:
         network: Patch network.
         path: Path of the file. An older file of that name is replaced.
-        metadata: What to tell of the pretraining; p, d and the architecture are added.
+        metadata: What to tell of the pretraining; p, d, the architecture and the format are added.
 
     Raises:
         ValueError: If the weights are not finite in float16.
@@ -136,6 +138,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
         raise ValueError(msg)
     description = {
         **metadata,
+        "teacher_format": str(FORMAT),
         "patch_size": str(network.patch_size),
         "descriptor_dim": str(network.descriptor_dim),
         "architecture": network.architecture,
@@ -178,6 +181,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             check_metadata(metadata, f"The teacher {path}")
+            check_format(metadata.get("teacher_format"), f"The teacher {path}")
             names = list(file.keys())
             for name in names:
                 dtype = file.get_slice(name).get_dtype()

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.collections import EllipseCollection, LineCollection
 from PIL import Image
 
+from anomalib_students.figures import embedding as figure
 from anomalib_students.figures.embedding import draw_embedding, embed
 from anomalib_students.figures.pixels import Pixels, PixelSampler
 from anomalib_students.figures.rendering import png_bytes
@@ -71,7 +72,17 @@ def test_a_single_pixel_cannot_be_embedded():
         embed(make_pixels(n_pixels=1))
 
 
-def test_lines_lead_from_the_teacher_to_circles_as_large_as_the_uncertainty():
+def test_lines_lead_from_the_teacher_to_circles_as_large_as_the_uncertainty(monkeypatch):
+    diameters = []
+
+    class Circles(EllipseCollection):
+        def __init__(self, widths, heights, *args, **kwargs):
+            np.testing.assert_array_equal(widths, heights)
+            # Before matplotlib 3.10 there was no way to ask for them.
+            diameters.extend(widths)
+            super().__init__(widths, heights, *args, **kwargs)
+
+    monkeypatch.setattr(figure, "EllipseCollection", Circles)
     pixels = make_pixels()
     embedding = embed(pixels)
     axes = draw_embedding({"p = 33": make_sampler()}).axes[0]
@@ -81,7 +92,6 @@ def test_lines_lead_from_the_teacher_to_circles_as_large_as_the_uncertainty():
     circles = [one for one in axes.collections if isinstance(one, EllipseCollection)]
     lines = [one for one in axes.collections if isinstance(one, LineCollection)]
     centres = np.concatenate([np.asarray(one.get_offsets()) for one in circles])
-    diameters = np.concatenate([one.get_widths() for one in circles])
     ends = np.concatenate([one.get_segments() for one in lines])
     np.testing.assert_allclose(diameters, 2 * pixels.uncertainty[order] ** 0.5, rtol=1e-6)
     np.testing.assert_array_equal(ends[:, 1], centres)

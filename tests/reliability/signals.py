@@ -11,6 +11,8 @@ import pytest
 from anomalib.models import DescriptorBaseline
 from lightning.pytorch import Callback
 
+from anomalib_students.experiments.jobs import Compute
+from anomalib_students.experiments.training import train_and_test
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain
 
@@ -48,6 +50,18 @@ def test_a_baseline_ends_with_status_143(tmp_path: Path, caplog: pytest.LogCaptu
     assert any("Start anew" in message for message in caplog.messages)
 
 
+def test_the_experiments_say_how_they_are_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def terminate(done: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    data = small_data(tmp_path / "data")
+    with pytest.raises(SystemExit) as ended:
+        train_and_test(small_model(), data, tmp_path, 2, "32-true", Compute(accelerator="cpu"), terminate)
+    assert ended.value.code == 143
+    (message,) = [message for message in caplog.messages if "SIGTERM after" in message]
+    assert message.endswith("Resume the experiment with --resume true.")
+
+
 def test_pretraining_ends_with_status_143(
     photographs: Path,
     resnet18_checkpoint: Path,
@@ -80,4 +94,4 @@ def test_pretraining_ends_with_status_143(
 
 
 def test_kill_and_resume_with_a_process_that_loads_images(tmp_path: Path) -> None:
-    kill_and_resume({"num_workers": 1}, {}, tmp_path)
+    kill_and_resume({"num_workers": 1}, {}, {"lr_schedule": "cosine"}, tmp_path)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from anomalib.models import UninformedStudents
 
+from .disks import contents, limited_files
 from .small import small_data, small_engine, small_model
 
 
@@ -61,3 +62,22 @@ def test_a_truncated_checkpoint_is_named(kept: float, trained: Path, tmp_path: P
 def test_a_whole_checkpoint_is_not_called_damaged(trained: Path) -> None:
     with pytest.raises(RuntimeError, match="Missing key"):
         UninformedStudents.load_from_checkpoint(trained, n_students=2)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_is_said(tmp_path: Path) -> None:
+    datamodule = small_data(tmp_path / "data")
+    engine = small_engine(tmp_path / "results", max_epochs=1)
+    engine.fit(small_model(), datamodule=datamodule)
+    before = contents(tmp_path / "results")
+    last = Path(engine.best_model_path)
+    resumed = small_engine(tmp_path / "results", max_epochs=2)
+    with limited_files(last.stat().st_size // 2), pytest.raises(OSError, match=r"model\.ckpt") as error:
+        resumed.fit(small_model(), datamodule=datamodule, ckpt_path=last)
+    assert error.value.errno == errno.EFBIG
+    assert contents(tmp_path / "results") == before
+
+
+def test_a_results_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
+        small_engine(tmp_path / "file" / "results").fit(small_model(), datamodule=small_data(tmp_path / "data"))

@@ -1,9 +1,12 @@
 """An export that is cut short leaves the one before, and says why."""
 
 import errno
-import resource
 import shutil
-from contextlib import contextmanager
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import openvino
@@ -13,6 +16,8 @@ from anomalib.models.components.base.export_mixin import ExportMixin
 from openvino import opset8
 
 from anomalib_students.exact_export import ExactExport
+
+from .disks import contents, limited_files
 
 SIZE = 300_000
 """Bytes of the weights of an export, more than the least limit of a file's size."""
@@ -42,21 +47,6 @@ class Model(ExactExport, Exporting):
 FORMATS = {"openvino": Model.to_openvino, "torch": Model.to_torch}
 
 
-@contextmanager
-def limited_files():
-    """Let no file be longer than a part of an export, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 3, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture
 def usage(monkeypatch):
     """Have a number of bytes free on the disk."""
@@ -71,7 +61,7 @@ def usage(monkeypatch):
 def test_a_failing_write_keeps_the_old_export_and_leaves_nothing_else(export, tmp_path):
     export(Model(), tmp_path)
     before = contents(tmp_path)
-    with limited_files(), pytest.raises(OSError, match="older export is as it was") as error:
+    with limited_files(SIZE // 3), pytest.raises(OSError, match="older export is as it was") as error:
         export(Model(2.0), tmp_path)
     assert error.value.errno == errno.EIO
     assert contents(tmp_path) == before
@@ -80,7 +70,7 @@ def test_a_failing_write_keeps_the_old_export_and_leaves_nothing_else(export, tm
 @pytest.mark.parametrize("export", FORMATS.values(), ids=FORMATS)
 def test_a_full_disk_is_called_so(export, tmp_path, usage):
     usage(free=5000)
-    with limited_files(), pytest.raises(OSError, match=rf"No space left on device.*{tmp_path}") as error:
+    with limited_files(SIZE // 3), pytest.raises(OSError, match=rf"No space left on device.*{tmp_path}") as error:
         export(Model(), tmp_path)
     assert error.value.errno == errno.ENOSPC
     assert contents(tmp_path) == {}
@@ -107,6 +97,43 @@ def test_until_it_is_written_the_old_export_is_whole(export, tmp_path, monkeypat
     after = contents(tmp_path)
     assert after.keys() == before.keys()
     assert after != before
+
+
+EXPORT = """
+import sys
+from pathlib import Path
+import numpy as np
+import openvino
+from openvino import opset8
+from anomalib_students.whole_export import export_whole
+
+def export(export_root):
+    folder = export_root / "weights" / "openvino"
+    folder.mkdir(parents=True)
+    images = opset8.parameter([1, 1], np.float32)
+    total = opset8.add(images, opset8.constant(np.ones((1, 100_000_000), np.float32)))
+    openvino.save_model(openvino.Model([total], [images]), folder / "model.xml", compress_to_fp16=False)
+    return folder / "model.xml"
+
+export_whole(export, export_root=Path(sys.argv[1]))
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_old_export(tmp_path):
+    Model().to_openvino(tmp_path)
+    before = contents(tmp_path)
+    command = [sys.executable, "-c", EXPORT, tmp_path]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE) as process:
+        while not (written := [path for path in tmp_path.rglob(".export-*/**/*.bin") if path.stat().st_size]):
+            assert process.poll() is None, process.communicate()[1].decode()[-5000:]
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert written[0].exists()
+    assert {name: content for name, content in contents(tmp_path).items() if ".export-" not in name} == before
+
+    Model(3.0).to_openvino(tmp_path)
+    assert (tmp_path / "weights" / "openvino" / "model.bin").read_bytes()[:4] == np.float32(3.0).tobytes()
 
 
 def test_exports_of_other_names_are_left(tmp_path):

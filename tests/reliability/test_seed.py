@@ -50,16 +50,22 @@ class KillAfter(Callback):
 
 
 @pytest.mark.parametrize(
-    ("loading", "trainer"),
+    ("loading", "trainer", "model"),
     [
-        ({}, {}),
+        ({}, {}, {}),
         # Checkpoints are then written by the validation, before the end of the epoch.
-        ({}, {"check_val_every_n_epoch": 2}),
-        ({"train_augmentations": RandomHorizontalFlip()}, {"limit_val_batches": 0}),
+        ({}, {"check_val_every_n_epoch": 2}, {}),
+        ({"train_augmentations": RandomHorizontalFlip()}, {"limit_val_batches": 0}, {}),
+        # The schedule counts the batches, for which Lightning begins to draw images earlier.
+        ({}, {}, {"lr_schedule": "cosine"}),
+        ({"train_augmentations": RandomHorizontalFlip()}, {"limit_val_batches": 0}, {"lr_schedule": "cosine"}),
+        ({}, {}, {"lr_schedule": "cosine", "light_jitter": 1.0, "hard_fraction": 0.5, "shared_layers": 1}),
     ],
-    ids=["plain", "validated", "augmented"],
+    ids=["plain", "validated", "augmented", "cosine", "cosine and augmented", "all"],
 )
-def test_kill_and_resume_equals_the_uninterrupted_training(loading: dict, trainer: dict, tmp_path: Path) -> None:
+def test_kill_and_resume_equals_the_uninterrupted_training(
+    loading: dict, trainer: dict, model: dict, tmp_path: Path
+) -> None:
     final = []
     for kill in (False, True):
         seed_everything(0, verbose=False)
@@ -68,12 +74,12 @@ def test_kill_and_resume_equals_the_uninterrupted_training(loading: dict, traine
         if kill:
             engine = small_engine(folder, **trainer, callbacks=[KillAfter(1)])
             with pytest.raises(Killed):
-                engine.fit(small_model(), datamodule=small_data(tmp_path / "data", **loading))
+                engine.fit(small_model(**model), datamodule=small_data(tmp_path / "data", **loading))
             # Another process has another state of its random numbers.
             torch.manual_seed(12345)
         resumed = {"ckpt_path": engine.best_model_path} if kill else {}
         engine = small_engine(folder, **trainer)
-        engine.fit(small_model(), datamodule=small_data(tmp_path / "data", **loading), **resumed)
+        engine.fit(small_model(**model), datamodule=small_data(tmp_path / "data", **loading), **resumed)
         final.append(weights_of(engine.best_model_path))
     # On one machine they are the same bits; the tolerance is for libraries that choose their algorithms anew.
     torch.testing.assert_close(final[1], final[0], rtol=0, atol=1e-5)

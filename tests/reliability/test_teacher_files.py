@@ -1,6 +1,7 @@
 """Teacher files come from elsewhere: what is wrong with one is said when it is loaded."""
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -41,6 +42,8 @@ def test_floating_weights_are_loaded_in_float32(crafted, dtype):
     ids=str,
 )
 def test_weights_of_another_type_are_refused_by_name(crafted, dtype):
+    if dtype not in safetensors.torch._SIZE:
+        pytest.skip("this version of safetensors writes no such file")
     path = crafted(lambda state: {name: weight.to(dtype) for name, weight in state.items()})
     with pytest.raises(ValueError, match=r"crafted\.safetensors has the weight convolutions\.\S+ in \w+: only"):
         load_teacher(path, patch_size=17, descriptor_dim=4)

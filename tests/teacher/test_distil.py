@@ -105,6 +105,7 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(finished):
     assert 1 <= float(metadata.pop("effective_dimension")) <= 8
     assert metadata.pop("made_with").startswith("anomalib-students ")
     assert metadata == {
+        "teacher_format": "1",
         "task": "distillation from whole images",
         "patch_size": "17",
         "descriptor_dim": "8",

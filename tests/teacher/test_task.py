@@ -112,6 +112,7 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(run, tmp_path):
 
     metadata = read_metadata(path)
     assert metadata.pop("architecture") == "paper"
+    assert metadata.pop("teacher_format") == "1"
     assert float(metadata.pop("held_out_r2")) <= 1
     assert metadata.pop("made_with").startswith("anomalib-students ")
     assert metadata == {

@@ -46,6 +46,7 @@ class TestRoundTrip:
             "patch_size": "17",
             "descriptor_dim": "4",
             "architecture": "paper",
+            "teacher_format": "1",
             "source": "resnet18",
             "held_out_r2": "0.5",
         }
@@ -53,7 +54,8 @@ class TestRoundTrip:
     def test_metadata_can_not_belie_the_network(self, network, tmp_path):
         path = tmp_path / "teacher.safetensors"
         save_teacher(network, path, {"patch_size": "65", "descriptor_dim": "512"})
-        assert read_metadata(path) == {"patch_size": "17", "descriptor_dim": "4", "architecture": "paper"}
+        expected = {"patch_size": "17", "descriptor_dim": "4", "architecture": "paper", "teacher_format": "1"}
+        assert read_metadata(path) == expected
 
     def test_a_loaded_teacher_is_frozen_and_in_evaluation_mode(self, teacher):
         loaded = load_teacher(teacher, patch_size=17, descriptor_dim=4)

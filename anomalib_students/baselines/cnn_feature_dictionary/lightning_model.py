@@ -25,6 +25,7 @@ from anomalib.visualization import Visualizer
 
 from anomalib_students.baselines.one_pass import OnePassTraining
 from anomalib_students.checkpoint_check import check_arguments
+from anomalib_students.checkpoint_format import CheckpointFormat
 from anomalib_students.data_check import CheckedImages
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
@@ -38,7 +39,7 @@ __all__ = ["CNNFeatureDictionary"]
 SOURCE_ARGUMENTS = ("source", "source_layer", "input_size")
 
 
-class CNNFeatureDictionary(OnePassTraining, CheckedImages, ExactExport, AnomalibModule):
+class CNNFeatureDictionary(OnePassTraining, CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the CNN Feature Dictionary of Napoletano et al. (2018), as Bergmann et al. evaluate it.
 
     It trains in one epoch, in which it collects features of patches of the training images.

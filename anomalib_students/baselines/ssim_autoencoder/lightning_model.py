@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
 from anomalib_students.checkpoint_check import check_arguments
+from anomalib_students.checkpoint_format import CheckpointFormat
 from anomalib_students.data_check import CheckedImages
 from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
@@ -45,7 +46,7 @@ RANGE_TOLERANCE = 1e-3
 """How far pixels may exceed [0, 1], for the rounding of a pre-processor."""
 
 
-class SSIMAutoencoder(CheckedImages, ExactExport, AnomalibModule):
+class SSIMAutoencoder(CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
     """Lightning module of the SSIM-Autoencoder of Bergmann et al. (VISAPP 2019), as evaluated on MVTec AD.
 
     Args:
