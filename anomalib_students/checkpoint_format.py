@@ -1,7 +1,8 @@
 """Checkpoints that name their format."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from anomalib.models import AnomalibModule
@@ -14,10 +15,15 @@ __all__ = ["CheckpointFormat"]
 
 
 class CheckpointFormat(LightningModule):
-    """Mixin of anomalib models: name the format in checkpoints, and refuse newer ones by name.
+    """Mixin of anomalib models: name the format in checkpoints, refuse newer ones by name, and complete older ones.
 
     It goes before ``AnomalibModule`` among the base classes.
+
+    Attributes:
+        before_named: Arguments of the model, for checkpoints that were saved before these existed.
     """
+
+    before_named: ClassVar[Mapping[str, Any]] = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the format.
@@ -43,21 +49,19 @@ class CheckpointFormat(LightningModule):
         Raises:
             ValueError: If the checkpoint is of a newer format, or of a model with other networks.
         """
-        try:
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        except Exception:
-            # Its arguments may mean nothing to this version, which its error would be about.
-            _refuse_newer(cls, checkpoint_path)
-            raise
+        checkpoint = _read(cls, checkpoint_path)
+        # Before its arguments are used, which may mean nothing to this version.
+        check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
+        saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, cls.before_named)
+        missing = {name: value for name, value in cls.before_named.items() if name not in saved}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
 
 
-def _refuse_newer(model: type[LightningModule], path: str | Path) -> None:
-    """Refuse a checkpoint if its format is the reason why it can't be loaded."""
+def _read(model: type[LightningModule], path: str | Path) -> Mapping[str, Any]:
+    """Read a checkpoint without its weights; nothing if it is damaged, which the reading with them names."""
     safe = model.checkpoint_safe_globals() if issubclass(model, AnomalibModule) else ()
     try:
         with anomalib_safe_globals(extra=safe):
-            checkpoint = torch.load(path, map_location="meta", weights_only=True)
+            return torch.load(path, map_location="meta", weights_only=True)
     except Exception:  # noqa: BLE001
-        # Then that is the reason.
-        return
-    check_checkpoint_format(checkpoint, f"The checkpoint {path}")
+        return {}

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
@@ -40,7 +39,6 @@ from tqdm import tqdm
 from . import anomalib_mends  # noqa: F401
 from .checkpoint_check import check_arguments
 from .checkpoint_format import CheckpointFormat
-from .checkpoint_io import CheckpointIO
 from .data_check import CheckedImages
 from .deviation_floors import descriptor_divisor, score_divisor
 from .engine_defaults import has_open_length, train_for, validate_and_save
@@ -160,6 +158,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         (33,)
     """
 
+    before_named: ClassVar[Mapping[str, Any]] = BEFORE_NAMED
     paper_epochs: ClassVar[int] = PAPER_EPOCHS
 
     def __init__(
@@ -349,29 +348,6 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
                 AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False, fpr_limit=0.3),
             ],
         )
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "UninformedStudents":
-        """Load a model from a checkpoint.
-
-        Arguments that older checkpoints do not name get the values that were the only ones then.
-
-        Args:
-            checkpoint_path: Path of the checkpoint.
-            *args: Passed on to anomalib.
-            **kwargs: Passed on to anomalib; arguments of the model among them take precedence over the checkpoint's.
-
-        Returns:
-            The model.
-
-        Raises:
-            RuntimeError: If the file is damaged, or is no checkpoint.
-        """
-        checkpoint = CheckpointIO(list(cls.checkpoint_safe_globals())).load_checkpoint(checkpoint_path, "cpu")
-        saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        missing = {name: value for name, value in BEFORE_NAMED.items() if name not in saved}
-        model = super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
-        return cast("UninformedStudents", model)
 
     def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
         """Choose what the user leaves open: how long to train, when to validate and to save, and in which precision.

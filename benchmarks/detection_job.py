@@ -30,6 +30,7 @@ from sklearn.metrics import roc_auc_score
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_students.files import replace_file
+from anomalib_students.lightning_model import DEFAULT_STEPS
 from anomalib_students.metrics import create_metrics
 from anomalib_students.teacher.weights import teacher_path
 
@@ -104,7 +105,7 @@ def settings(configuration: dict[str, Any], resnet18: str | None) -> dict[str, A
         described["weights"] = {"resnet18": digest(resnet18)}
     else:
         if not {"max_epochs", "max_steps", "max_time"} & configuration.get("trainer", {}).keys():
-            described["max_epochs"] = UninformedStudents.paper_epochs
+            described["steps"] = DEFAULT_STEPS
         if (teacher := arguments["teacher"]) is not None:
             paths = {size: teacher_path(teacher, size, arguments["architecture"]) for size in arguments["patch_sizes"]}
             described["weights"] = {size: digest(path) for size, path in paths.items()}

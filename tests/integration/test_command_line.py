@@ -92,8 +92,8 @@ def test_train_then_test_predict_and_export(small_config: Path, data_root: Path,
         (picture,) = folder.rglob("000.png")
         pictures[whose] = np.asarray(Image.open(picture), dtype=int)
     for picture in pictures.values():
-        # Rounding may move a pixel to the next colour.
-        assert abs(picture - pictures["none"]).max() <= 2
+        # Rounding may move a pixel to the next colour, or over the threshold, along which a line is drawn.
+        assert (abs(picture - pictures["none"]).max(axis=-1) > 2).mean() <= 1e-3
     run(BIN / "anomalib", "export", *model, "--export_type", "openvino", "--export_root", tmp_path, cwd=tmp_path)
     exported = tmp_path / "weights" / "openvino" / "model.bin"
     size = exported.stat().st_size
