@@ -109,8 +109,8 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
-        architecture: ``"medium"`` for deep networks at a sixth of the cost of the paper's, with the best teachers,
-            ``"light"`` for networks at a tenth of it or less, ``"paper"`` for the paper's. ``"medium"`` has p = 33 and 65.
+        architecture: ``"medium"`` for deep networks of p = 33 and 65 with the best teachers, ``"light"`` for the
+            cheapest networks, ``"paper"`` for the paper's; the latter two also have p = 17.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
         standardised: Whether each component of the teacher's descriptors is divided by its own standard deviation over

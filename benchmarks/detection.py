@@ -37,18 +37,30 @@ from rich.console import Console
 
 from anomalib_students.data.mvtec import check_layout
 from anomalib_students.files import replace_file
+from anomalib_students.lightning_model import PAPER
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # A row has the class of the model ("model", UninformedStudents if there is none) and its "arguments", and may have
     # settings of the "trainer" and arguments of the "data" module, and the "side" in pixels that images are resized to.
-    "shipped": {
+    "default": {},
+    # The default without one of its ingredients.
+    "p = 33": {"arguments": {"patch_sizes": [33]}},
+    "p = 33 and 65": {"arguments": {"patch_sizes": [33, 65]}},
+    "light": {"arguments": {"architecture": "light"}},
+    "three students": {"arguments": {"n_students": 3}},
+    "all pixels": {"arguments": {"hard_fraction": 1.0}},
+    "constant light": {"arguments": {"light_jitter": 0.0}},
+    "standardised": {"arguments": {"standardised": True}},
+    "own first layers": {"arguments": {"shared_layers": 0}},
+    "constant lr": {"arguments": {"lr_schedule": "constant"}},
+    # The light network with the paper's loss and scores, in 12 epochs.
+    "paper's loss": {
         "arguments": {
+            **PAPER,
             "architecture": "light",
             "patch_sizes": [33],
-            "n_students": 3,
             "lr": 1e-3,
             "lr_schedule": "cosine",
-            "training_mode": "phase",
         },
         "trainer": {"max_epochs": 12},
     },

@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_students.anomaly_map import image_score
 from anomalib_students.files import replace_file
 from anomalib_students.lightning_model import DEFAULT_STEPS
 from anomalib_students.metrics import create_metrics
@@ -40,6 +41,8 @@ MODELS: dict[str, type[AnomalibModule]] = {
     "Patchcore": Patchcore,
 }
 BRIGHTNESS = (0.8, 0.9, 1.1, 1.2)
+WINDOWS = (1, 9, 17, 25, 33, 49, 65)
+"""Sides of the windows whose largest mean is tried as the score of an image; 1 for the maximum of the map."""
 COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 
 
@@ -211,6 +214,7 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
     paths: list[str] = []
     labels: list[int] = []
     scores: dict[float, list[float]] = {factor: [] for factor in (1.0, *brightness)}
+    by_window: dict[int, list[float]] = {window: [] for window in WINDOWS}
     for batch in datamodule.test_dataloader():
         paths += batch.image_path
         labels += batch.gt_label.int().tolist()
@@ -223,6 +227,8 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
                 scored = ImageBatch(image=images, gt_mask=masks, anomaly_map=prediction.anomaly_map)
                 for metric in metrics:
                     metric.update(scored)
+                for window, of_window in by_window.items():
+                    of_window += image_score(prediction.anomaly_map, window).tolist()
     result: dict[str, Any] = {
         "image_AUROC": roc_auc_score(labels, scores[1.0]),
         **{metric.name: float(metric.compute()) for metric in metrics},
@@ -232,6 +238,9 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
         result["image_AUROC_by_brightness"] = {
             str(factor): roc_auc_score(labels, of_factor) for factor, of_factor in scores.items()
         }
+    result["image_AUROC_by_window"] = {
+        window: roc_auc_score(labels, of_window) for window, of_window in by_window.items()
+    }
     result["scores"] = {"/".join(Path(p).parts[-2:]): score for p, score in zip(paths, scores[1.0], strict=True)}
     result["testing_seconds"] = time.perf_counter() - start
     return result

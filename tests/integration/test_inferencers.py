@@ -26,9 +26,7 @@ SIDE = 64
 def model(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> UninformedStudents:
     """Trained model of two scales, whose input is smaller than the images."""
     arguments = {**PAPER, "patch_sizes": (17, 33), "n_students": 2, "output_stride": 4, "lr": 1e-3}
-    model = UninformedStudents(
-        pre_processor=UninformedStudents.configure_pre_processor((SIDE, SIDE)), **arguments
-    )
+    model = UninformedStudents(pre_processor=UninformedStudents.configure_pre_processor((SIDE, SIDE)), **arguments)
     engine = Engine(default_root_dir=tmp_path_factory.mktemp("run"), max_epochs=1, accelerator="cpu")
     engine.fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))
     return model.eval()
