@@ -227,8 +227,8 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
                 scored = ImageBatch(image=images, gt_mask=masks, anomaly_map=prediction.anomaly_map)
                 for metric in metrics:
                     metric.update(scored)
-                for window, of_window in by_window.items():
-                    of_window += image_score(prediction.anomaly_map, window).tolist()
+                for window in WINDOWS:
+                    by_window[window] += image_score(prediction.anomaly_map, window).tolist()
     result: dict[str, Any] = {
         "image_AUROC": roc_auc_score(labels, scores[1.0]),
         **{metric.name: float(metric.compute()) for metric in metrics},

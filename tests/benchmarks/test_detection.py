@@ -12,7 +12,7 @@ from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STUDENTS = {
-    "arguments": {"patch_sizes": [17], "n_students": 1, "output_stride": 8, "teacher": None},
+    "arguments": {"patch_sizes": [33], "n_students": 1, "output_stride": 8, "teacher": None},
     "trainer": {"max_steps": 2},
     "side": 64,
 }
@@ -61,7 +61,7 @@ def save(pixels, path):
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("configuration", [STUDENTS, PADIM], ids=["students", "Padim"])
 def test_a_job_leaves_a_result_and_is_done(configuration, root, resnet18_checkpoint, tmp_path):
-    from detection_job import Job, main
+    from detection_job import Job, main, make_model
 
     job = Job(configuration, "noise", 0, str(root), str(resnet18_checkpoint), True, str(tmp_path / "seed0.json"))
     assert not job.is_done()
@@ -73,6 +73,9 @@ def test_a_job_leaves_a_result_and_is_done(configuration, root, resnet18_checkpo
     assert result["image_AUROC_by_brightness"]["1.0"] == result["image_AUROC"]
     assert all(0 <= result[name] <= 1 for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"))
     assert len(result["scores"]) == 5
+    by_window = result["image_AUROC_by_window"]
+    window = getattr(make_model(configuration, str(resnet18_checkpoint)).model, "score_window", 1)
+    assert by_window[str(window)] == result["image_AUROC"]
     assert result["steps"] == configuration.get("trainer", {}).get("max_steps", 4)
 
 
@@ -125,6 +128,7 @@ def write_result(folder, configuration, category, seed, **figures):
         "pixel_AUROC": 0.95,
         "image_AUROC": 0.8,
         "image_AUROC_by_defect": {"hole": 0.7},
+        "image_AUROC_by_window": {"1": 0.7, "25": 0.85},
         "training_seconds": 100.0,
         "training_cpu_seconds": 80.0,
     }
@@ -150,4 +154,5 @@ def test_the_report_says_what_there_is(tmp_path):
     padim = rows["padim", "pill 1, screw 1"]
     assert padim[8:14] == ["0.900", "0.700", "0.950", "0.900", "0.600", "0.950"]
     assert rows["students", "pill"] == ["students", "pill", "1", "0.800", "0.050", "-0.010", "0.050"]
+    assert "| students | pill | 2 | 0.700 | 0.850 |" in report
     assert "padim has results of different settings." in report
