@@ -23,7 +23,7 @@ def test_scores_stay_small_enough_to_compare(levels: int, tmp_path: Path, caplog
         Image.fromarray(pixels).save(path)
     model = small_model(n_students=2)
     small_engine(tmp_path, max_epochs=3, limit_val_batches=0).fit(model, datamodule=small_data(tmp_path))
-    assert any("The training images are nearly constant" in message for message in caplog.messages)
+    assert any("nearly constant" in message for message in caplog.messages)
     with torch.no_grad():
         scores = model.eval().model(torch.randn(2, 3, 32, 32)).pred_score
     assert (scores > 0).all()
