@@ -26,6 +26,7 @@ from measuring import count_operations, machine, rate_of_convolutions
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_students.lightning_model import PAPER
 from anomalib_students.metrics import create_metrics
 
 Mode = Literal["phase", "dense"]
@@ -66,12 +67,15 @@ def training(
     rows: list[dict[str, Any]] = []
     for mode, n_steps in steps.items():
         seed_everything(0)
+        settings = {
+            "patch_sizes": (patch_size,),
+            "n_students": n_students,
+            "architecture": architecture,
+            "training_mode": mode,
+            "lr": lr,
+        }
         model = UninformedStudents(
-            patch_sizes=(patch_size,),
-            n_students=n_students,
-            architecture=architecture,
-            training_mode=mode,
-            lr=lr,
+            **{**PAPER, **settings},
             pre_processor=UninformedStudents.configure_pre_processor((side, side)),
             evaluator=Evaluator(val_metrics=create_metrics()),
             visualizer=False,
