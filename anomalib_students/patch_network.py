@@ -12,6 +12,8 @@ The light ones describe the same patches, at a tenth of the cost or less where e
 pool early, and have few channels as long as their maps are large. The shape is that of the patch description network of
 Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies" (WACV 2024).
 
+The medium ones are like the light ones, with twice the channels or more, and have no network for p = 17.
+
 Paper:
     Bergmann, Fauser, Sattlegger, Steger: "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative
     Latent Embeddings", CVPR 2020.
@@ -136,7 +138,7 @@ class PatchNetwork(nn.Module):
     Args:
         patch_size: Side p of the square patch in pixels: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptor.
-        architecture: ``"paper"`` or ``"light"``.
+        architecture: Name of an entry of :data:`ARCHITECTURES`.
 
     Raises:
         ValueError: If there is no such architecture, or none for ``patch_size``, or ``descriptor_dim`` is less than 1.

@@ -53,7 +53,7 @@ class DescriptorBaseline(OnePassTraining, CheckpointFormat, CheckedImages, Exact
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teacher without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teacher was trained with.
-        architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
+        architecture: Architecture of the teacher.
         n_samples: Descriptors that the method is fitted to, drawn uniformly from those of all training images. ``None``
             for 50,000, as the paper, and for the autoencoders, and in the mode ``"patch"`` for all methods, which it
             fits to all descriptors, at most a million.

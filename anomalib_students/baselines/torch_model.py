@@ -30,7 +30,7 @@ class DescriptorBaselineModel(nn.Module):
         patch_size: Side p of the teacher's receptive field: 17, 33 or 65.
         output_stride: Distance in pixels between descriptors: 1, 2, 4 or 8.
         descriptor_dim: Dimension d of the descriptors.
-        architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
+        architecture: Architecture of the teacher.
         max_tile: Largest side in pixels of what is described at once. Larger images are cut into tiles, whose patches
             reach over their borders, so that the scores are those of the whole image. Exported models score whole
             images.

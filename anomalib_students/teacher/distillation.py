@@ -67,7 +67,7 @@ class Distillation(LightningModule):
     Args:
         patch_size: Side p of the patches: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptors and of the targets.
-        architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
+        architecture: Architecture of the teacher.
         lr: Greatest learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         recorded: What else the result of the run depends on, kept in its checkpoints, so that it is not resumed with

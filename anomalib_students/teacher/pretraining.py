@@ -46,7 +46,7 @@ class TeacherPretraining(LightningModule):
         held_out_images: Images from which the patches come that measure the teacher.
         patch_size: Side p of the patches: 17, 33 or 65.
         descriptor_dim: Dimension d of the teacher's descriptors.
-        architecture: Architecture of the teacher, ``"paper"`` or ``"light"``.
+        architecture: Architecture of the teacher.
         batch_size: Patches, or triplets, in a batch of one process.
         lambda_k: Weight of the distillation loss (eq. 1), at least 0.
         lambda_m: Weight of the metric learning loss (eq. 2), at least 0.
