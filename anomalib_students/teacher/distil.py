@@ -66,7 +66,7 @@ def distil(
         output: Teacher file to write, ``*.safetensors``.
         patch_size: Side p of the patches in pixels: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptors, at most the number of components.
-        architecture: paper for the paper's network, light for a cheap one, medium for the one of the default model (p = 33
+        architecture: paper for the paper's network, light for a cheap one, medium for the default model's (p = 33
             and 65).
         sources: Names of the timm models that are distilled, each with its file of weights, or null if timm is to
             download them. By default resnet18 and tf_efficientnet_lite0 with downloaded weights.

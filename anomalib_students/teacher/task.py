@@ -59,7 +59,7 @@ def pretrain(
         output: Teacher file to write, ``*.safetensors``.
         patch_size: Side p of the patches in pixels: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptors.
-        architecture: paper for the paper's network, light for a cheap one, medium for the one of the default model (p = 33
+        architecture: paper for the paper's network, light for a cheap one, medium for the default model's (p = 33
             and 65).
         source: Name of the timm model whose knowledge is distilled, or bundled for this package's own for p = 33.
         source_checkpoint: Weights of that model. By default timm downloads its pretrained weights.
