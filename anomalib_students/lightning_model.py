@@ -380,9 +380,11 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         """Compute mean and standard deviation of the teachers' descriptors over the training images."""
         ensembles = self.model.scales
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
+        # The same light for an image, however many workers share them.
+        first, workers = self.global_rank, self.trainer.world_size
         for number, images in enumerate(self._images(self.normalization_split.training, "Teacher descriptors")):
             # In the light of the training: components that follow it would count as nearly constant otherwise.
-            jittered = self.model.jitter(images, torch.Generator().manual_seed(number))
+            jittered = self.model.jitter(images, torch.Generator().manual_seed(first + number * workers))
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 for descriptors in teacher_descriptors(
                     ensemble.teacher, jittered, self.model.scored_stride, self.model.largest_tile
