@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from anomalib.models import AnomalibModule
@@ -49,7 +49,7 @@ class CheckpointFormat(LightningModule):
         Raises:
             ValueError: If the checkpoint is of a newer format, or of a model with other networks.
         """
-        checkpoint = _read(cls, checkpoint_path)
+        checkpoint = _read(cast("type[AnomalibModule]", cls), checkpoint_path)
         # Before its arguments are used, which may mean nothing to this version.
         check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
         saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, cls.before_named)
@@ -57,11 +57,10 @@ class CheckpointFormat(LightningModule):
         return super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
 
 
-def _read(model: type[LightningModule], path: str | Path) -> Mapping[str, Any]:
+def _read(model: type[AnomalibModule], path: str | Path) -> Mapping[str, Any]:
     """Read a checkpoint without its weights; nothing if it is damaged, which the reading with them names."""
-    safe = model.checkpoint_safe_globals() if issubclass(model, AnomalibModule) else ()
     try:
-        with anomalib_safe_globals(extra=safe):
+        with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
             return torch.load(path, map_location="meta", weights_only=True)
     except Exception:  # noqa: BLE001
         return {}

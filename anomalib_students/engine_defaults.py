@@ -73,7 +73,7 @@ def validate_and_save(settings: MutableMapping[str, Any]) -> bool:
             *callbacks,
             RegularCheckpoint(dirpath=folder, filename="model", auto_insert_metric_name=False),
         ]
-    # Lightning's default can't be told from a user's 1.
+    # Lightning's default and a user's 1 can't be distinguished.
     if settings.get("check_val_every_n_epoch", 1) != 1 or settings.get("val_check_interval") is not None:
         return False
     if (settings.get("max_epochs") or 0) > 0:

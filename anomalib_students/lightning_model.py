@@ -85,13 +85,11 @@ PAPER: Mapping[str, Any] = {
 
 ``output_stride=1`` and ``training_mode="dense"`` compute them at every pixel."""
 BEFORE_NAMED: Mapping[str, Any] = {
-    "architecture": "paper",
     "mode": "pixel",
-    "standardised": True,
-    "hard_fraction": 1.0,
-    "light_jitter": 0.0,
-    "shared_layers": 0,
-    "score_window": 1,
+    **{
+        name: PAPER[name]
+        for name in ("architecture", "standardised", "hard_fraction", "light_jitter", "shared_layers", "score_window")
+    },
 }
 """Values for checkpoints that were saved before these arguments existed."""
 

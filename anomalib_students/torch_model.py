@@ -250,8 +250,8 @@ class UninformedStudentsModel(nn.Module):
         max_tile: Largest side in pixels of what is scored at once. Larger images are cut into tiles, whose patches
             reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
             scored together as are no larger. Exported models score whole images.
-        architecture: ``"paper"`` for the paper's networks, ``"medium"`` for such as cost a sixth, ``"light"`` for such
-            as cost a tenth or less.
+        architecture: ``"medium"`` for deep networks of p = 33 and 65, ``"light"`` for the cheapest networks,
+            ``"paper"`` for the paper's.
         mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
             that it then is (Section 4.1). ``output_stride``, ``training_mode`` and ``max_tile`` mean nothing to the
             latter.

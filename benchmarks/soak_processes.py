@@ -111,7 +111,7 @@ class Job:
 
 
 def is_writing(folder: Path) -> bool:
-    """Tell whether there is a file under the name that it has until it is complete."""
+    """Whether there is a file under the name that it has until it is complete."""
     return any(_is_partial(path.relative_to(folder)) for path in _files(folder))
 
 

@@ -35,8 +35,8 @@ def pytest_xdist_make_scheduler(config, log):
         def remove_node(self, node):
             """Hand out what a process that has crashed has left.
 
-            Of itself, xdist 3.8 hands out the files that are done, which no process ever reports, so that the run would
-            hang; and the test that has crashed, which would crash the next process.
+            By default, xdist 3.8 hands out the files that are done, which no process ever reports, so that the run
+            would hang; and the test that has crashed, which would crash the next process.
             """
             assigned = self.assigned_work.pop(node)
             left = [(scope, nodeid) for scope, unit in assigned.items() for nodeid, done in unit.items() if not done]

@@ -124,7 +124,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
     Args:
         network: Patch network.
         path: Path of the file. An older file of that name is replaced.
-        metadata: What to tell of the pretraining; p, d, the architecture and the format are added.
+        metadata: What to say of the pretraining; p, d, the architecture and the format are added.
 
     Raises:
         ValueError: If the weights are not finite in float16.
