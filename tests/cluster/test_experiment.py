@@ -55,8 +55,8 @@ class TestModel:
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
     def test_it_has_the_arguments_and_the_patch_size(self):
-        model = experiment(model={"n_students": 2, "lr": 0.5}).create_model(33)
-        assert model.model.patch_sizes == (33,)
+        model = experiment(model={"n_students": 2, "lr": 0.5}).create_model(65)
+        assert model.model.patch_sizes == (65,)
         assert model.lr == 0.5
 
     def test_arguments_that_do_not_fit_are_refused(self):

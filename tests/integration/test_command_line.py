@@ -11,6 +11,8 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import MVTec
 from PIL import Image
 
+from anomalib_students.lightning_model import PAPER
+
 from .conftest import write_category
 
 BIN = Path(sys.executable).parent
@@ -42,6 +44,7 @@ def small_config(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         "model": {
             "class_path": "UninformedStudents",
             "init_args": {
+                **PAPER,
                 "patch_sizes": [33],
                 "n_students": 2,
                 "output_stride": 8,
@@ -74,7 +77,7 @@ def test_train_then_test_predict_and_export(small_config: Path, data_root: Path,
     assert list((results / "images").rglob("*.png"))
 
     model = ("--model", "UninformedStudents", "--model.patch_sizes", "[33]", "--model.n_students", "2")
-    model += ("--model.output_stride", "8", "--ckpt_path", checkpoint)
+    model += ("--model.architecture", "paper", "--model.output_stride", "8", "--ckpt_path", checkpoint)
     image = data_root / "dots" / "test" / "square" / "000.png"
     tiler = "anomalib.callbacks.TilerConfigurationCallback"
     tiling = {"none": (), "ours": ("--model.max_tile", "24")}
@@ -92,8 +95,8 @@ def test_train_then_test_predict_and_export(small_config: Path, data_root: Path,
         (picture,) = folder.rglob("000.png")
         pictures[whose] = np.asarray(Image.open(picture), dtype=int)
     for picture in pictures.values():
-        # Rounding may move a pixel to the next colour, or over the threshold, along which a line is drawn.
-        assert (abs(picture - pictures["none"]).max(axis=-1) > 2).mean() <= 1e-3
+        # Rounding may move a pixel to the next colour.
+        assert abs(picture - pictures["none"]).max() <= 2
     run(BIN / "anomalib", "export", *model, "--export_type", "openvino", "--export_root", tmp_path, cwd=tmp_path)
     exported = tmp_path / "weights" / "openvino" / "model.bin"
     size = exported.stat().st_size

@@ -98,8 +98,9 @@ def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> No
     from anomalib_students.normalization_split import split_indices
 
     model = small_model(standardised=True, light_jitter=0.0, lr=1e-3)
-    small_engine(tmp_path).fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))
-    model.eval()
+    engine = small_engine(tmp_path, max_epochs=2)
+    engine.fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))
+    model = UninformedStudents.load_from_checkpoint(engine.best_model_path).eval()
     datamodule = MVTec(root=data_root, category="dots", num_workers=0)
     datamodule.setup()
     images = [model.pre_processor.transform(item.image.unsqueeze(0)) for item in datamodule.train_data]

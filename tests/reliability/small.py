@@ -8,9 +8,18 @@ from anomalib.data import MVTec
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
+from anomalib_students.lightning_model import PAPER
+
 from ..integration.conftest import write_category
 
-SMALL = {"patch_sizes": (17,), "n_students": 1, "output_stride": 8, "architecture": "light", "lr": 1e-3}
+SMALL = {
+    **PAPER,
+    "patch_sizes": (17,),
+    "n_students": 1,
+    "output_stride": 8,
+    "architecture": "light",
+    "lr": 1e-3,
+}
 SIDE = 32
 
 

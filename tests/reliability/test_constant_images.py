@@ -14,16 +14,23 @@ from .small import small_data, small_engine, small_model
 
 
 @pytest.mark.parametrize("levels", [0, 1])
-def test_scores_stay_small_enough_to_compare(levels: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("jitter", "warning"),
+    # In changing light the descriptors vary, and only the scores show that the images do not.
+    [(0.0, "The training images are nearly constant"), (1.0, "the images are nearly constant")],
+)
+def test_scores_stay_small_enough_to_compare(
+    levels: int, jitter: float, warning: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_category(tmp_path / "dots")
     random = np.random.default_rng(0)
     for path in (tmp_path / "dots" / "train" / "good").iterdir():
         pixels = np.full((SIDE, SIDE, 3), 128, np.uint8)
         pixels[random.integers(SIDE), random.integers(SIDE)] += levels
         Image.fromarray(pixels).save(path)
-    model = small_model(n_students=2)
+    model = small_model(n_students=2, light_jitter=jitter)
     small_engine(tmp_path, max_epochs=3, limit_val_batches=0).fit(model, datamodule=small_data(tmp_path))
-    assert any("nearly constant" in message for message in caplog.messages)
+    assert any(warning in message for message in caplog.messages)
     with torch.no_grad():
         scores = model.eval().model(torch.randn(2, 3, 32, 32)).pred_score
     assert (scores > 0).all()
