@@ -6,8 +6,9 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['CNNFeatureDictionary', 'DescriptorBaseline', 'MVTec', 'OneClassCIFAR10', 'OneClassImageFolder', 'OneClassMNIST',
-     'SSIMAutoencoder', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel', '__version__']
+    ['CNNFeatureDictionary', 'DescriptorBaseline', 'FalseAlarmPostProcessor', 'MVTec', 'OneClassCIFAR10',
+     'OneClassImageFolder', 'OneClassMNIST', 'SSIMAutoencoder', 'SampleParts', 'ScaleMetrics', 'UninformedStudents',
+     'UninformedStudentsModel', '__version__']
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .baselines.ssim_autoencoder.lightning_model import SSIMAutoencoder
     from .data import MVTec, OneClassCIFAR10, OneClassImageFolder, OneClassMNIST, SampleParts
     from .lightning_model import UninformedStudents
+    from .post_processor import FalseAlarmPostProcessor
     from .scale_metrics import ScaleMetrics
     from .torch_model import UninformedStudentsModel
 
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CNNFeatureDictionary",
     "DescriptorBaseline",
+    "FalseAlarmPostProcessor",
     "MVTec",
     "OneClassCIFAR10",
     "OneClassImageFolder",
@@ -44,6 +47,7 @@ __all__ = [
 _HOME = {
     "CNNFeatureDictionary": ".baselines.cnn_feature_dictionary.lightning_model",
     "DescriptorBaseline": ".baselines.lightning_model",
+    "FalseAlarmPostProcessor": ".post_processor",
     "MVTec": ".data",
     "OneClassCIFAR10": ".data",
     "OneClassImageFolder": ".data",

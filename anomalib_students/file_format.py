@@ -6,7 +6,7 @@ from . import __version__
 
 __all__ = ["CHECKPOINT_KEY", "FORMAT", "check_checkpoint_format", "check_format"]
 
-FORMAT = 1
+FORMAT = 2
 """Format of the files that this version writes. It grows when older versions could not read them rightly."""
 CHECKPOINT_KEY = "anomalib_students_format"
 """Key of the format in checkpoints, beside those of Lightning and anomalib."""

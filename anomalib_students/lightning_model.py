@@ -33,6 +33,7 @@ from anomalib.visualization import Visualizer
 from jsonargparse.typing import register_type
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
@@ -47,6 +48,7 @@ from .metrics import AUPRO, AUROC, F1Score
 from .normalization_split import NormalizationSplit
 from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
+from .post_processor import FalseAlarmPostProcessor
 from .precision import has_bfloat16
 from .random_state import RandomState
 from .schedule import cosine_with_warm_up
@@ -125,14 +127,16 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         lr: Learning rate of Adam.
         lr_schedule: ``"cosine"`` to let it decay to zero over the training, or ``"constant"`` as the paper.
         weight_decay: Weight decay of Adam.
-        normalization_split: Part of the anomaly-free training images that is held out for the statistics of eq. 11.
+        normalization_split: Part of the anomaly-free training images that is held out for the statistics of eq. 11 and
+            for the threshold; at least ten, or a quarter of fewer than forty.
         mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to
             the patch size and scores it as that one patch, for images that are anomalous as a whole (one-class
             classification, Section 4.1): there is one descriptor, one score and no anomaly map, and ``output_stride``,
             ``training_mode`` and ``max_tile`` mean nothing.
         pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation; in the mode
             ``"patch"``, for resizing to the (largest) patch size.
-        post_processor: Post-processor, or ``True`` for anomalib's default.
+        post_processor: Post-processor, or ``True`` for thresholds from held-out good images, see
+            :class:`~anomalib_students.post_processor.FalseAlarmPostProcessor`.
         evaluator: Evaluator, or ``True`` for AUROC and F1 of images and pixels, and AUPRO up to a false positive rate
             of 0.3; in the mode ``"patch"``, for AUROC and F1 of images.
         visualizer: Visualizer, or ``True`` for anomalib's default; in the mode ``"patch"``, which has no map to show,
@@ -253,9 +257,11 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         return {"loss": loss}
 
     def on_validation_start(self) -> None:
-        """Normalise the scores before anomalib measures their range and threshold."""
+        """Normalise the scores and choose their threshold, by the images that are held out."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._normalise_scores()
+        else:
+            self._choose_threshold()
 
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:
         """Predict anomaly maps and scores.
@@ -270,8 +276,10 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         return batch.update(**predictions._asdict())
 
     def on_train_end(self) -> None:
-        """Normalise the scores with the final students, where no validation has done so."""
+        """Normalise the scores with the final students, if no validation has done so, and say what they decide."""
         self._normalise_scores()
+        if isinstance(self.post_processor, FalseAlarmPostProcessor):
+            rank_zero_info(self.post_processor.decision)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint complete: normalised scores, and no need for the teacher's file.
@@ -280,10 +288,8 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
             checkpoint: Checkpoint about to be written.
         """
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            # The checkpoint refers to the statistics, which change in place. Images that are augmented draw random
-            # numbers, but the training must not depend on when checkpoints are written.
-            with torch.random.fork_rng(devices=[]):
-                self._normalise_scores()
+            # The checkpoint refers to the statistics, which change in place.
+            self._normalise_scores()
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["teacher"] = None
 
@@ -330,6 +336,14 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         factor = partial(cosine_with_warm_up, steps=steps, warm_up=min(WARM_UP_STEPS, steps / 20))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Configure the default post-processor.
+
+        Returns:
+            Thresholds for a false alarm on 1 % of the good images, chosen by those that are held out.
+        """
+        return FalseAlarmPostProcessor()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
@@ -416,6 +430,28 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
             ensemble.uncertainty_mean.copy_(total.mean[1])
             ensemble.uncertainty_std.copy_(std[1])
         self._scores_normalised_at = self.global_step
+        self._choose_threshold()
+
+    @torch.no_grad()
+    def _choose_threshold(self) -> None:
+        """Choose the threshold by the scores of the held-out images, if there are any."""
+        held_out = self.normalization_split.held_out
+        if held_out is None or not isinstance(self.post_processor, FalseAlarmPostProcessor):
+            return
+        # Each worker fills in the scores of its images.
+        scores = torch.zeros(2, len(held_out), device=self.device)
+        index = self.global_rank
+        for images in self._images(held_out, "Threshold"):
+            predictions = self.model.predict(images)
+            its = slice(index, index + len(images) * self.trainer.world_size, self.trainer.world_size)
+            scores[0, its] = cast("torch.Tensor", predictions.pred_score)
+            if predictions.anomaly_map is not None:
+                scores[1, its] = predictions.anomaly_map.amax(dim=(1, 2, 3))
+            index = its.stop
+        if self.trainer.world_size > 1:
+            scores = cast("torch.Tensor", self.all_gather(scores)).sum(dim=0)
+        image_scores, pixel_scores = scores.cpu()
+        self.post_processor.choose(image_scores, pixel_scores if self.model.mode == "pixel" else None)
 
     def _merge_over_workers(self, statistics: RunningStatistics) -> RunningStatistics:
         """Join the statistics of all workers' shares of the images."""

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 SEED = 0
 """Seed of the split, so that a resumed run holds out the same images."""
+FEWEST_HELD_OUT = 10
+"""Images that are held out at least, up to a quarter of all: from fewer, the spread of the scores is hardly known."""
 
 
 def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]:
@@ -21,14 +23,16 @@ def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]
 
     Args:
         n_images: Number of images, at least 1.
-        fraction: Part to hold out, in ``(0, 1)``. At least one image is held out.
+        fraction: Part to hold out, in ``(0, 1)``. At least ten images are held out, or a quarter of fewer than forty,
+            or one of fewer than four.
 
     Returns:
         Sorted indices of the images to train on, and of those held out. A single image is used for both.
     """
     if n_images == 1:
         return [0], [0]
-    n_held_out = min(max(1, round(n_images * fraction)), n_images - 1)
+    fewest = max(1, min(FEWEST_HELD_OUT, n_images // 4))
+    n_held_out = min(max(fewest, round(n_images * fraction)), n_images - 1)
     order = torch.randperm(n_images, generator=torch.Generator().manual_seed(SEED)).tolist()
     return sorted(order[n_held_out:]), sorted(order[:n_held_out])
 
@@ -40,11 +44,11 @@ class NormalizationSplit(Callback):
     again. They are never taken from the validation or test images, among which are anomalies.
 
     Args:
-        fraction: Part of the training images to hold out, in ``(0, 1)``. At least one image is held out.
+        fraction: Part of the training images to hold out, in ``(0, 1)``, see :func:`split_indices`.
 
     Attributes:
         training: Images that the students learn from, during a fit.
-        held_out: Images that they never see, during a fit.
+        held_out: Images that they never see, during a fit or a validation; augmented as validation images are.
 
     Raises:
         ValueError: If ``fraction`` is out of range.
@@ -65,12 +69,17 @@ class NormalizationSplit(Callback):
         Args:
             trainer: Trainer that starts a fit.
             pl_module: Model that is fitted.
-            stage: Function of the trainer; only ``"fit"`` matters.
+            stage: Function of the trainer. In ``"fit"`` the images are taken out of the training set; in ``"validate"``
+                the same images are looked up, for thresholds that are chosen anew.
 
         Raises:
             ValueError: If the training data are not an anomalib data set, or have no images.
         """
         del pl_module
+        datamodule = getattr(trainer, "datamodule", None)
+        if stage == TrainerFn.VALIDATING and isinstance(datamodule, AnomalibDataModule):
+            indices = split_indices(len(datamodule.train_data), self.fraction)[1]
+            self.held_out = _held_out(datamodule.train_data, indices, datamodule)
         if stage != TrainerFn.FITTING:
             return
         dataset = _training_dataset(trainer)
@@ -80,7 +89,7 @@ class NormalizationSplit(Callback):
         training, held_out = split_indices(len(dataset), self.fraction)
         if training == held_out:
             logger.warning("There is a single training image: the scores are normalised on the image trained on.")
-        self.training, self.held_out = dataset, dataset.subsample(held_out)
+        self.training, self.held_out = dataset, _held_out(dataset, held_out, datamodule)
         self._all_samples = dataset.samples
         # In place, since the data loader may exist already, and reads the samples only when it is iterated.
         dataset.subsample(training, inplace=True)
@@ -111,6 +120,14 @@ class NormalizationSplit(Callback):
         if self.training is not None:
             self.training.samples = self._all_samples
         self.training = self.held_out = self._all_samples = None
+
+
+def _held_out(dataset: AnomalibDataset, indices: list[int], datamodule: object) -> AnomalibDataset:
+    """Take images out of a data set, to be seen as those of a validation are."""
+    images = dataset.subsample(indices)
+    if isinstance(validation := getattr(datamodule, "val_data", None), AnomalibDataset):
+        images.augmentations = validation.augmentations
+    return images
 
 
 def _training_dataset(trainer: Trainer) -> AnomalibDataset:

@@ -360,6 +360,20 @@ class UninformedStudentsModel(nn.Module):
                 for patch_size, ensemble in zip(self.patch_sizes, self.scales, strict=True)
             ]
             return torch.stack(losses).sum()
+        return self.predict(images)
+
+    def predict(self, images: torch.Tensor) -> InferenceBatch:
+        """Compute predictions, in training too.
+
+        Args:
+            images: Normalised images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            See :meth:`forward`.
+
+        Raises:
+            ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
+        """
         if torch.compiler.is_exporting():
             return self._prediction(self._scores(images), images)
         parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))

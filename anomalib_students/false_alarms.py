@@ -1,0 +1,134 @@
+"""Thresholds that good images alone decide, for a rate of false alarms.
+
+The score of an image is a maximum, over its windows or its pixels, and maxima follow Gumbel's distribution about. It is
+fitted to the scores of the held-out good images. From a few of them, location and scale are known only about, so that
+the quantile of the fitted distribution would be exceeded too often: the threshold lies further out, by so much that the
+expected rate, over all samples of that size, is the wanted one.
+"""
+
+import math
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+__all__ = ["Gumbel", "Margin", "fit_gumbel", "margin"]
+
+EULER = 0.5772156649
+SAMPLES = 20_000
+"""Samples of good images that are drawn to find a margin: the rate is then right to 2 %."""
+LARGEST_SAMPLE = 500
+"""Margins for more images than these hardly differ, and are taken for theirs."""
+INTERVAL = (0.05, 0.95)
+RELATIVE_FLOOR = 0.02
+"""Least scale as a part of the location, for images that hardly differ."""
+FEWEST = 5
+"""Fewest images whose own spread is trusted."""
+ASSUMED_SCALE = 0.25
+"""Scale as a part of the location, assumed for fewer images."""
+
+
+class Gumbel(NamedTuple):
+    """Distribution of the scores of good images.
+
+    Attributes:
+        location: Its mode.
+        scale: Its scale, positive.
+    """
+
+    location: float
+    scale: float
+
+
+class Margin(NamedTuple):
+    """How far a threshold lies above the location.
+
+    Attributes:
+        scales: Distance, in scales.
+        lower: Rate of false alarms that is exceeded with a probability of 95 %.
+        upper: Rate that is exceeded with a probability of 5 %.
+    """
+
+    scales: float
+    lower: float
+    upper: float
+
+
+def fit_gumbel(scores: torch.Tensor) -> Gumbel:
+    """Fit Gumbel's distribution by L-moments, which single outliers affect less than moments.
+
+    Args:
+        scores: Scores of good images, of shape ``(n,)`` with n at least 1. The spread of fewer than 5 is not trusted:
+            a usual one is assumed.
+
+    Returns:
+        Location and scale.
+
+    Raises:
+        ValueError: If there are no scores, or one is not finite.
+    """
+    ordered = scores.double().flatten().sort().values
+    n = len(ordered)
+    if n == 0 or not ordered.isfinite().all():
+        msg = f"A threshold needs the finite scores of at least one good image, got {n} scores."
+        raise ValueError(msg)
+    mean = float(ordered.mean())
+    if n < FEWEST:
+        return Gumbel(mean, ASSUMED_SCALE * abs(mean))
+    # Twice the probability-weighted moment, less the mean, is the second L-moment.
+    spread = 2 * float((ordered * torch.arange(n)).sum()) / (n * (n - 1)) - mean
+    scale = spread / math.log(2)
+    location = mean - EULER * scale
+    return Gumbel(location, max(scale, RELATIVE_FLOOR * abs(location)))
+
+
+@cache
+def margin(n_images: int, rate: float) -> Margin:
+    """Find the distance of a threshold for a rate of false alarms.
+
+    What is estimated from a sample, in units of the true scale, does not depend on the true location and scale, so that
+    one simulation holds for all.
+
+    Args:
+        n_images: Number of good images that the distribution was fitted to.
+        rate: Expected rate of false alarms, in ``(0, 1)``.
+
+    Returns:
+        The distance, and the interval that the rate of a single training lies in with a probability of 90 %. For fewer
+        than 5 images, whose spread is assumed, nothing is known of it.
+
+    Raises:
+        ValueError: If the rate is out of range.
+    """
+    if not 0 < rate < 1:
+        msg = f"false_alarm_rate must lie between 0 and 1, got {rate}."
+        raise ValueError(msg)
+    if n_images < FEWEST:
+        return Margin(-math.log(-math.log1p(-rate)), 0.0, 1.0)
+    location, scale = _estimates(min(n_images, LARGEST_SAMPLE))
+    low, high = -10.0, 1e4
+    while high - low > 1e-6 * max(1.0, abs(low)):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _rates(location, scale, middle).mean() > rate else (low, middle)
+    lower, upper = np.quantile(_rates(location, scale, high), INTERVAL)
+    return Margin(high, float(lower), float(upper))
+
+
+def _rates(location: np.ndarray, scale: np.ndarray, scales: float) -> np.ndarray:
+    """True rates of false alarms of the thresholds that the samples lead to."""
+    return -np.expm1(-np.exp(-(location + scales * scale)))
+
+
+@cache
+def _estimates(n_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale that samples of the standard distribution are taken to have."""
+    generator = np.random.default_rng(0)
+    means, spreads = [], []
+    weights = (2 * np.arange(n_images) / (n_images - 1) - 1) / n_images
+    for _ in range(10):
+        sample = np.sort(generator.gumbel(size=(SAMPLES // 10, n_images)), axis=1)
+        means.append(sample.mean(axis=1))
+        spreads.append(sample @ weights)
+    scale = np.concatenate(spreads) / math.log(2)
+    return np.concatenate(means) - EULER * scale, scale

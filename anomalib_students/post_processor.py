@@ -1,0 +1,213 @@
+"""Thresholds from good images alone, and scores that mean the same for every part."""
+
+import logging
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from anomalib.data import Batch
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import LightningModule, Trainer
+from torchmetrics.utilities import dim_zero_cat
+
+from .false_alarms import fit_gumbel, margin
+
+__all__ = ["Decision", "FalseAlarmPostProcessor", "Threshold"]
+
+logger = logging.getLogger(__name__)
+
+Threshold = Literal["normal", "f1"]
+"""Where a threshold comes from: from normal images alone, or from the best F1 on validation images."""
+
+FALSE_ALARM_RATE = 0.01
+STATISTICS = ("good_image", "good_pixel")
+
+
+class Decision(NamedTuple):
+    """How the thresholds were chosen.
+
+    Attributes:
+        rule: ``"normal"`` for a rate of false alarms on good images, ``"f1"`` for the best F1 on validation images.
+        false_alarm_rate: Part of the good images that is expected to be called anomalous; NaN for ``"f1"``.
+        n_images: Number of held-out good images that it was estimated from; 0 for ``"f1"``.
+        lower: Lower end of the interval that the true rate lies in with a probability of 90 %; NaN for ``"f1"``.
+        upper: Its upper end.
+    """
+
+    rule: Threshold
+    false_alarm_rate: float
+    n_images: int
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        if self.rule == "f1":
+            return "The thresholds have the best F1 on the validation images."
+        return (
+            f"The thresholds come from {self.n_images} good images that were held out of the training. About "
+            f"{100 * self.false_alarm_rate:.2g} % of all good images are expected to be called anomalous; with a "
+            f"probability of 90 % it is {100 * self.lower:.1f} to {100 * self.upper:.1f} %."
+        )
+
+
+class FalseAlarmPostProcessor(PostProcessor):
+    """Post-processor with thresholds for a rate of false alarms, from good images alone.
+
+    Scores are normalised to ``[0, 1]`` with the threshold at 0.5, as anomalib's. They are not cut off at the ends, but
+    approach them, so that no two scores become equal, and a score does not depend on how bad the worst image is: with
+    the thresholds of good images, the typical good image has a score of about 0.25.
+
+    Args:
+        threshold: ``"normal"`` to choose thresholds from held-out good images, ``"f1"`` for those with the best F1 on
+            the validation images, if some of these are anomalous. None for ``"normal"``, or for what the checkpoint
+            that is loaded says.
+        false_alarm_rate: Part of the good images that may be called anomalous, in ``(0, 1)``; none of the pixels of the
+            others is. None for 0.01, or for what the checkpoint says.
+        kwargs: Arguments of anomalib's ``PostProcessor``.
+
+    Attributes:
+        good_image: Number of held-out good images, and location and scale of their scores, of shape ``(3,)``.
+        good_pixel: The same of the largest scores of their pixels.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> post_processor = FalseAlarmPostProcessor(false_alarm_rate=0.05)
+        >>> post_processor.choose(image_scores=torch.linspace(1, 2, 30), pixel_scores=torch.linspace(2, 3, 30))
+        >>> post_processor.decision.n_images
+        30
+    """
+
+    good_image: torch.Tensor
+    good_pixel: torch.Tensor
+
+    def __init__(
+        self, threshold: Threshold | None = None, false_alarm_rate: float | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if threshold not in {None, *get_args(Threshold)}:
+            msg = f"threshold must be one of {get_args(Threshold)}, got {threshold!r}."
+            raise ValueError(msg)
+        self._named = {
+            name: value
+            for name, value in {"threshold": threshold, "false_alarm_rate": false_alarm_rate}.items()
+            if value is not None
+        }
+        self.threshold: Threshold = threshold or "normal"
+        self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
+        margin(1, self.false_alarm_rate)
+        self.rule: Threshold = "normal"
+        # Scores of models that were saved before this class existed stay as they were.
+        self.clamps = False
+        for name in STATISTICS:
+            self.register_buffer(name, torch.tensor([0.0, torch.nan, torch.nan]))
+
+    @property
+    def decision(self) -> Decision | None:
+        """How the thresholds were chosen; None if they were not yet."""
+        n_images = int(self.good_image[0])
+        if self.image_threshold.isnan():
+            return None
+        if self.rule == "f1":
+            return Decision("f1", torch.nan, 0, torch.nan, torch.nan)
+        _, lower, upper = margin(n_images, self.false_alarm_rate)
+        return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
+
+    def choose(self, image_scores: torch.Tensor, pixel_scores: torch.Tensor | None = None) -> None:
+        """Choose the thresholds.
+
+        Args:
+            image_scores: Scores of good images that no student has learnt from, of shape ``(n,)`` with n at least 1.
+            pixel_scores: Largest scores of their pixels, of the same shape; None if there are no maps.
+
+        Raises:
+            ValueError: If there are no scores, or one is not finite.
+        """
+        for name, scores in zip(STATISTICS, (image_scores, pixel_scores), strict=True):
+            if scores is not None:
+                getattr(self, name).copy_(torch.tensor([scores.numel(), *fit_gumbel(scores)]))
+        # The thresholds of a validation are of other students.
+        self.rule = "normal"
+        self._set_thresholds()
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
+    ) -> None:
+        """Collect the scores of a batch if they decide the thresholds.
+
+        Args:
+            trainer: Trainer of the validation.
+            pl_module: Model that is validated.
+            outputs: Batch with predictions and ground truth.
+            args: Not used.
+            kwargs: Not used.
+        """
+        if self.threshold == "f1" or not self.good_image[0]:
+            super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the thresholds with the best F1, if there are any to choose.
+
+        Args:
+            trainer: Trainer of the validation.
+            pl_module: Model that was validated.
+        """
+        metric = self._image_threshold_metric
+        if not metric.update_called:
+            return
+        has_anomalies = bool(dim_zero_cat(metric.target).any())
+        super().on_validation_epoch_end(trainer, pl_module)
+        if has_anomalies or not self.good_image[0]:
+            self.rule = "f1"
+            return
+        logger.warning(
+            "No validation image is anomalous, so that F1 has no threshold: that of the good images is kept."
+        )
+        self._set_thresholds()
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Take the settings of a checkpoint, but for those that were named when this post-processor was made.
+
+        Args:
+            config: What ``checkpoint_config`` has returned.
+        """
+        super().load_checkpoint_config({"threshold": "f1", "rule": "f1", "clamps": True, **config, **self._named})
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule", "clamps")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load the statistics; models that were saved before these existed have none."""
+        for name in STATISTICS:
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.rule == "normal" and "false_alarm_rate" in self._named:
+            self._set_thresholds()
+
+    def _set_thresholds(self) -> None:
+        """Set thresholds and ranges so that the mode of the good images has a score of 0.25."""
+        for kind, statistics in zip(("image", "pixel"), (self.good_image, self.good_pixel), strict=True):
+            n_images, location, scale = statistics.tolist()
+            if n_images:
+                distance = margin(int(n_images), self.false_alarm_rate).scales * scale
+                getattr(self, f"_{kind}_threshold").fill_(location + distance)
+                getattr(self, f"{kind}_min").fill_(location)
+                getattr(self, f"{kind}_max").fill_(location + 2 * distance)
+
+    def _normalize(  # type: ignore[override]
+        self,
+        preds: torch.Tensor | None,
+        norm_min: torch.Tensor,
+        norm_max: torch.Tensor,
+        threshold: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """Normalise as anomalib near the threshold, and never reach 0 or 1 by a finite score."""
+        if self.clamps or preds is None:
+            return super()._normalize(preds, norm_min, norm_max, threshold)
+        threshold = torch.where(threshold.isnan(), (norm_max + norm_min) / 2, threshold)
+        # A softsign in a form that takes infinity, the score of broken images in exported models.
+        distance = (preds - threshold) / (norm_max - norm_min).clamp_min(torch.finfo(torch.float32).tiny)
+        normalised = 0.5 + 0.5 * distance.sign() * (1 - 1 / (1 + 2 * distance.abs()))
+        return torch.where(norm_min.isnan() | norm_max.isnan(), preds, normalised)
