@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.callbacks import ModelCheckpoint
-from anomalib.data import ImageBatch, MVTec, SampleParts
+from anomalib.data import AnomalibDataset, ImageBatch, MVTec, SampleParts
 from anomalib.data.datasets.base import image as image_dataset
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, UninformedStudents
@@ -27,12 +27,15 @@ from measuring import commit, machine
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+from torchmetrics.functional.classification import binary_f1_score
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_students.anomaly_map import image_score
+from anomalib_students.false_alarms import fit_gumbel, margin
 from anomalib_students.files import replace_file
 from anomalib_students.lightning_model import DEFAULT_STEPS
 from anomalib_students.metrics import create_metrics
+from anomalib_students.normalization_split import split_indices
 from anomalib_students.teacher.weights import teacher_path
 
 MODELS: dict[str, type[AnomalibModule]] = {
@@ -43,6 +46,8 @@ MODELS: dict[str, type[AnomalibModule]] = {
 BRIGHTNESS = (0.8, 0.9, 1.1, 1.2)
 WINDOWS = (1, 9, 17, 25, 33, 49, 65)
 """Sides of the windows whose largest mean is tried as the score of an image; 1 for the maximum of the map."""
+RATE = 0.01
+"""Rate of false alarms at which masks are compared."""
 COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 
 
@@ -215,6 +220,7 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
     labels: list[int] = []
     scores: dict[float, list[float]] = {factor: [] for factor in (1.0, *brightness)}
     by_window: dict[int, list[float]] = {window: [] for window in WINDOWS}
+    maps, all_masks = [], []
     for batch in datamodule.test_dataloader():
         paths += batch.image_path
         labels += batch.gt_label.int().tolist()
@@ -229,6 +235,8 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
                     metric.update(scored)
                 for window in WINDOWS:
                     by_window[window] += image_score(prediction.anomaly_map, window).tolist()
+                maps.append(prediction.anomaly_map.flatten())
+                all_masks.append(masks.flatten() > 0)
     result: dict[str, Any] = {
         "image_AUROC": roc_auc_score(labels, scores[1.0]),
         **{metric.name: float(metric.compute()) for metric in metrics},
@@ -242,8 +250,52 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
         window: roc_auc_score(labels, of_window) for window, of_window in by_window.items()
     }
     result["scores"] = {"/".join(Path(p).parts[-2:]): score for p, score in zip(paths, scores[1.0], strict=True)}
+    if isinstance(model, UninformedStudents):
+        result["decision"] = decision(model, datamodule.train_data, torch.cat(maps), torch.cat(all_masks))
     result["testing_seconds"] = time.perf_counter() - start
     return result
+
+
+def decision(
+    model: UninformedStudents, dataset: AnomalibDataset, scores: torch.Tensor, masks: torch.Tensor
+) -> dict[str, Any]:
+    """Give the scores of good images that a threshold may come from, and the F1 of the test's pixels at thresholds."""
+    training, held_out = split_indices(len(dataset), model.normalization_split.fraction)
+    images = good_scores(model, dataset, held_out)
+    thresholds = {
+        "that of the images": rule_of_gumbel(images["score"], RATE),
+        "largest pixels of good images": rule_of_gumbel(images["largest pixel"], RATE),
+        "quantile of the pixels of good images": images["quantile of the pixels"],
+        "best": best_f1_threshold(scores, masks),
+    }
+    return {
+        "held_out": images["score"],
+        "training": good_scores(model, dataset, training[:: max(1, len(training) // len(held_out))])["score"],
+        "pixel_F1": {name: float(binary_f1_score(scores > value, masks)) for name, value in thresholds.items()},
+    }
+
+
+def good_scores(model: UninformedStudents, dataset: AnomalibDataset, indices: list[int]) -> dict[str, Any]:
+    """Score images of a data set and their pixels."""
+    predictions = [model.model(model.pre_processor.transform(dataset[index].image[None])) for index in indices]
+    maps = torch.stack([prediction.anomaly_map.flatten() for prediction in predictions])
+    return {
+        "score": [float(prediction.pred_score) for prediction in predictions],
+        "largest pixel": maps.amax(dim=1).tolist(),
+        "quantile of the pixels": float(maps.flatten().kthvalue(round((1 - RATE) * maps.numel())).values),
+    }
+
+
+def rule_of_gumbel(scores: list[float], rate: float) -> float:
+    """Threshold as the model chooses it."""
+    location, scale = fit_gumbel(torch.tensor(scores))
+    return location + margin(len(scores), rate).scales * scale
+
+
+def best_f1_threshold(scores: torch.Tensor, masks: torch.Tensor) -> float:
+    """Threshold with the best F1 of a thousand, which takes the test images themselves."""
+    candidates = scores.sort().values[:: max(1, len(scores) // 1000)]
+    return float(max(candidates, key=lambda threshold: binary_f1_score(scores > threshold, masks)))
 
 
 def by_defect(paths: list[str], labels: list[int], scores: list[float]) -> dict[str, float]:

@@ -1,0 +1,203 @@
+"""Compare rules that choose the threshold of images by held-out good images alone.
+
+On the categories of ``detection.py``, whose results it reads, and on digits of MNIST, which it trains on: 400 images of
+a digit are held out, and each rule sees 25 of them, a thousand times, so that the thousand good test images of a digit
+say how often each rule keeps the rate that it is asked for. Each model is kept, so that the same command resumes.
+
+    python benchmarks/detection.py --root datasets/MVTecAD --configurations "[default]"
+    python benchmarks/decisions.py --mnist datasets/MNIST --digits "[0,1,8]"
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import OneClassMNIST
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+from detection_report import markdown, read
+from jsonargparse import auto_cli
+from lightning.pytorch import seed_everything
+from rich.console import Console
+from scipy import stats
+
+from anomalib_students.false_alarms import fit_gumbel, margin
+from anomalib_students.files import replace_file
+from anomalib_students.normalization_split import split_indices
+
+RATES = (0.01, 0.05)
+SAMPLE = 25
+"""Held-out images that a rule sees of a digit."""
+SAMPLES = 1000
+LEARNING = 2000
+"""Training images of a digit, a fifth of which is held out."""
+
+Rule = Callable[[np.ndarray, float], float]
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+class Scores(NamedTuple):
+    """Scores of one model.
+
+    Attributes:
+        held_out: Of good images that the students have not learnt from.
+        training: Of good images that they have learnt from.
+        good: Of good test images.
+        anomalous: Of anomalous test images.
+    """
+
+    held_out: list[float]
+    training: list[float]
+    good: list[float]
+    anomalous: list[float]
+
+
+def largest(scores: np.ndarray, rate: float) -> float:
+    """Order statistic: the largest of n scores is exceeded in one of n + 1 images, whatever the distribution."""
+    return float(np.quantile(scores, min(1, (1 - rate) * (1 + 1 / len(scores)))))
+
+
+def normal(scores: np.ndarray, rate: float) -> float:
+    """Upper end of the prediction interval of a normal distribution."""
+    spread = scores.std(ddof=1) * (1 + 1 / len(scores)) ** 0.5
+    return float(scores.mean() + stats.t.ppf(1 - rate, len(scores) - 1) * spread)
+
+
+def pareto(scores: np.ndarray, rate: float) -> float:
+    """Generalised Pareto distribution of what exceeds the median."""
+    median = float(np.median(scores))
+    shape, _, scale = stats.genpareto.fit(scores[scores > median] - median, floc=0)
+    return median + float(stats.genpareto.ppf(1 - 2 * rate, shape, scale=scale))
+
+
+def gumbel(scores: np.ndarray, rate: float, with_margin: bool) -> float:
+    """Gumbel's distribution: its quantile, or with the margin for the size of the sample."""
+    location, scale = fit_gumbel(torch.from_numpy(scores))
+    scales = margin(len(scores), rate).scales if with_margin else -np.log(-np.log1p(-rate))
+    return float(location + scales * scale)
+
+
+RULES: dict[str, Rule] = {
+    "order statistic": largest,
+    "normal": normal,
+    "generalised Pareto": pareto,
+    "Gumbel": partial(gumbel, with_margin=False),
+    "Gumbel, with the margin": partial(gumbel, with_margin=True),
+}
+
+
+def decisions(
+    detection: Path = Path("results/detection/default"),
+    mnist: Path | None = None,
+    digits: tuple[int, ...] = (0, 1, 8),
+    output: Path = Path("results/decisions"),
+) -> None:
+    """Write ``report.md``: for each data set, rule and rate the false alarms among good test images, and the recall.
+
+    Args:
+        detection: Results of a configuration of ``detection.py``.
+        mnist: Folder of MNIST; None to leave it out.
+        digits: Digits that are normal in turn.
+        output: Folder of the report and of the scores of the digits.
+    """
+    models = {name: [of_detection(result) for result in results] for name, results in read_one(detection).items()}
+    if mnist is not None:
+        models["MNIST"] = [scores_of_digit(mnist, digit, output / f"mnist{digit}.json") for digit in digits]
+    if not models:
+        sys.exit(f"There are no results in {detection}: run detection.py first, or name the folder of MNIST.")
+    sections = [f"## Asked for {rate:.0%}\n\n{table(models, rate)}" for rate in RATES]
+    text = "\n\n".join(sections) + "\n"
+    output.mkdir(parents=True, exist_ok=True)
+    replace_file(output / "report.md", text.encode())
+    console.print(text, markup=False)
+
+
+def read_one(folder: Path) -> dict[str, list[dict]]:
+    """Read the results of one configuration, by category."""
+    return {category: list(results) for category, results in read(folder.parent)[folder.name].items()}
+
+
+def of_detection(result: dict) -> Scores:
+    """Take the scores from a result of ``detection.py``."""
+    good, anomalous = [], []
+    for name, score in result["scores"].items():
+        (good if name.startswith("good/") else anomalous).append(score)
+    return Scores(result["decision"]["held_out"], result["decision"]["training"], good, anomalous)
+
+
+def scores_of_digit(root: Path, digit: int, path: Path) -> Scores:
+    """Train on a digit, and score what is held out and the test images; once."""
+    if path.is_file():
+        return Scores(**json.loads(path.read_text()))
+    seed_everything(digit)
+    datamodule = OneClassMNIST(root, digit, train_batch_size=16, train_limit=LEARNING, test_limit=4000)
+    model = UninformedStudents(
+        mode="patch", architecture="light", patch_sizes=(33,), normalization_split=0.2, visualizer=False
+    )
+    Engine(accelerator="cpu", logger=False, max_epochs=2, limit_val_batches=0).fit(model, datamodule=datamodule)
+    training, held_out = split_indices(len(datamodule.train_data), 0.2)
+    model.eval()
+    test = range(len(datamodule.test_data))
+    labels = [bool(datamodule.test_data[index].gt_label) for index in test]
+    of_test = score(model, datamodule.test_data, test)
+    scores = Scores(
+        held_out=score(model, datamodule.train_data, held_out),
+        training=score(model, datamodule.train_data, training[: len(held_out)]),
+        good=[value for value, label in zip(of_test, labels, strict=True) if not label],
+        anomalous=[value for value, label in zip(of_test, labels, strict=True) if label],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(scores._asdict()).encode())
+    return scores
+
+
+@torch.inference_mode()
+def score(model: UninformedStudents, dataset: torch.utils.data.Dataset, indices: Sequence[int]) -> list[float]:
+    """Score images of a data set."""
+    scores: list[float] = []
+    for start in range(0, len(indices), 64):
+        images = torch.stack([dataset[index].image for index in indices[start : start + 64]])
+        scores += model.model(model.pre_processor.transform(images)).pred_score.flatten().tolist()
+    return scores
+
+
+def table(models: dict[str, list[Scores]], rate: float) -> str:
+    """Make a row a rule: false alarms and recall; at last by images that were learnt from, as a warning."""
+    rows = []
+    for name, rule in RULES.items():
+        row = [name]
+        for scores in models.values():
+            row += outcome(rule, scores, rate, "held_out")
+        rows.append(row)
+    ours = RULES["Gumbel, with the margin"]
+    rows.append(["the same, from images learnt from"])
+    for scores in models.values():
+        rows[-1] += outcome(ours, scores, rate, "training")
+    headings = ["rule", *(f"{name}: {what}" for name in models for what in ("false alarms", "recall"))]
+    return markdown(headings, rows)
+
+
+def outcome(rule: Rule, models: list[Scores], rate: float, source: str) -> list[str]:
+    """Mean over models, and samples of the images if there are many, of false alarms and recall."""
+    generator = np.random.default_rng(0)
+    false_alarms, recalls = [], []
+    for scores in models:
+        held_out = np.array(getattr(scores, source))
+        repeats = SAMPLES if len(held_out) > 4 * SAMPLE else 1
+        for _ in range(repeats):
+            seen = generator.choice(held_out, SAMPLE, replace=False) if repeats > 1 else held_out
+            threshold = rule(seen, rate)
+            false_alarms.append(np.mean(np.array(scores.good) > threshold))
+            recalls.append(np.mean(np.array(scores.anomalous) > threshold))
+    return [f"{100 * statistics.mean(values):.1f} %" for values in (false_alarms, recalls)]
+
+
+if __name__ == "__main__":
+    auto_cli(decisions)
