@@ -1,0 +1,134 @@
+"""Thresholds come from held-out good images, in trainings with and without anomalous ones, and stay with the model."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import Folder, MVTec
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+from torchvision.transforms.v2 import ColorJitter
+
+from anomalib_students import FalseAlarmPostProcessor
+from anomalib_students.false_alarms import fit_gumbel, margin
+from anomalib_students.merge import merge_scales
+from anomalib_students.normalization_split import split_indices
+
+from .conftest import write_category
+
+N_TRAINING = 20
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a data set with the category ``dots``."""
+    root = tmp_path_factory.mktemp("many")
+    write_category(root / "dots", n_train=N_TRAINING)
+    return root
+
+
+def small_model(**arguments) -> UninformedStudents:
+    settings = {
+        "architecture": "light",
+        "patch_sizes": (33,),
+        "output_stride": 8,
+        "score_window": 9,
+        "visualizer": False,
+    }
+    pre_processor = UninformedStudents.configure_pre_processor((64, 64))
+    return UninformedStudents(pre_processor=pre_processor, **{**settings, **arguments})
+
+
+def train(model: UninformedStudents, datamodule: MVTec | Folder, folder: Path) -> Engine:
+    engine = Engine(default_root_dir=folder, max_epochs=3, accelerator="cpu", logger=False)
+    engine.fit(model, datamodule=datamodule)
+    return engine
+
+
+def test_good_images_alone_decide(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder of good images and nothing else: the threshold stands, is said, and calls a defect a defect."""
+    datamodule = Folder("parts", root=root / "dots", normal_dir="train/good", num_workers=0, train_batch_size=2)
+    model = small_model()
+    with caplog.at_level(logging.INFO):
+        engine = train(model, datamodule, tmp_path)
+    decision = model.post_processor.decision
+    assert decision.rule == "normal"
+    assert decision.n_images >= 4
+    assert str(decision) in caplog.text
+    good, defective = (
+        engine.predict(model, data_path=root / "dots" / "test" / kind / "000.png")[0] for kind in ("good", "square")
+    )
+    assert defective.pred_label.item()
+    assert not good.pred_label.item()
+    assert 0 < good.pred_score.item() < 0.5 < defective.pred_score.item() < 1
+
+
+def test_test_images_have_no_part(root: Path, tmp_path: Path) -> None:
+    """Though they are MVTec's validation images: with other ones, the thresholds are the same to the last bit."""
+    shutil.copytree(root, tmp_path / "other")
+    shutil.copy(root / "dots/test/square/000.png", tmp_path / "other/dots/test/good/000.png")
+    states = []
+    for folder in (root, tmp_path / "other"):
+        torch.manual_seed(0)
+        model = small_model()
+        train(model, MVTec(root=folder, category="dots", num_workers=0, train_batch_size=2), tmp_path / "run")
+        states.append(model.post_processor.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_a_merged_model_decides_by_its_own_scores(root: Path, tmp_path: Path) -> None:
+    datamodule = MVTec(root=root, category="dots", num_workers=0, train_batch_size=2)
+    models = [small_model(patch_sizes=(size,)) for size in (17, 33)]
+    for model in models:
+        train(model, datamodule, tmp_path)
+    merged = merge_scales(models)
+    assert merged.post_processor.decision is None
+    Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False).validate(merged, datamodule=datamodule)
+
+    held_out = datamodule.train_data.subsample(split_indices(N_TRAINING, 0.1)[1])
+    images = torch.stack([item.image for item in held_out])
+    with torch.no_grad():
+        predictions = merged.eval().model(merged.pre_processor.transform(images))
+    for threshold, scores in (
+        (merged.post_processor.image_threshold, predictions.pred_score),
+        (merged.post_processor.pixel_threshold, predictions.anomaly_map.amax(dim=(1, 2, 3))),
+    ):
+        fitted = fit_gumbel(scores)
+        assert threshold == pytest.approx(fitted.location + margin(len(scores), 0.01).scales * fitted.scale, rel=1e-4)
+
+
+def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
+    """Augmented in the training alone, an image of another brightness must count as one."""
+    datamodule = MVTec(
+        root=root, category="dots", num_workers=0, train_batch_size=2, train_augmentations=ColorJitter(brightness=0.9)
+    )
+    model = small_model()
+    seen = []
+    normalise = model._normalise_scores  # noqa: SLF001
+
+    def record() -> None:
+        held_out = model.normalization_split.held_out
+        seen.extend(torch.equal(held_out[0].image, held_out[0].image) for _ in range(5))
+        assert not torch.equal(model.normalization_split.training[0].image, model.normalization_split.training[0].image)
+        normalise()
+
+    model._normalise_scores = record  # noqa: SLF001
+    train(model, datamodule, tmp_path)
+    assert seen
+    assert all(seen)
+
+
+def test_the_rate_and_the_rule_are_arguments(root: Path, tmp_path: Path) -> None:
+    """F1 needs anomalous validation images, which MVTec has; and a rate can be named after the training."""
+    datamodule = MVTec(root=root, category="dots", num_workers=0, train_batch_size=2)
+    model = small_model(post_processor=FalseAlarmPostProcessor("f1"))
+    engine = train(model, datamodule, tmp_path)
+    assert model.post_processor.decision.rule == "f1"
+    chosen = small_model(teacher=None, post_processor=FalseAlarmPostProcessor("normal", false_alarm_rate=0.2))
+    engine.validate(chosen, datamodule=datamodule, ckpt_path=engine.best_model_path)
+    decision = chosen.post_processor.decision
+    assert (decision.rule, decision.false_alarm_rate, decision.n_images) == ("normal", 0.2, N_TRAINING // 4)
