@@ -108,7 +108,7 @@ def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
     )
     model = small_model()
     seen = []
-    normalise = model._normalise_scores  # noqa: SLF001
+    normalise = model._normalise_scores
 
     def record() -> None:
         held_out = model.normalization_split.held_out
@@ -116,7 +116,7 @@ def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
         assert not torch.equal(model.normalization_split.training[0].image, model.normalization_split.training[0].image)
         normalise()
 
-    model._normalise_scores = record  # noqa: SLF001
+    model._normalise_scores = record
     train(model, datamodule, tmp_path)
     assert seen
     assert all(seen)
