@@ -65,13 +65,15 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
-DEFAULT_STEPS = 5000
+DEFAULT_STEPS = 10_000
 """Steps that a training takes at least if its length is left open: minutes on two cores."""
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
 PATCH_BATCH = 64
 """Images that are described together for the statistics, where each is one patch."""
+IMAGE_SIZE = 288
 PAPER: Mapping[str, Any] = {
+    "image_size": 256,
     "architecture": "paper",
     "patch_sizes": (17, 33, 65),
     "n_students": 3,
@@ -101,6 +103,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
 
     Args:
         patch_sizes: Sides p of the receptive fields in pixels. The scores of several are averaged.
+        image_size: Side in pixels of the square that images are resized to, unless there is a ``pre_processor``.
         n_students: Number M of students for each patch size. One student errs on defects as three do, at half the cost;
             several also disagree (eq. 10).
         output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8. The others are interpolated.
@@ -133,7 +136,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
             the patch size and scores it as that one patch, for images that are anomalous as a whole (one-class
             classification, Section 4.1): there is one descriptor, one score and no anomaly map, and ``output_stride``,
             ``training_mode`` and ``max_tile`` mean nothing.
-        pre_processor: Pre-processor, or ``True`` for resizing to 256 x 256 and ImageNet normalisation; in the mode
+        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size`` and ImageNet normalisation; in the mode
             ``"patch"``, for resizing to the (largest) patch size.
         post_processor: Post-processor, or ``True`` for thresholds from held-out good images, see
             :class:`~anomalib_students.post_processor.FalseAlarmPostProcessor`.
@@ -143,8 +146,8 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
             for none.
 
     Attributes:
-        chooses_length: Whether the training lasts as many epochs as have 5,000 steps. anomalib's engine sets it, as the
-            next two, if the user names neither ``max_epochs`` nor ``max_steps`` nor ``max_time`` of the trainer.
+        chooses_length: Whether the training lasts as many epochs as have 10,000 steps. anomalib's engine sets it, as
+            the next two, if the user names neither ``max_epochs`` nor ``max_steps`` nor ``max_time`` of the trainer.
         chooses_precision: Whether training steps compute in bfloat16 if the device does so natively: if the user names
             no ``precision``. Statistics and predictions stay in the trainer's precision.
         validates_once: Whether such a training is validated after its last epoch alone.
@@ -166,6 +169,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
     def __init__(
         self,
         patch_sizes: Sequence[int] = (65,),
+        image_size: int = IMAGE_SIZE,
         n_students: int = 1,
         output_stride: int = 4,
         training_mode: TrainingMode = "phase",
@@ -177,7 +181,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
         shared_layers: int = 2,
-        score_window: int = 25,
+        score_window: int = 29,
         lr: float = 1e-3,
         lr_schedule: LearningRateSchedule = "cosine",
         weight_decay: float = 1e-5,
@@ -190,7 +194,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
     ) -> None:
         super().__init__(
             post_processor=post_processor,
-            **choose_components(mode, patch_sizes, pre_processor, evaluator, visualizer),
+            **choose_components(mode, patch_sizes, image_size, pre_processor, evaluator, visualizer),
         )
         self.model: UninformedStudentsModel = UninformedStudentsModel(
             patch_sizes=patch_sizes,
@@ -346,6 +350,19 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         return FalseAlarmPostProcessor()
 
     @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Configure the default pre-processor.
+
+        Args:
+            image_size: Height and width in pixels that images are resized to; None for the default of the argument
+                ``image_size``.
+
+        Returns:
+            Resizing with antialiasing, and ImageNet normalisation.
+        """
+        return AnomalibModule.configure_pre_processor(image_size or (IMAGE_SIZE, IMAGE_SIZE))
+
+    @staticmethod
     def configure_evaluator() -> Evaluator:
         """Configure the default evaluator.
 
@@ -439,19 +456,15 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         if held_out is None or not isinstance(self.post_processor, FalseAlarmPostProcessor):
             return
         # Each worker fills in the scores of its images.
-        scores = torch.zeros(2, len(held_out), device=self.device)
-        index = self.global_rank
+        scores = torch.zeros(len(held_out), device=self.device)
+        first, workers = self.global_rank, self.trainer.world_size
         for images in self._images(held_out, "Threshold"):
-            predictions = self.model.predict(images)
-            its = slice(index, index + len(images) * self.trainer.world_size, self.trainer.world_size)
-            scores[0, its] = cast("torch.Tensor", predictions.pred_score)
-            if predictions.anomaly_map is not None:
-                scores[1, its] = predictions.anomaly_map.amax(dim=(1, 2, 3))
-            index = its.stop
-        if self.trainer.world_size > 1:
+            end = first + len(images) * workers
+            scores[first:end:workers] = cast("torch.Tensor", self.model.predict(images).pred_score)
+            first = end
+        if workers > 1:
             scores = cast("torch.Tensor", self.all_gather(scores)).sum(dim=0)
-        image_scores, pixel_scores = scores.cpu()
-        self.post_processor.choose(image_scores, pixel_scores if self.model.mode == "pixel" else None)
+        self.post_processor.choose(scores.cpu())
 
     def _merge_over_workers(self, statistics: RunningStatistics) -> RunningStatistics:
         """Join the statistics of all workers' shares of the images."""
@@ -481,6 +494,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
 def choose_components(
     mode: Mode,
     patch_sizes: Sequence[int],
+    image_size: int,
     pre_processor: PreProcessor | bool,
     evaluator: Evaluator | bool,
     visualizer: Visualizer | bool,
@@ -488,20 +502,25 @@ def choose_components(
     """Choose the components around a model that ``True`` stands for.
 
     Args:
-        mode: What is scored. Where it is not ``"patch"``, they are left to the model's class.
-        patch_sizes: Sides of the patches that an image is zoomed to.
-        pre_processor: Pre-processor, or ``True`` for resizing to the largest patch size and ImageNet normalisation.
+        mode: What is scored.
+        patch_sizes: Sides of the patches that an image is zoomed to in the mode ``"patch"``.
+        image_size: Side that images are resized to in the mode ``"pixel"``.
+        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size``, or to the largest patch size in the
+            mode ``"patch"``, and ImageNet normalisation.
         evaluator: Evaluator, or ``True`` for AUROC and F1 of images.
         visualizer: Visualizer, or ``True`` for none, since there is no map to show.
 
     Returns:
         Arguments of ``AnomalibModule``.
     """
+    if pre_processor is True:
+        # What is wrong with the patch sizes, the model tells.
+        side = max(patch_sizes, default=0) if mode == "patch" else image_size
+        if side < 1 and mode != "patch":
+            msg = f"image_size must be a positive number of pixels, got {image_size}."
+            raise ValueError(msg)
+        pre_processor = AnomalibModule.configure_pre_processor((side, side))
     if mode == "patch":
-        if pre_processor is True:
-            # What is wrong with the patch sizes, the model tells.
-            side = max(patch_sizes, default=0)
-            pre_processor = AnomalibModule.configure_pre_processor((side, side))
         if evaluator is True:
             evaluator = Evaluator(test_metrics=_image_metrics())
         if visualizer is True:

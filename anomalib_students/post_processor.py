@@ -19,7 +19,6 @@ Threshold = Literal["normal", "f1"]
 """Where a threshold comes from: from normal images alone, or from the best F1 on validation images."""
 
 FALSE_ALARM_RATE = 0.01
-STATISTICS = ("good_image", "good_pixel")
 
 
 class Decision(NamedTuple):
@@ -61,26 +60,24 @@ class FalseAlarmPostProcessor(PostProcessor):
         threshold: ``"normal"`` to choose thresholds from held-out good images, ``"f1"`` for those with the best F1 on
             the validation images, if some of these are anomalous. None for ``"normal"``, or for what the checkpoint
             that is loaded says.
-        false_alarm_rate: Part of the good images that may be called anomalous, in ``(0, 1)``; none of the pixels of the
-            others is. None for 0.01, or for what the checkpoint says.
+        false_alarm_rate: Part of the good images that may be called anomalous, in ``(0, 1)``. None for 0.01, or for
+            what the checkpoint says.
         kwargs: Arguments of anomalib's ``PostProcessor``.
 
     Attributes:
-        good_image: Number of held-out good images, and location and scale of their scores, of shape ``(3,)``.
-        good_pixel: The same of the largest scores of their pixels.
+        good_images: Number of held-out good images, and location and scale of their scores, of shape ``(3,)``.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Example:
         >>> post_processor = FalseAlarmPostProcessor(false_alarm_rate=0.05)
-        >>> post_processor.choose(image_scores=torch.linspace(1, 2, 30), pixel_scores=torch.linspace(2, 3, 30))
+        >>> post_processor.choose(torch.linspace(1, 2, 30))
         >>> post_processor.decision.n_images
         30
     """
 
-    good_image: torch.Tensor
-    good_pixel: torch.Tensor
+    good_images: torch.Tensor
 
     def __init__(
         self, threshold: Threshold | None = None, false_alarm_rate: float | None = None, **kwargs: Any
@@ -100,13 +97,12 @@ class FalseAlarmPostProcessor(PostProcessor):
         self.rule: Threshold = "normal"
         # Scores of models that were saved before this class existed stay as they were.
         self.clamps = False
-        for name in STATISTICS:
-            self.register_buffer(name, torch.tensor([0.0, torch.nan, torch.nan]))
+        self.register_buffer("good_images", torch.tensor([0.0, torch.nan, torch.nan]))
 
     @property
     def decision(self) -> Decision | None:
         """How the thresholds were chosen; None if they were not yet."""
-        n_images = int(self.good_image[0])
+        n_images = int(self.good_images[0])
         if self.image_threshold.isnan():
             return None
         if self.rule == "f1":
@@ -114,19 +110,19 @@ class FalseAlarmPostProcessor(PostProcessor):
         _, lower, upper = margin(n_images, self.false_alarm_rate)
         return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
 
-    def choose(self, image_scores: torch.Tensor, pixel_scores: torch.Tensor | None = None) -> None:
-        """Choose the thresholds.
+    def choose(self, scores: torch.Tensor) -> None:
+        """Choose the threshold of images and pixels.
+
+        The score of an image is that of its worst window, and thus the mean of scores of pixels: the same threshold
+        gives masks whose F1 is close to the best that there is.
 
         Args:
-            image_scores: Scores of good images that no student has learnt from, of shape ``(n,)`` with n at least 1.
-            pixel_scores: Largest scores of their pixels, of the same shape; None if there are no maps.
+            scores: Scores of good images that no student has learnt from, of shape ``(n,)`` with n at least 1.
 
         Raises:
             ValueError: If there are no scores, or one is not finite.
         """
-        for name, scores in zip(STATISTICS, (image_scores, pixel_scores), strict=True):
-            if scores is not None:
-                getattr(self, name).copy_(torch.tensor([scores.numel(), *fit_gumbel(scores)]))
+        self.good_images.copy_(torch.tensor([scores.numel(), *fit_gumbel(scores)]))
         # The thresholds of a validation are of other students.
         self.rule = "normal"
         self._set_thresholds()
@@ -143,7 +139,7 @@ class FalseAlarmPostProcessor(PostProcessor):
             args: Not used.
             kwargs: Not used.
         """
-        if self.threshold == "f1" or not self.good_image[0]:
+        if self.threshold == "f1" or not self.good_images[0]:
             super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,7 +154,7 @@ class FalseAlarmPostProcessor(PostProcessor):
             return
         has_anomalies = bool(dim_zero_cat(metric.target).any())
         super().on_validation_epoch_end(trainer, pl_module)
-        if has_anomalies or not self.good_image[0]:
+        if has_anomalies or not self.good_images[0]:
             self.rule = "f1"
             return
         logger.warning(
@@ -180,21 +176,19 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load the statistics; models that were saved before these existed have none."""
-        for name in STATISTICS:
-            state_dict.setdefault(prefix + name, getattr(self, name))
+        state_dict.setdefault(f"{prefix}good_images", self.good_images)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.rule == "normal" and "false_alarm_rate" in self._named:
+        if self.rule == "normal" and "false_alarm_rate" in self._named and self.good_images[0]:
             self._set_thresholds()
 
     def _set_thresholds(self) -> None:
         """Set thresholds and ranges so that the mode of the good images has a score of 0.25."""
-        for kind, statistics in zip(("image", "pixel"), (self.good_image, self.good_pixel), strict=True):
-            n_images, location, scale = statistics.tolist()
-            if n_images:
-                distance = margin(int(n_images), self.false_alarm_rate).scales * scale
-                getattr(self, f"_{kind}_threshold").fill_(location + distance)
-                getattr(self, f"{kind}_min").fill_(location)
-                getattr(self, f"{kind}_max").fill_(location + 2 * distance)
+        n_images, location, scale = self.good_images.tolist()
+        distance = margin(int(n_images), self.false_alarm_rate).scales * scale
+        for kind in ("image", "pixel"):
+            getattr(self, f"_{kind}_threshold").fill_(location + distance)
+            getattr(self, f"{kind}_min").fill_(location)
+            getattr(self, f"{kind}_max").fill_(location + 2 * distance)
 
     def _normalize(  # type: ignore[override]
         self,

@@ -289,7 +289,7 @@ class UninformedStudentsModel(nn.Module):
         mode: Mode = "pixel",
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
-        score_window: int = 25,
+        score_window: int = 29,
         shared_layers: int = 2,
     ) -> None:
         super().__init__()

@@ -8,15 +8,14 @@ from anomalib.post_processing import PostProcessor
 from anomalib_students.false_alarms import fit_gumbel, margin
 from anomalib_students.post_processor import FalseAlarmPostProcessor
 
-IMAGE_SCORES = torch.linspace(1, 2, 25)
-PIXEL_SCORES = torch.linspace(3, 5, 25)
+GOOD_SCORES = torch.linspace(1, 2, 25)
 
 
 @pytest.fixture
 def chosen() -> FalseAlarmPostProcessor:
     """Post-processor with thresholds from 25 good images."""
     post_processor = FalseAlarmPostProcessor()
-    post_processor.choose(IMAGE_SCORES, PIXEL_SCORES)
+    post_processor.choose(GOOD_SCORES)
     return post_processor
 
 
@@ -40,7 +39,7 @@ def normalise(post_processor: PostProcessor, scores: torch.Tensor) -> InferenceB
 
 
 def test_that_the_threshold_is_the_fitted_distribution_s(chosen: FalseAlarmPostProcessor) -> None:
-    fitted = fit_gumbel(IMAGE_SCORES)
+    fitted = fit_gumbel(GOOD_SCORES)
     expected = fitted.location + margin(25, 0.01).scales * fitted.scale
     assert chosen.image_threshold == pytest.approx(expected)
     scores = normalise(chosen, torch.tensor([fitted.location, expected - 1e-3, expected + 1e-3]))
@@ -85,7 +84,7 @@ def test_that_validation_images_have_no_part(chosen: FalseAlarmPostProcessor) ->
 
 def test_that_f1_chooses_what_anomalib_chooses() -> None:
     ours, theirs = FalseAlarmPostProcessor("f1"), PostProcessor()
-    ours.choose(IMAGE_SCORES, PIXEL_SCORES)
+    ours.choose(GOOD_SCORES)
     for post_processor in (ours, theirs):
         validate(post_processor, [1.0, 50.0, 70.0, 80.0], [0, 0, 1, 1])
     for name, value in theirs.state_dict().items():
@@ -95,7 +94,7 @@ def test_that_f1_chooses_what_anomalib_chooses() -> None:
 
 def test_that_f1_without_anomalies_keeps_the_threshold_of_good_images(caplog: pytest.LogCaptureFixture) -> None:
     post_processor = FalseAlarmPostProcessor("f1")
-    post_processor.choose(IMAGE_SCORES, PIXEL_SCORES)
+    post_processor.choose(GOOD_SCORES)
     threshold = post_processor.image_threshold.clone()
     validate(post_processor, [1.0, 50.0], [0, 0])
     assert "No validation image is anomalous" in caplog.text
@@ -116,9 +115,9 @@ def test_that_another_rate_can_be_named_after_the_training(chosen: FalseAlarmPos
     loaded.load_checkpoint_config(chosen.checkpoint_config())
     loaded.load_state_dict(chosen.state_dict())
     expected = FalseAlarmPostProcessor(false_alarm_rate=0.1)
-    expected.choose(IMAGE_SCORES, PIXEL_SCORES)
+    expected.choose(GOOD_SCORES)
     assert loaded.image_threshold == expected.image_threshold < chosen.image_threshold
-    assert loaded.pixel_threshold == expected.pixel_threshold < chosen.pixel_threshold
+    assert loaded.pixel_threshold == expected.image_threshold
 
 
 def test_that_models_of_anomalib_s_post_processor_score_as_before() -> None:
@@ -134,7 +133,7 @@ def test_that_models_of_anomalib_s_post_processor_score_as_before() -> None:
 
 def test_that_maps_are_optional() -> None:
     post_processor = FalseAlarmPostProcessor()
-    post_processor.choose(IMAGE_SCORES)
+    post_processor.choose(GOOD_SCORES)
     predictions = post_processor(InferenceBatch(pred_score=torch.tensor([0.0, 9.0]), anomaly_map=None))
     assert predictions.pred_label.tolist() == [False, True]
 

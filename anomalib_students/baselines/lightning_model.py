@@ -26,7 +26,7 @@ from anomalib_students.checkpoint_check import check_arguments
 from anomalib_students.checkpoint_format import CheckpointFormat
 from anomalib_students.data_check import CheckedImages
 from anomalib_students.exact_export import ExactExport
-from anomalib_students.lightning_model import BEFORE_NAMED, UninformedStudents, choose_components
+from anomalib_students.lightning_model import BEFORE_NAMED, PAPER, UninformedStudents, choose_components
 from anomalib_students.patch_mode import Mode
 from anomalib_students.patch_network import Architecture
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
@@ -104,7 +104,7 @@ class DescriptorBaseline(OnePassTraining, CheckpointFormat, CheckedImages, Exact
     ) -> None:
         super().__init__(
             post_processor=post_processor,
-            **choose_components(mode, (patch_size,), pre_processor, evaluator, visualizer),
+            **choose_components(mode, (patch_size,), PAPER["image_size"], pre_processor, evaluator, visualizer),
         )
         self.model: DescriptorBaselineModel = DescriptorBaselineModel(
             method=method,
