@@ -26,6 +26,7 @@ from .patch_network import PatchNetwork
 __all__ = [
     "OUTPUT_STRIDES",
     "SMALLEST_TILE",
+    "DensePlan",
     "Tile",
     "check_max_tile",
     "check_output_stride",
@@ -57,6 +58,120 @@ class Tile(NamedTuple):
     rows: slice
     columns: slice
     images: torch.Tensor
+
+
+class _LayerStep(NamedTuple):
+    """How the dense network evaluates one layer of the patch network."""
+
+    kernel_size: int
+    stride: int
+    pool: bool
+    split: bool
+
+
+class DensePlan(NamedTuple):
+    """How networks of one architecture describe images of one size, layer by layer.
+
+    It serves networks that have their first layers in common, which then need to be applied only once.
+
+    Attributes:
+        steps: How each layer is evaluated.
+        rows: Number of described rows.
+        columns: Number of described columns.
+        border: Width in pixels of the border that the images lack.
+    """
+
+    steps: list[_LayerStep]
+    rows: int
+    columns: int
+    border: int
+
+    @classmethod
+    def of(cls, network: PatchNetwork, images: torch.Tensor, output_stride: int, padded: bool) -> "DensePlan":
+        """Plan how to describe images.
+
+        Args:
+            network: Patch network with receptive field p.
+            images: Images, see :func:`dense_descriptors`.
+            output_stride: Distance s between described pixels, 1, 2, 4 or 8.
+            padded: Whether the images have the border of ``(p - 1) / 2`` pixels already.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ValueError: If ``output_stride`` is not supported.
+        """
+        check_output_stride(output_stride)
+        height, width = images.shape[-2:]
+        if padded:
+            height, width = height - network.patch_size + 1, width - network.patch_size + 1
+        return cls(
+            steps=_layer_steps(network, output_stride),
+            rows=-(-height // output_stride),
+            columns=-(-width // output_stride),
+            border=0 if padded else network.patch_size // 2,
+        )
+
+    @property
+    def n_splits(self) -> int:
+        """Number of poolings that split their input into phases."""
+        return sum(step.split for step in self.steps)
+
+    def pad(self, images: torch.Tensor) -> torch.Tensor:
+        """Pad images so that every phase describes the same number of pixels.
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Input of the first layer, of shape ``(B, 3, h, w)``. Where the sides do not divide, a few of the described
+            pixels are beyond the border.
+        """
+        return _pad_to(
+            images,
+            height=_input_side(self.steps, -(-self.rows // 2**self.n_splits)),
+            width=_input_side(self.steps, -(-self.columns // 2**self.n_splits)),
+            border=self.border,
+        )
+
+    def apply(
+        self, network: PatchNetwork, features: torch.Tensor, first: int = 0, stop: int | None = None
+    ) -> torch.Tensor:
+        """Apply layers of a network.
+
+        Args:
+            network: Patch network.
+            features: Padded images, or what the layers before ``first`` have returned.
+            first: First layer to apply.
+            stop: First layer not to apply; by default, all are.
+
+        Returns:
+            Features of shape ``(n B, C, h, w)``, where n is the number of phases so far.
+        """
+        for step, module in list(zip(self.steps, network.convolutions, strict=True))[first:stop]:
+            convolution = cast("nn.Conv2d", module)
+            features = functional.conv2d(features, convolution.weight, convolution.bias, stride=step.stride)
+            if convolution is not network.convolutions[-1]:
+                features = network.activation(features)
+            if step.split:
+                features = _pool_every_phase(features)
+            elif step.pool:
+                features = network.pool(features)
+        return features
+
+    def interleave(self, features: torch.Tensor) -> torch.Tensor:
+        """Join the phases.
+
+        Args:
+            features: What the last layer has returned.
+
+        Returns:
+            Descriptors of shape ``(B, d, rows, columns)``.
+        """
+        for _ in range(self.n_splits):
+            features = rearrange(features, "(row column b) d h w -> b d (h row) (w column)", row=2, column=2)
+        return features[..., : self.rows, : self.columns]
 
 
 def check_output_stride(output_stride: int) -> None:
@@ -138,32 +253,8 @@ def dense_descriptors(
         >>> dense_descriptors(network, torch.rand(1, 3, 50, 41), output_stride=4).shape
         torch.Size([1, 128, 13, 11])
     """
-    check_output_stride(output_stride)
-    height, width = images.shape[-2:]
-    if padded:
-        height, width = height - network.patch_size + 1, width - network.patch_size + 1
-    rows, columns = -(-height // output_stride), -(-width // output_stride)
-    steps = _layer_steps(network, output_stride)
-    n_splits = sum(step.split for step in steps)
-    # Every phase describes the same number of pixels, a few of them beyond the border where the sides do not divide.
-    features = _pad_to(
-        images,
-        height=_input_side(steps, -(-rows // 2**n_splits)),
-        width=_input_side(steps, -(-columns // 2**n_splits)),
-        border=0 if padded else network.patch_size // 2,
-    )
-    for step, module in zip(steps, network.convolutions, strict=True):
-        convolution = cast("nn.Conv2d", module)
-        features = functional.conv2d(features, convolution.weight, convolution.bias, stride=step.stride)
-        if convolution is not network.convolutions[-1]:
-            features = network.activation(features)
-        if step.split:
-            features = _pool_every_phase(features)
-        elif step.pool:
-            features = network.pool(features)
-    for _ in range(n_splits):
-        features = rearrange(features, "(row column b) d h w -> b d (h row) (w column)", row=2, column=2)
-    return features[..., :rows, :columns]
+    plan = DensePlan.of(network, images, output_stride, padded)
+    return plan.interleave(plan.apply(network, plan.pad(images)))
 
 
 def split_into_tiles(images: torch.Tensor, patch_size: int, output_stride: int, max_tile: int) -> Iterator[Tile]:
@@ -231,15 +322,6 @@ def sample_phase(network: PatchNetwork, images: torch.Tensor, generator: torch.G
     padded = reflect_pad(images, border, border, border, border)
     rows, columns = (_random_phase(side, network.stride, generator) for side in images.shape[-2:])
     return padded[..., rows.start : rows.stop + 2 * border, columns.start : columns.stop + 2 * border]
-
-
-class _LayerStep(NamedTuple):
-    """How the dense network evaluates one layer of the patch network."""
-
-    kernel_size: int
-    stride: int
-    pool: bool
-    split: bool
 
 
 def _layer_steps(network: PatchNetwork, output_stride: int) -> list[_LayerStep]:

@@ -10,13 +10,13 @@ cross-layer equalisation of Nagel et al., "Data-Free Quantization Through Weight
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 from .patch_network import PatchNetwork
+from .torch_model import StudentTeacherEnsemble
 
 __all__ = ["equalised"]
 
@@ -34,27 +34,52 @@ def equalised(model: nn.Module, images: Iterable[torch.Tensor]) -> Iterator[None
     Yields:
         Nothing.
     """
-    networks = [module for module in model.modules() if isinstance(module, PatchNetwork)]
-    original = [{name: value.clone() for name, value in network.state_dict().items()} for network in networks]
-    ranges = _ranges(model.eval(), networks, images) if networks else []
+    chains = _chains(model)
+    original = [{name: value.clone() for name, value in chain.network.state_dict().items()} for chain in chains]
+    ranges = _ranges(model.eval(), chains, images) if chains else []
     try:
-        for network, of_network in zip(networks, ranges, strict=True):
-            _equalise(network, of_network)
+        for chain, of_chain in zip(chains, ranges, strict=True):
+            _equalise(chain, of_chain)
         yield
     finally:
-        for network, state in zip(networks, original, strict=True):
-            network.load_state_dict(state)
+        for chain, state in zip(chains, original, strict=True):
+            chain.network.load_state_dict(state)
+
+
+class _Chain(NamedTuple):
+    """Layers that are applied one after the other.
+
+    Attributes:
+        network: Patch network.
+        first: First layer that is applied; those before it are another network's.
+        heirs: Networks that go on from its features, each from its own first layer.
+    """
+
+    network: PatchNetwork
+    first: int = 0
+    heirs: tuple["_Chain", ...] = ()
+
+
+def _chains(model: nn.Module) -> list[_Chain]:
+    """Find all patch networks of a model; students may go on from their teacher's first layers."""
+    chains = {id(module): _Chain(module) for module in model.modules() if isinstance(module, PatchNetwork)}
+    for ensemble in model.modules():
+        if isinstance(ensemble, StudentTeacherEnsemble) and ensemble.shared_layers:
+            students = tuple(_Chain(student, ensemble.shared_layers) for student in ensemble.networks)
+            chains.update({id(student.network): student for student in students})
+            chains[id(ensemble.teacher)] = _Chain(ensemble.teacher, heirs=students)
+    return list(chains.values())
 
 
 @torch.no_grad()
-def _ranges(model: nn.Module, networks: list[PatchNetwork], images: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+def _ranges(model: nn.Module, chains: list[_Chain], images: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Measure the largest absolute value of each channel of each hidden layer of networks, while a model predicts."""
     ranges: list[list[torch.Tensor]] = []
     hooks = []
-    for network in networks:
-        hidden = [cast("nn.Conv2d", module) for module in network.convolutions][:-1]
+    for chain in chains:
+        hidden = [cast("nn.Conv2d", module) for module in chain.network.convolutions][chain.first : -1]
         ranges.append([layer.weight.new_zeros(layer.out_channels) for layer in hidden])
-        hooks.append(network.activation.register_forward_hook(_Recorder(ranges[-1])))
+        hooks.append(chain.network.activation.register_forward_hook(_Recorder(ranges[-1])))
     try:
         for batch in images:
             model(batch)
@@ -82,16 +107,26 @@ class _Recorder:
 
 
 @torch.no_grad()
-def _equalise(network: PatchNetwork, ranges: list[torch.Tensor]) -> None:
+def _equalise(chain: _Chain, ranges: list[torch.Tensor]) -> None:
     """Scale each hidden channel by the root of its range, and of that of the weights that read it."""
-    convolutions = [cast("nn.Conv2d", module) for module in network.convolutions]
-    for (convolution, following), of_values in zip(pairwise(convolutions), ranges, strict=True):
-        weights = following.weight.abs()
-        # The weights of each output channel have steps of their own.
-        of_weights = (weights / weights.amax(dim=(1, 2, 3), keepdim=True)).nan_to_num().amax(dim=(0, 2, 3))
-        factor = (of_values / of_weights).sqrt()
+    for layer, of_values in enumerate(ranges, start=chain.first):
+        convolution = _convolution(chain.network, layer)
+        following = [_convolution(chain.network, layer + 1)]
+        following += [_convolution(heir.network, layer + 1) for heir in chain.heirs if heir.first == layer + 1]
+        factor = (of_values / torch.stack([_of_weights(reader) for reader in following]).amax(dim=0)).sqrt()
         # Channels that are always zero, or that nothing reads.
         factor = torch.where(factor.isfinite() & (factor > 0), factor, 1)
         convolution.weight.div_(factor[:, None, None, None])
         cast("nn.Parameter", convolution.bias).div_(factor)
-        following.weight.mul_(factor[:, None, None])
+        for reader in following:
+            reader.weight.mul_(factor[:, None, None])
+
+
+def _of_weights(convolution: nn.Conv2d) -> torch.Tensor:
+    """Largest weight that reads each channel, relative to the step of its output channel."""
+    weights = convolution.weight.abs()
+    return (weights / weights.amax(dim=(1, 2, 3), keepdim=True)).nan_to_num().amax(dim=(0, 2, 3))
+
+
+def _convolution(network: PatchNetwork, layer: int) -> nn.Conv2d:
+    return cast("nn.Conv2d", network.convolutions[layer])

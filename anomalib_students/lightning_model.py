@@ -314,8 +314,10 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
             "mode": self.model.mode,
         }
         check_arguments(checkpoint, arguments, BEFORE_NAMED)
-        # Checkpoints that do not name it are older, and of models that scored images by the maximum.
-        self.model.score_window = checkpoint.get("hyper_parameters", {}).get("score_window", 1)
+        saved = {**BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
+        self.model.score_window = saved["score_window"]
+        for ensemble in self.model.scales:
+            ensemble.shared_layers = saved["shared_layers"]
         super().on_load_checkpoint(checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -21,6 +21,7 @@ from .anomaly_map import (
 )
 from .dense import (
     SMALLEST_TILE,
+    DensePlan,
     check_max_tile,
     check_output_stride,
     dense_descriptors,
@@ -176,7 +177,7 @@ class StudentTeacherEnsemble(nn.Module):
             ``(B, 1, 1)`` for patches.
         """
         if output_stride is None:
-            students, target = self.describe(zoom(images, self.teacher.patch_size), _apply)
+            students, target = self._describe_patches(zoom(images, self.teacher.patch_size))
             return regression_error(students, target), predictive_uncertainty(students)
         if max_tile is None or max(images.shape[-2:]) <= max_tile:
             return self._scores(images, output_stride)
@@ -220,18 +221,28 @@ class StudentTeacherEnsemble(nn.Module):
     def _scores(
         self, images: torch.Tensor, output_stride: int, padded: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        describe = partial(dense_descriptors, output_stride=output_stride, padded=padded)
-        students, target = self.describe(images, describe)
+        plan = DensePlan.of(self.teacher, images, output_stride, padded)
+        # What all networks compute alike is computed once.
+        with torch.no_grad():
+            features = plan.apply(self.teacher, plan.pad(images), stop=self.shared_layers)
+
+        def describe(network: PatchNetwork, features: torch.Tensor) -> torch.Tensor:
+            return plan.interleave(plan.apply(network, features, first=self.shared_layers))
+
+        students, target = self.describe(features, describe)
         return regression_error(students, target), predictive_uncertainty(students)
+
+    def _describe_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe the patches that the networks describe in a plain pass."""
+        with torch.no_grad():
+            features = self.teacher(images, stop=self.shared_layers)
+        return self.describe(features, partial(_apply, first=self.shared_layers))
 
     def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
         if mode == "dense":
             students, target = self.describe(images, dense_descriptors)
         else:
-            # What all networks compute alike is computed once.
-            with torch.no_grad():
-                features = self.teacher(images, stop=self.shared_layers)
-            students, target = self.describe(features, partial(_apply, first=self.shared_layers))
+            students, target = self._describe_patches(images)
         return regression_loss(students, target, hard_fraction)
 
 

@@ -109,6 +109,26 @@ def test_scores_of_ensembles_stay(mode: str) -> None:
         torch.testing.assert_close(model(images).pred_score, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("n_students", [1, 2])
+def test_scores_of_students_that_share_layers_stay(n_students: int) -> None:
+    """The channels that the students take over from the teacher are scaled for all of them at once."""
+    torch.manual_seed(0)
+    arguments = {"patch_sizes": (33,), "architecture": "light", "shared_layers": 2}
+    model = UninformedStudentsModel(n_students=n_students, **arguments).double().eval()
+    (ensemble,) = model.scales
+    scale_channels(ensemble.teacher.requires_grad_(requires_grad=False))
+    for student in ensemble.networks:
+        scale_channels(student.requires_grad_(requires_grad=False))
+    ensemble.set_teacher(ensemble.teacher)
+    images = torch.rand(2, 3, 48, 40, dtype=torch.float64)
+    expected = model(images).anomaly_map
+    with equalised(model, [images]):
+        torch.testing.assert_close(model(images).anomaly_map, expected)
+        for ranges in channel_ranges(ensemble.teacher, images):
+            assert ranges.max() < LARGE / 10 * ranges.median()
+    assert torch.equal(model(images).anomaly_map, expected)
+
+
 def test_model_without_patch_networks_is_not_run() -> None:
     def images() -> Iterator[torch.Tensor]:
         pytest.fail("no image is needed")

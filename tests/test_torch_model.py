@@ -90,6 +90,19 @@ class TestEvaluation:
         assert {network.architecture for ensemble in model.scales for network in ensemble.students} == {"light"}
         torch.testing.assert_close(model(images).anomaly_map, (maps[0] + maps[1]) / 2)
 
+    @pytest.mark.parametrize("output_stride", [1, 4, 8])
+    @pytest.mark.parametrize("shared_layers", [1, 2, 3])
+    def test_shared_layers_do_not_change_the_scores(self, output_stride, shared_layers):
+        """Computed once, by the teacher, they give what each network computes alone."""
+        model = make_model((17,), architecture="light", output_stride=output_stride, shared_layers=shared_layers).eval()
+        (ensemble,) = model.scales
+        ensemble.set_teacher(ensemble.teacher)
+        images = make_images(2, 3, 30, 41)
+        students, target = ensemble.describe(images, lambda net, of: dense_descriptors(net, of, output_stride))
+        torch.testing.assert_close(ensemble.raw_scores(images, output_stride)[0], regression_error(students, target))
+        uncertainty = predictive_uncertainty(students)
+        torch.testing.assert_close(ensemble.raw_scores(images, output_stride)[1], uncertainty)
+
     def test_score_of_an_image_is_the_largest_mean_of_a_window(self):
         predictions = make_model(score_window=5).eval()(make_images(2, 3, 12, 20))
         assert torch.equal(predictions.pred_score, image_score(predictions.anomaly_map, 5))
