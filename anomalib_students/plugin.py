@@ -97,11 +97,21 @@ def _register(classes: _Classes) -> None:
             _when_imported(under_way, partial(_register, classes))
             return
         source = importlib.import_module(classes.source)
+        ours = {name: getattr(source, name) for name in classes.names}
         for target in map(importlib.import_module, classes.targets):
             namespace = vars(target)
-            namespace.update({name: getattr(source, name) for name in classes.names})
+            namespace.update(ours)
             # For `from anomalib.models import *`.
             namespace["__all__"] = sorted({*namespace["__all__"], *classes.names})
+        _name_in_configurations(ours, classes.targets[0])
+
+
+def _name_in_configurations(ours: dict[str, object], target: str) -> None:
+    """Let configurations name our classes by the module of anomalib, or by ours."""
+    from .class_paths import allow_our_paths, name_as_anomalib
+
+    name_as_anomalib(ours, target)
+    allow_our_paths(sys.modules[target])
 
 
 def _import_under_way() -> str | None:

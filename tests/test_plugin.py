@@ -129,6 +129,7 @@ def test_get_model_takes_every_form_of_the_name():
 
     class_paths = (
         "UninformedStudents",
+        "anomalib_students.UninformedStudents",
         "anomalib.models.UninformedStudents",
         "anomalib.models.image.UninformedStudents",
     )
@@ -147,8 +148,26 @@ def test_get_datamodule_takes_our_names(tmp_path):
 
 def test_command_line_takes_our_names():
     config = anomalib_command("train", "--model", "UninformedStudents", "--data", "MVTec", "--print_config")
-    assert "class_path: anomalib_students.UninformedStudents" in config
-    assert "class_path: anomalib_students.MVTec" in config
+    assert "class_path: anomalib.models.UninformedStudents" in config
+    assert "class_path: anomalib.data.MVTec" in config
+
+
+# The fourth, CNNFeatureDictionary, looks for a network's weights when it is made.
+@pytest.mark.parametrize("name", ["DescriptorBaseline", "SSIMAutoencoder", "UninformedStudents"])
+@pytest.mark.parametrize("package", ["", "anomalib.models.", "anomalib_students."])
+def test_configurations_name_models_so_that_anomalib_takes_them(package, name):
+    """As anomalib's ``lightning_inference.py`` and its benchmark hand them to ``get_model``."""
+    from anomalib.models import AnomalibModule, get_model
+    from jsonargparse import ArgumentParser
+
+    import anomalib_students
+
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False)
+    settings = parser.parse_args(["--model", package + name])
+    assert settings.model.class_path == f"{package or 'anomalib.models.'}{name}"
+    assert type(get_model(settings.model)) is getattr(anomalib_students, name)
+    assert type(parser.instantiate_classes(settings).model) is getattr(anomalib_students, name)
 
 
 def test_spawned_worker_has_the_model():
