@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from anomalib_students.data.one_class_dataset import check_limits
+from anomalib_students.patch_network import ARCHITECTURES, Architecture, check_architecture
 
 from .cells import LearningRateSchedule, Precision, TrainingMode
 from .experiment import Place, run_experiment
@@ -32,6 +33,7 @@ def mvtec(
     methods: list[MVTecMethod] | None = None,
     patch_sizes: list[PatchSize] | None = None,
     baseline_patch_size: PatchSize | None = None,
+    architecture: Architecture = "paper",
     n_students: int = 3,
     output_stride: Literal[1, 2, 4, 8] = 1,
     training_mode: TrainingMode = "dense",
@@ -64,9 +66,11 @@ def mvtec(
         categories: Categories. By default those of MVTec AD that are in the folder.
         methods: Methods. By default all.
         patch_sizes: Receptive fields p of our method in pixels; several are joined to a multi-scale model too, without
-            another training. By default 17, 33 and 65.
+            another training. By default those of the architecture: 17, 33 and 65, or 33 and 65.
         baseline_patch_size: Receptive field of the methods that are fitted to the teacher's descriptors. By default the
             paper's 65, or where our method is not trained with it, the largest of its own.
+        architecture: Networks of our method, and of the teacher of the methods that are fitted to its descriptors:
+            paper, light for the cheapest, or medium.
         n_students: Number M of students.
         output_stride: Distance in pixels between scored pixels, and between the descriptors of the baselines. The paper
             scores every pixel. The CNN feature dictionary has at least its 4.
@@ -99,16 +103,19 @@ def mvtec(
     Raises:
         OSError: If the data are missing, or the results cannot be written.
         RuntimeError: If a cell has failed.
-        ValueError: If a number is out of range, the settings are not those of the experiment to be resumed, or there
-            is no room for a cell.
+        ValueError: If a number is out of range, the architecture has no network for a patch size, the settings are not
+            those of the experiment to be resumed, or there is no room for a cell.
     """
     check_limits(epochs=epochs, train_limit=train_limit, test_limit=test_limit, baseline_samples=baseline_samples)
     place = Place(ray, address, cpus_per_cell, gpus_per_cell)
-    sizes = patch_sizes or list(get_args(PatchSize))
+    sizes = patch_sizes or sorted(ARCHITECTURES[architecture])
     baselines = baseline_patch_size or (65 if 65 in sizes else max(sizes))
+    for patch_size in (*sizes, baselines):
+        check_architecture(architecture, patch_size)
     chosen = categories or find_categories(root)
     settings = MVTecSettings(
         root=str(root.resolve()),
+        architecture=architecture,
         n_students=n_students,
         output_stride=output_stride,
         training_mode=training_mode,
@@ -138,6 +145,7 @@ def one_class(
     classes: list[int | str] | None = None,
     methods: list[OneClassMethod] | None = None,
     patch_size: PatchSize = 33,
+    architecture: Architecture = "paper",
     n_students: int = 5,
     epochs: int = 100,
     batch_size: int = 64,
@@ -173,6 +181,8 @@ def one_class(
         classes: Normal classes, by name or number. By default all ten.
         methods: Methods. By default all.
         patch_size: Side p in pixels to which images are zoomed.
+        architecture: Networks of our method, and of the teacher of all methods: paper, light for the cheapest, or
+            medium.
         n_students: Number M of students.
         epochs: Epochs of our method. The others are fitted in one pass over the images.
         batch_size: Images in a training step.
@@ -204,13 +214,15 @@ def one_class(
     Raises:
         OSError: If the results cannot be written.
         RuntimeError: If a cell has failed.
-        ValueError: If there is no such class, a number is out of range, the settings are not those of the experiment to
-            be resumed, there are loss weights but no images, or there is no room for a cell.
+        ValueError: If there is no such class, a number is out of range, the architecture has no network for the patch
+            size, the settings are not those of the experiment to be resumed, there are loss weights but no images, or
+            there is no room for a cell.
     """
     if loss_weights and teacher_images is None:
         msg = "With loss_weights, name a folder of photographs to pretrain teachers on: --teacher_images."
         raise ValueError(msg)
     check_limits(epochs=epochs, train_limit=train_limit, test_limit=test_limit, teacher_steps=teacher_steps)
+    check_architecture(architecture, patch_size)
     place = Place(ray, address, cpus_per_cell, gpus_per_cell)
     chosen = class_names(data, classes)
     weights = (loss_weights or PAPER_WEIGHTS) if teacher_images else ()
@@ -220,6 +232,7 @@ def one_class(
         root=str(root if root == Path("datasets") else root.resolve()),
         cache_dir=_absolute(cache_dir),
         patch_size=patch_size,
+        architecture=architecture,
         n_students=n_students,
         epochs=epochs,
         batch_size=batch_size,

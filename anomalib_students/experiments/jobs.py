@@ -17,6 +17,8 @@ __all__ = ["Compute", "Executor", "InThisProcess", "Job", "Tell", "open_folder",
 RESULT = "result.json"
 """File in the folder of a job that is done."""
 SETTINGS = "settings.json"
+BEFORE_NAMED = {"architecture": "paper"}
+"""Settings of experiments that began before these could be chosen."""
 
 Tell = Callable[[float], None]
 """What a job tells its progress, as the part of it that is done."""
@@ -200,4 +202,4 @@ def open_folder(folder: Path, settings: dict[str, Any], resume: bool) -> None:
     if not resume:
         msg = f"There is an experiment in {folder} already: go on with it by --resume true, or choose another --name."
         raise FileExistsError(msg)
-    check_unchanged(json.loads(path.read_bytes()), settings)
+    check_unchanged({**BEFORE_NAMED, **json.loads(path.read_bytes())}, settings)

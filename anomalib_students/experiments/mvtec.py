@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from anomalib_students.paper_tables import TABLE_1, TABLE_3
+from anomalib_students.patch_network import Architecture
 
 from .cells import (
     HEADINGS,
@@ -48,6 +49,7 @@ class MVTecSettings:
 
     Attributes:
         root: Folder of the categories.
+        architecture: Networks of the students and of the teacher.
         n_students: Number M of students.
         output_stride: Distance in pixels between scored pixels.
         training_mode: How the students are trained, ``"dense"`` or ``"phase"``.
@@ -66,6 +68,7 @@ class MVTecSettings:
     """
 
     root: str
+    architecture: Architecture
     n_students: int
     output_stride: int
     training_mode: TrainingMode
@@ -264,6 +267,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
         return UninformedStudents(
             **{
                 **PAPER,
+                "architecture": settings.architecture,
                 "patch_sizes": (patch_size,),
                 "n_students": settings.n_students,
                 "training_mode": settings.training_mode,
@@ -276,6 +280,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
     return DescriptorBaseline(
         method=cast("DescriptorMethod", cell.method),
         patch_size=patch_size,
+        architecture=settings.architecture,
         teacher=settings.teacher,
         **samples,
         **common,

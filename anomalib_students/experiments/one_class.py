@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import pandas as pd
 
 from anomalib_students.paper_tables import MEAN, PRINTED_MEANS, TABLE_6, TABLE_7
+from anomalib_students.patch_network import Architecture
 
 from .cells import HEADINGS, OURS, Cell, DescriptorMethod, LearningRateSchedule, Precision, table_of
 from .jobs import Compute, Job, Tell
@@ -59,6 +60,7 @@ class OneClassSettings:
         root: Folder of the data set.
         cache_dir: Folder for its images as files; None for the user's cache.
         patch_size: Side p in pixels to which images are zoomed.
+        architecture: Networks of the students and of the teacher.
         n_students: Number M of students.
         epochs: Epochs of the students.
         batch_size: Images in a training step.
@@ -79,6 +81,7 @@ class OneClassSettings:
     root: str
     cache_dir: str | None
     patch_size: int
+    architecture: Architecture
     n_students: int
     epochs: int
     batch_size: int
@@ -237,6 +240,7 @@ def _pretrain(
         images=Path(settings.teacher_images or ""),
         output=output,
         patch_size=settings.patch_size,
+        architecture=settings.architecture,
         source_checkpoint=None if settings.source_checkpoint is None else Path(settings.source_checkpoint),
         source_layer=settings.source_layer,
         lambda_k=lambda_k,
@@ -289,6 +293,7 @@ def create_model(settings: OneClassSettings, method: str, teacher: str) -> Anoma
             **{
                 **PAPER,
                 "mode": "patch",
+                "architecture": settings.architecture,
                 "patch_sizes": (settings.patch_size,),
                 "n_students": settings.n_students,
                 "teacher": teacher,
@@ -300,6 +305,7 @@ def create_model(settings: OneClassSettings, method: str, teacher: str) -> Anoma
         mode="patch",
         method=cast("DescriptorMethod", method),
         patch_size=settings.patch_size,
+        architecture=settings.architecture,
         teacher=teacher,
         settings=METHOD_SETTINGS.get(method),
     )

@@ -14,6 +14,7 @@ from anomalib_students.experiments.one_class import create_model as create_one_c
 
 MVTEC = {
     "root": "data",
+    "architecture": "paper",
     "n_students": 3,
     "output_stride": 1,
     "training_mode": "dense",
@@ -35,6 +36,7 @@ ONE_CLASS = {
     "root": "data",
     "cache_dir": None,
     "patch_size": 33,
+    "architecture": "paper",
     "n_students": 5,
     "epochs": 100,
     "batch_size": 64,
@@ -73,6 +75,12 @@ class TestMVTec:
         baseline = create_model(settings, Cell("pill", "k_means", "p65"))
         assert [baseline.hparams[name] for name in ("method", "patch_size", "output_stride")] == ["k_means", 65, 1]
         assert baseline.n_samples == 50_000
+
+    def test_students_and_descriptors_have_the_architecture(self):
+        settings = MVTecSettings(**{**MVTEC, "architecture": "light"})
+        for method in ("ours", "k_means"):
+            model = create_model(settings, Cell("pill", method, "p33"))
+            assert model.hparams["architecture"] == "light"
 
     @pytest.mark.parametrize(("category", "patch", "image"), [("wood", 128, 512), ("pill", 256, 256)])
     def test_textures_are_seen_in_patches_by_the_ssim_autoencoder(self, category, patch, image):
@@ -113,6 +121,11 @@ class TestOneClass:
         assert nearest.dictionary_size is None
         autoencoder = create_one_class_model(settings, "autoencoder", "bundled").model.distribution
         assert (autoencoder.epochs, autoencoder.lr, autoencoder.batch_size) == (100, 1e-2, 64)
+
+    def test_students_and_descriptors_have_the_architecture(self):
+        settings = OneClassSettings(**{**ONE_CLASS, "architecture": "medium"})
+        for method in ("ours", "nearest_neighbour"):
+            assert create_one_class_model(settings, method, "bundled").hparams["architecture"] == "medium"
 
 
 class TestPlace:

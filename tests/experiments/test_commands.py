@@ -13,6 +13,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
 from anomalib_students import ScaleMetrics, cli
+from anomalib_students.experiments import commands
 from anomalib_students.merge import merge_scales
 from anomalib_students.teacher.weights import read_metadata
 from tests.integration.conftest import write_category
@@ -27,6 +28,10 @@ SMALL = {
     "baseline_samples": 200,
     "ray": "false",
 }
+
+
+NAMES = ("settings", "categories", "methods", "patch_sizes", "baseline_patch_size")
+"""Arguments of ``mvtec_jobs``."""
 
 
 class Killed(BaseException):
@@ -127,6 +132,21 @@ def test_limits_and_the_categories_that_are_there(run, steps, root, tmp_path):
     assert (tmp_path / "table" / "pill" / "ours-p33" / "model.ckpt").is_file()
 
 
+def test_an_architecture_has_its_own_patch_sizes(root, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        commands, "mvtec_jobs", lambda *arguments: asked.update(zip(NAMES, arguments, strict=True)) or {}
+    )
+    monkeypatch.setattr(commands, "run_experiment", lambda *_: None)
+    call = ["experiments", "mvtec", *options(root=root, results=tmp_path, architecture="medium")]
+    cli.main(call)
+    assert asked["settings"].architecture == "medium"
+    assert (asked["patch_sizes"], asked["baseline_patch_size"]) == ([33, 65], 65)
+    with pytest.raises(SystemExit, match="No architecture for patch size 17: choose from"):
+        cli.main([*call, "--name=other", "--patch_sizes=[17]"])
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.slow
 def test_mvtec_as_a_user_calls_it(root, tmp_path):
     """With a category that cannot be read, which fails alone."""
@@ -207,6 +227,7 @@ def test_one_class_as_a_user_calls_it(mnist_root, photographs, tmp_path):
     [
         ({"classes": "[0,11]"}, "MNIST has no class 11: its classes are 0, 1, 2"),
         ({"loss_weights": "[[1,0,1]]"}, "name a folder of photographs"),
+        ({"architecture": "medium", "patch_size": 17}, "No architecture for patch size 17: choose from"),
     ],
 )
 def test_one_class_settings_that_do_not_fit_are_refused(settings, message, tmp_path):

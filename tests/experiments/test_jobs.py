@@ -98,3 +98,9 @@ class TestSettings:
         self.open(tmp_path, resume=True)
         with pytest.raises(ValueError, match=r"had other settings: lr=0.1\. Resume it with these"):
             open_folder(tmp_path, {"lr": 0.2, "limit": None}, resume=True)
+
+    def test_one_that_began_before_architectures_could_be_chosen_goes_on_with_the_papers(self, tmp_path):
+        self.open(tmp_path, resume=False)
+        open_folder(tmp_path, {"lr": 0.1, "limit": None, "architecture": "paper"}, resume=True)
+        with pytest.raises(ValueError, match=r"had other settings: architecture=paper\."):
+            open_folder(tmp_path, {"lr": 0.1, "limit": None, "architecture": "light"}, resume=True)
