@@ -56,6 +56,7 @@ from .statistics import RunningStatistics
 from .teacher.weights import BUNDLED, load_teacher, teacher_path
 from .termination import Termination
 from .torch_model import TrainingMode, UninformedStudentsModel
+from .training_time import TrainingTime
 
 __all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents", "choose_components"]
 
@@ -234,10 +235,10 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         """Add the hold-out of the normalisation images, and what makes a training resumable, to anomalib's callbacks.
 
         Returns:
-            Pre- and post-processor, evaluator and visualizer, the hold-out, the state of the random numbers, and the
-            status after SIGTERM.
+            Pre- and post-processor, evaluator and visualizer, the hold-out, the state of the random numbers, the
+            status after SIGTERM, and the estimate of the time.
         """
-        return [*super().configure_callbacks(), self.normalization_split, RandomState(), Termination()]
+        return [*super().configure_callbacks(), self.normalization_split, RandomState(), Termination(), TrainingTime()]
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""

@@ -36,6 +36,7 @@ from anomalib_students.exact_export import ExactExport
 from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.random_state import RandomState
 from anomalib_students.termination import Termination
+from anomalib_students.training_time import TrainingTime
 
 from .similarity import CONSTANTS
 from .torch_model import SSIMAutoencoderModel
@@ -104,10 +105,10 @@ class SSIMAutoencoder(CheckpointFormat, CheckedImages, ExactExport, AnomalibModu
         """Add what makes a training resumable to anomalib's callbacks.
 
         Returns:
-            Pre- and post-processor, evaluator and visualizer, the state of the random numbers, and the status after
-            SIGTERM.
+            Pre- and post-processor, evaluator and visualizer, the state of the random numbers, the status after
+            SIGTERM, and the estimate of the time.
         """
-        return [*super().configure_callbacks(), RandomState(), Termination()]
+        return [*super().configure_callbacks(), RandomState(), Termination(), TrainingTime()]
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the loss, the mean of 1 - SSIM.
