@@ -1,6 +1,5 @@
 """Quantised exports (``--compression_type int8_ptq``): what to quantise, and how it is calibrated."""
 
-import logging
 from functools import partial
 from typing import cast
 
@@ -36,10 +35,11 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
         ValueError: If there is no data module.
     """
     if datamodule is None:
-        msg = "Quantisation needs images to calibrate with: name the data, as in --data MVTec."
+        msg = (
+            "Datamodule must be provided for OpenVINO INT8_PTQ compression: "
+            "its images calibrate the model. Name the data, as in --data MVTec."
+        )
         raise ValueError(msg)
-    # It would tell of each operation that is left as it is.
-    nncf.set_log_level(logging.WARNING)
     images = calibration_images(datamodule, CALIBRATION_IMAGES)
     return nncf.quantize(
         model,

@@ -1,19 +1,21 @@
 """Exported models that give what the engine gives."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
+from torch import nn
 
 from .equalisation import equalised
+from .quiet import only_warnings_of
 from .resize import exportable_transform
 from .whole_export import export_whole
 
@@ -28,6 +30,30 @@ QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
 """Compressions whose convolutions compute in 8 bits."""
 EQUALISATION_IMAGES = 8
 """Images by which the ranges of channels are measured."""
+TALKATIVE = ("onnx_ir", "onnxscript", "nncf")
+"""Loggers that report each step of a conversion."""
+LARGEST_ONNX_FILE = 2**31
+"""Bytes that an ONNX file must have fewer of: the limit of protocol buffers."""
+ONNX_GRAPH = 2**24
+"""Bytes allowed for the operations of an ONNX file beside the weights; ours take less than one megabyte."""
+
+
+@contextmanager
+def keeping_mode(model: nn.Module) -> Iterator[None]:
+    """Restore afterwards which modules train and which evaluate: exports set all to evaluation.
+
+    Args:
+        model: Model that is exported.
+
+    Yields:
+        Nothing.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @contextmanager
@@ -90,7 +116,9 @@ class ExactExport(LightningModule):
         return export_whole(super().to_torch, *args, **kwargs)  # type: ignore[misc]
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
-        """Export to ONNX as every anomalib model, in the operator set that needs no conversion of the padding.
+        """Export to ONNX as every anomalib model, in one file, and in the operator set that can express the padding.
+
+        From 2 GB on the weights are in a second file, ``model.onnx.data``, and the model stays in the mode it is in.
 
         Args:
             args: See :meth:`anomalib.models.components.ExportMixin.to_onnx`.
@@ -103,7 +131,10 @@ class ExactExport(LightningModule):
             OSError: If it cannot be written.
         """
         kwargs.setdefault("opset_version", ONNX_OPSET)
-        with normalising_only_by_a_range(getattr(self, "post_processor", None)):
+        kwargs.setdefault("external_data", _size(self) + ONNX_GRAPH >= LARGEST_ONNX_FILE)
+        kwargs.setdefault("verbose", False)
+        ranged = normalising_only_by_a_range(getattr(self, "post_processor", None))
+        with ranged, keeping_mode(self), only_warnings_of(*TALKATIVE):
             return export_whole(super().to_onnx, *args, **kwargs)  # type: ignore[arg-type]
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:
@@ -120,16 +151,23 @@ class ExactExport(LightningModule):
             OSError: If it cannot be written.
         """
         original: Callable[..., Path] = super().to_openvino  # type: ignore[misc]
-        export = partial(export_whole, original)
         arguments = signature(original).bind(*args, **kwargs).arguments
-        datamodule = arguments.get("datamodule")
-        if datamodule is None or arguments.get("compression_type") not in QUANTISED:
-            return export(*args, **kwargs)
+        with keeping_mode(self), only_warnings_of(*TALKATIVE), self._equalised(**arguments):
+            return export_whole(original, *args, **kwargs)
+
+    def _equalised(
+        self,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        **_: object,
+    ) -> AbstractContextManager[None]:
+        """Equalise channels if they are going to be quantised, by images of a data module."""
+        if datamodule is None or compression_type not in QUANTISED:
+            return nullcontext()
         from .compression import calibration_images
 
         images = (batch.image.to(self.device) for batch in calibration_images(datamodule, EQUALISATION_IMAGES))
-        with equalised(self, images):
-            return export(*args, **kwargs)
+        return equalised(self, images)
 
     @staticmethod
     def _post_training_quantization_ov(
@@ -146,3 +184,8 @@ class ExactExport(LightningModule):
         pre_processor = getattr(self, "pre_processor", None)
         if isinstance(pre_processor, PreProcessor):
             pre_processor.export_transform = exportable_transform(pre_processor.transform)
+
+
+def _size(model: nn.Module) -> int:
+    """Count the bytes of a model's weights."""
+    return sum(value.nbytes for value in model.state_dict().values() if isinstance(value, torch.Tensor))
