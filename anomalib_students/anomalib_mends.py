@@ -5,6 +5,7 @@ Each mend is for one fault, and goes when anomalib has mended it.
 
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from anomalib import LearningType
 from lightning.pytorch import seed_everything
 
 from .files import naming_what_is_damaged
+from .user_errors import is_for_users, one_line
 
 __all__: list[str] = []
 
@@ -81,8 +83,19 @@ def _name_damaged_checkpoint(load: Callable[..., Any], model: type, args: tuple,
         return load(*args, **kwargs)
 
 
+def _say_users_errors_in_one_line(main: Callable[[], None], _: None, args: tuple, kwargs: dict) -> None:
+    """End the command with what the user can mend, which anomalib says below a hundred lines of traceback."""
+    try:
+        main(*args, **kwargs)
+    except Exception as error:
+        if not is_for_users(error):
+            raise
+        sys.exit(one_line("anomalib", error))
+
+
 @wrapt.when_imported("anomalib.cli.cli")
 def _mend_command_line(module: ModuleType) -> None:
+    wrapt.wrap_function_wrapper(module, "main", _say_users_errors_in_one_line)
     wrapt.wrap_function_wrapper(module, "AnomalibCLI.instantiate_classes", _seed_everything)
 
 

@@ -18,6 +18,7 @@ from anomalib_students.plain_settings import PlainSettings
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
+from anomalib_students.user_errors import one_line
 
 __all__ = ["main", "teachers"]
 
@@ -101,4 +102,4 @@ def main(args: Sequence[str] | None = None) -> None:
         arguments.pop("config", None)
         function(**arguments)
     except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"anomalib-students: {error}")
+        sys.exit(one_line("anomalib-students", error))

@@ -1,11 +1,13 @@
-"""All image files of a data set, checked before the first step rather than found damaged after hours."""
+"""Data before the first step: damaged files, which would be found after hours, and what became of the test images."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 from anomalib.data import AnomalibDataset
+from anomalib.data.utils import LabelName, ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -15,6 +17,8 @@ from .image_files import check_image
 from .mends import apply_mends
 
 __all__ = ["CheckedImages", "ImageCheck", "check_files"]
+
+logger = logging.getLogger(__name__)
 
 LISTED = 5
 """Most files that an error names."""
@@ -80,7 +84,7 @@ def _checked_once(path: str, modified: int, length: int) -> tuple[int, int]:
 
 
 class ImageCheck(Callback):
-    """Check the files of the data before they are used."""
+    """Check the files of the data before they are used, and say which test images a training validates with."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the data module's.
@@ -97,6 +101,8 @@ class ImageCheck(Callback):
         data = getattr(trainer, "datamodule", None)
         subsets = [getattr(data, name, None) for name in SUBSETS.get(TrainerFn(stage), ())]
         _check_datasets(trainer, subsets)
+        if TrainerFn(stage) == TrainerFn.FITTING and trainer.is_global_zero:
+            _say_split(data)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the images to predict.
@@ -118,6 +124,26 @@ def _check_datasets(trainer: Trainer, datasets: Sequence[object]) -> None:
     # One process of each machine, which may have files of its own.
     if trainer.local_rank == 0:
         check_files(list(dict.fromkeys(pair for dataset in datasets for pair in _pairs(dataset))))
+
+
+def _say_split(data: object) -> None:
+    """Say how many test images anomalib has taken for the validation."""
+    if getattr(data, "val_split_mode", None) != ValSplitMode.FROM_TEST:
+        return
+    taken, left = (getattr(data, name, None) for name in ("val_data", "test_data"))
+    if isinstance(taken, AnomalibDataset) and isinstance(left, AnomalibDataset):
+        logger.warning(
+            "Of the test images, %s set the threshold, as validation images; the test has the other %s. The part is "
+            "val_split_ratio of the data, and val_split_mode says where validation images come from.",
+            _count(taken),
+            _count(left),
+        )
+
+
+def _count(dataset: AnomalibDataset) -> str:
+    """Count good and anomalous images."""
+    anomalous = int((dataset.samples["label_index"] == LabelName.ABNORMAL).sum())
+    return f"{len(dataset) - anomalous} good and {anomalous} anomalous ones"
 
 
 def _pairs(dataset: object) -> list[Pair]:

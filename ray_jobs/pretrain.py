@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from anomalib_students.cluster.command_line import add_cluster_arguments, connect, pretraining_of, workers_of
 from anomalib_students.cluster.teachers import pretrain_teachers
 from anomalib_students.teacher.task import pretrain
+from anomalib_students.user_errors import one_line
 
 OF_THE_JOB = {
     "patch_size",
@@ -60,7 +61,7 @@ def main(args: list[str]) -> int:
             arguments, settings.patch_sizes, settings.output_folder.resolve(), workers_of(settings), settings.resume
         )
     except (OSError, ValueError) as error:
-        print(f"pretrain.py: {error}", file=sys.stderr)
+        print(one_line("pretrain.py", error), file=sys.stderr)
         return 2
     for patch_size, result in sorted(outcome.items()):
         print(f"p = {patch_size}: {result}" if isinstance(result, Path) else f"p = {patch_size} failed: {result}")

@@ -33,6 +33,7 @@ from anomalib_students.cluster.sweep_report import sweep_files, sweep_table
 from anomalib_students.data import SampleParts
 from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.task import pretrain
+from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sweep_sample_parts.yaml"
 OF_THE_JOB = {
@@ -89,7 +90,7 @@ def main(args: list[str]) -> int:
         sweep = create_sweep(settings, images)
         table = sweep_table(sweep, run_sweep(sweep, settings.resume))
     except (ArgumentError, OSError, ValueError) as error:
-        print(f"sweep.py: {error}", file=sys.stderr)
+        print(one_line("sweep.py", error), file=sys.stderr)
         return 2
     file_system, folder = sweep.experiment.storage()
     files = sweep_files(sweep, table)

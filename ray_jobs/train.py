@@ -23,6 +23,7 @@ from anomalib_students.cluster.command_line import (
     parse,
 )
 from anomalib_students.cluster.grid import run_grid
+from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sample_parts.yaml"
 
@@ -52,7 +53,7 @@ def main(args: list[str]) -> int:
         experiment = experiment_of(settings, export=settings.export)
         failures = run_grid(experiment, settings.categories or [None], settings.patch_sizes, settings.resume)
     except (ArgumentError, OSError, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print(one_line("train.py", error), file=sys.stderr)
         return 2
     for category, reason in failures.items():
         print(f"{category} failed: {reason}", file=sys.stderr)

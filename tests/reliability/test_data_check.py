@@ -12,7 +12,9 @@ from anomalib_students.data import MVTec
 from anomalib_students.data_check import check_files
 from anomalib_students.image_files import check_image
 
+from ..integration.conftest import write_category
 from .pictures import DAMAGED, SIDE, SOUND, write_picture
+from .small import small_engine, small_model
 
 pytestmark = [
     pytest.mark.usefixtures("narrow_networks"),
@@ -155,3 +157,19 @@ class TestMasks:
         data = datamodule(category)
         data.setup()
         assert sum(bool(mask) for mask in data.test_data.samples["mask_path"]) == 2
+
+
+@pytest.mark.parametrize("mode", ["from_test", "same_as_test"])
+def test_test_images_that_validate_are_counted(mode, tmp_path, caplog):
+    """anomalib takes half of them by default."""
+    write_category(tmp_path / "part")
+    folders = {"normal_dir": "train/good", "abnormal_dir": "test/square", "normal_test_dir": "test/good"}
+    data = Folder("part", root=tmp_path / "part", val_split_mode=mode, num_workers=0, **folders)
+    small_engine(tmp_path).train(small_model(teacher=None), datamodule=data)
+    said = [record.getMessage() for record in caplog.records if "as validation images" in record.getMessage()]
+    assert len(said) == (mode == "from_test")
+    for message in said:
+        taken, left = data.val_data.samples["label_index"], data.test_data.samples["label_index"]
+        assert len(taken) + len(left) == 4
+        assert f"Of the test images, {(taken == 0).sum()} good and {(taken == 1).sum()} anomalous ones" in message
+        assert f"has the other {(left == 0).sum()} good and {(left == 1).sum()} anomalous ones" in message
