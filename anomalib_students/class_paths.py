@@ -38,7 +38,8 @@ def allow_our_paths(models: ModuleType) -> None:
     Args:
         models: The module ``anomalib.models``.
     """
-    getattr(models, "ALLOWED_MODULES", set()).add(__package__)
+    allowed: set[str] = getattr(models, "ALLOWED_MODULES", set())
+    allowed.add(__name__.partition(".")[0])
 
 
 def _path_in_anomalib(

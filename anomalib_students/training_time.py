@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
@@ -30,7 +30,9 @@ class TrainingTime(Callback):
     """
 
     def __init__(self) -> None:
-        self._begin()
+        self._started = self._measured_from = time.monotonic()
+        self._batches = 0
+        self._has_estimate = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure.
@@ -40,7 +42,9 @@ class TrainingTime(Callback):
             pl_module: Model that is fitted.
         """
         del trainer, pl_module
-        self._begin()
+        self._started = self._measured_from = time.monotonic()
+        self._batches = 0
+        self._has_estimate = False
 
     def on_train_batch_end(
         self,
@@ -74,21 +78,18 @@ class TrainingTime(Callback):
         remaining = min(_batches_left(trainer) * seconds_per_batch, _seconds_allowed(trainer))
         if not math.isfinite(remaining):
             return
-        trainer.progress_bar_metrics["remaining"] = str(timedelta(seconds=round(remaining)))
+        # Nothing else shows a text there: `self.log` takes numbers.
+        shown = cast("dict[str, Any]", trainer.progress_bar_metrics)
+        shown["remaining"] = str(timedelta(seconds=round(remaining)))
         total = now - self._started + remaining
-        if total > LONG and not self._warned:
+        if total > LONG and not self._has_estimate:
             logger.warning(
                 "This training is going to take about %.1f hours, at %.2g seconds a step. To make it shorter, set "
                 "max_epochs, max_steps or max_time of the trainer.",
                 total / 3600,
                 seconds_per_batch * trainer.accumulate_grad_batches,
             )
-        self._warned = True
-
-    def _begin(self) -> None:
-        self._started = self._measured_from = time.monotonic()
-        self._batches = 0
-        self._warned = False
+        self._has_estimate = True
 
 
 def _batches_left(trainer: Trainer) -> float:

@@ -1,5 +1,6 @@
 """The commands ``experiments mvtec`` and ``experiments one-class``."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -108,7 +109,7 @@ def mvtec(
     """
     check_limits(epochs=epochs, train_limit=train_limit, test_limit=test_limit, baseline_samples=baseline_samples)
     place = Place(ray, address, cpus_per_cell, gpus_per_cell)
-    sizes = patch_sizes or sorted(ARCHITECTURES[architecture])
+    sizes: Sequence[int] = patch_sizes or sorted(ARCHITECTURES[architecture])
     baselines = baseline_patch_size or (65 if 65 in sizes else max(sizes))
     for patch_size in (*sizes, baselines):
         check_architecture(architecture, patch_size)
