@@ -1,8 +1,8 @@
-"""Paths by which configurations name our classes: anomalib's, as ``anomalib.models.UninformedStudents``.
+"""Paths by which configurations name our models: anomalib's, as ``anomalib.models.UninformedStudents``.
 
 Command lines write the shortest path that starts in the package that defines a class, and the function ``get_model`` of
-anomalib takes no model from outside of anomalib. Here our classes get the paths that anomalib's own have, and
-``get_model`` takes the others too, which configuration files may have.
+anomalib takes no model from outside of anomalib. Here our models get the paths that anomalib's own have, and
+``get_model`` takes the others too, which configuration files may have. Data modules need none of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,11 @@ import wrapt
 
 __all__ = ["allow_our_paths", "name_as_anomalib"]
 
-_paths: dict[object, str] = {}
+_paths: dict[type, str] = {}
 """Path of each class that has one in anomalib."""
 
 
-def name_as_anomalib(classes: Mapping[str, object], target: str) -> None:
+def name_as_anomalib(classes: Mapping[str, type], target: str) -> None:
     """Have configurations that command lines write name classes by a module of anomalib.
 
     Args:

@@ -152,6 +152,9 @@ class ExactExport(LightningModule):
         """
         original: Callable[..., Path] = super().to_openvino  # type: ignore[misc]
         arguments = signature(original).bind(*args, **kwargs).arguments
+        if arguments.get("compression_type") not in {None, CompressionType.FP16}:
+            # Its import sets the level of its logger.
+            import nncf  # noqa: F401
         with keeping_mode(self), only_warnings_of(*TALKATIVE), self._equalised(**arguments):
             return export_whole(original, *args, **kwargs)
 

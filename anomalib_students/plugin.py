@@ -103,15 +103,16 @@ def _register(classes: _Classes) -> None:
             namespace.update(ours)
             # For `from anomalib.models import *`.
             namespace["__all__"] = sorted({*namespace["__all__"], *classes.names})
-        _name_in_configurations(ours, classes.targets[0])
+        if "anomalib.models" in classes.targets:
+            _name_models(ours)
 
 
-def _name_in_configurations(ours: dict[str, object], target: str) -> None:
-    """Let configurations name our classes by the module of anomalib, or by ours."""
+def _name_models(ours: dict[str, type]) -> None:
+    """Have configurations name our models as anomalib names its own, and anomalib take the names that they had."""
     from .class_paths import allow_our_paths, name_as_anomalib
 
-    name_as_anomalib(ours, target)
-    allow_our_paths(sys.modules[target])
+    name_as_anomalib(ours, "anomalib.models")
+    allow_our_paths(sys.modules["anomalib.models"])
 
 
 def _import_under_way() -> str | None:

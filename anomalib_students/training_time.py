@@ -78,9 +78,7 @@ class TrainingTime(Callback):
         remaining = min(_batches_left(trainer) * seconds_per_batch, _seconds_allowed(trainer))
         if not math.isfinite(remaining):
             return
-        # Nothing else shows a text there: `self.log` takes numbers.
-        shown = cast("dict[str, Any]", trainer.progress_bar_metrics)
-        shown["remaining"] = str(timedelta(seconds=round(remaining)))
+        _show(trainer, str(timedelta(seconds=round(remaining))))
         total = now - self._started + remaining
         if total > LONG and not self._has_estimate:
             logger.warning(
@@ -90,6 +88,14 @@ class TrainingTime(Callback):
                 seconds_per_batch * trainer.accumulate_grad_batches,
             )
         self._has_estimate = True
+
+
+def _show(trainer: Trainer, remaining: str) -> None:
+    """Show a text in the progress bar, before the losses, which narrow terminals cut off: `log` takes numbers only."""
+    metrics = cast("dict[str, Any]", trainer.progress_bar_metrics)
+    others = {name: value for name, value in metrics.items() if name != "remaining"}
+    metrics.clear()
+    metrics.update({"remaining": remaining, **others})
 
 
 def _batches_left(trainer: Trainer) -> float:

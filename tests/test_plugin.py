@@ -149,7 +149,7 @@ def test_get_datamodule_takes_our_names(tmp_path):
 def test_command_line_takes_our_names():
     config = anomalib_command("train", "--model", "UninformedStudents", "--data", "MVTec", "--print_config")
     assert "class_path: anomalib.models.UninformedStudents" in config
-    assert "class_path: anomalib.data.MVTec" in config
+    assert "class_path: anomalib_students.MVTec" in config
 
 
 # The fourth, CNNFeatureDictionary, looks for a network's weights when it is made.

@@ -48,6 +48,15 @@ def test_an_export_is_quiet_and_leaves_the_model_in_its_mode(
     assert {name: logging.getLogger(name).level for name in levels} == levels
 
 
+def test_a_quantised_export_is_quiet(model, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = small_data(tmp_path / "data")
+    path = model.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ, datamodule=data)
+    assert path.is_file()
+    printed = "".join(capfd.readouterr())
+    assert "INFO" not in printed
+    assert "[torch.onnx]" not in printed
+
+
 def test_training_goes_on_after_an_export(model, tmp_path: Path) -> None:
     model.to_onnx(tmp_path)
     small_engine(tmp_path, max_epochs=1).fit(model, datamodule=small_data(tmp_path / "data"))
