@@ -133,8 +133,8 @@ def _say_split(data: object) -> None:
     taken, left = (getattr(data, name, None) for name in ("val_data", "test_data"))
     if isinstance(taken, AnomalibDataset) and isinstance(left, AnomalibDataset):
         logger.warning(
-            "Of the test images, %s set the threshold, as validation images; the test has the other %s. The part is "
-            "val_split_ratio of the data, and val_split_mode says where validation images come from.",
+            "Of the test images, %s became validation images; the test has the other %s. Set val_split_ratio of the "
+            "data for another part, or val_split_mode for validation images from elsewhere.",
             _count(taken),
             _count(left),
         )

@@ -166,7 +166,7 @@ def test_test_images_that_validate_are_counted(mode, tmp_path, caplog):
     folders = {"normal_dir": "train/good", "abnormal_dir": "test/square", "normal_test_dir": "test/good"}
     data = Folder("part", root=tmp_path / "part", val_split_mode=mode, num_workers=0, **folders)
     small_engine(tmp_path).train(small_model(teacher=None), datamodule=data)
-    said = [record.getMessage() for record in caplog.records if "as validation images" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "became validation images" in record.getMessage()]
     assert len(said) == (mode == "from_test")
     for message in said:
         taken, left = data.val_data.samples["label_index"], data.test_data.samples["label_index"]
