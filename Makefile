@@ -7,12 +7,16 @@ INSTALLED := .venv/.installed
 # The lowest versions that pyproject.toml allows are in .venv-min.
 MIN := .venv-min/bin
 
-.PHONY: quickstart test test-min lint
+.PHONY: quickstart check test test-min lint
 
 # Train on the embedded sample data, export to OpenVINO and look at an image.
 quickstart: $(INSTALLED)
 	$(BIN)/anomalib train -c configs/quickstart.yaml
 	$(BIN)/python -m anomalib_students.quickstart
+
+# What is quick enough to run before each commit: the linters, and the tests that are not marked as slow.
+check: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # In two processes: the tests with Ray, which often wait, beside the others.
 test: $(INSTALLED)

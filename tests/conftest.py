@@ -12,10 +12,22 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from safetensors.torch import save_file
 
 from anomalib_students import patch_network
+
+settings.register_profile(
+    "few",
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    # Fixtures are the same for all examples.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items):

@@ -6,13 +6,17 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from allpairspy import AllPairs
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 
 from anomalib_students import dense as dense_module
 from anomalib_students.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad, sample_phase, split_into_tiles
-from anomalib_students.patch_network import PatchNetwork
+from anomalib_students.patch_network import ARCHITECTURES, PatchNetwork
 
 PATCH_SIZES = (17, 33, 65)
+NETWORKS = [(name, size) for name, networks in ARCHITECTURES.items() for size in networks]
 
 
 def make_network(patch_size, descriptor_dim=4, dtype=torch.float64, architecture="paper"):
@@ -69,43 +73,37 @@ def assert_dense_equals_patches(network, images, output_stride, tolerance, limit
 
 
 @pytest.mark.usefixtures("narrow_networks")
-@pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-class TestNarrowNetworks:
-    @pytest.mark.parametrize(
-        ("height", "width"),
-        [(1, 1), (1, 9), (10, 1), (2, 3), (7, 5), (8, 16), (17, 33), (31, 30), (41, 72), (65, 66)],
-    )
-    def test_dense_equals_patches_for_any_size(self, patch_size, output_stride, height, width):
-        images = make_images(1, 3, height, width)
-        assert_dense_equals_patches(make_network(patch_size), images, output_stride, tolerance=1e-12)
-
-    def test_dense_equals_patches_for_a_batch(self, patch_size, output_stride):
-        images = make_images(3, 3, 19, 13)
-        assert_dense_equals_patches(make_network(patch_size), images, output_stride, tolerance=1e-12)
-
-    def test_dense_equals_patches_in_single_precision(self, patch_size, output_stride):
-        network = make_network(patch_size, dtype=torch.float32)
-        images = make_images(2, 3, 21, 18, dtype=torch.float32)
-        assert_dense_equals_patches(network, images, output_stride, tolerance=1e-5)
+@pytest.mark.parametrize(
+    ("network_name", "size", "output_stride"),
+    list(AllPairs([NETWORKS, [(1, 1), (1, 9), (10, 1), (17, 33), (31, 30), (65, 66)], OUTPUT_STRIDES])),
+)
+def test_dense_equals_patches_for_any_size(network_name, size, output_stride):
+    architecture, patch_size = network_name
+    network = make_network(patch_size, architecture=architecture)
+    assert_dense_equals_patches(network, make_images(2, 3, *size), output_stride, tolerance=1e-12)
 
 
 @pytest.mark.usefixtures("narrow_networks")
-@pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-@pytest.mark.parametrize(("height", "width"), [(1, 9), (17, 33), (31, 30)])
-def test_dense_equals_patches_for_light_networks(patch_size, output_stride, height, width):
-    network = make_network(patch_size, architecture="light")
-    assert_dense_equals_patches(network, make_images(2, 3, height, width), output_stride, tolerance=1e-12)
+@pytest.mark.parametrize(("patch_size", "output_stride"), [(17, 1), (33, 2), (65, 4), (17, 8)])
+def test_dense_equals_patches_in_single_precision(patch_size, output_stride):
+    network = make_network(patch_size, dtype=torch.float32)
+    images = make_images(2, 3, 21, 18, dtype=torch.float32)
+    assert_dense_equals_patches(network, images, output_stride, tolerance=1e-5)
 
 
 @pytest.mark.usefixtures("narrow_networks")
-@pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-@pytest.mark.parametrize(("height", "width", "max_tile"), [(1, 1, 8), (9, 30, 8), (37, 20, 16), (40, 41, 19)])
-def test_tiles_have_the_descriptors_of_the_image(patch_size, output_stride, height, width, max_tile):
+@pytest.mark.parametrize(
+    ("size", "max_tile", "patch_size", "output_stride"),
+    [
+        (*tiles, *network)
+        for tiles, *network in AllPairs(
+            [[((1, 1), 8), ((9, 30), 8), ((37, 20), 16), ((40, 41), 19)], PATCH_SIZES, OUTPUT_STRIDES]
+        )
+    ],
+)
+def test_tiles_have_the_descriptors_of_the_image(size, max_tile, patch_size, output_stride):
     network = make_network(patch_size)
-    images = make_images(2, 3, height, width)
+    images = make_images(2, 3, *size)
     described = dense_descriptors(network, images, output_stride)
     filled = torch.full_like(described, torch.nan)
     for tile in split_into_tiles(images, patch_size, output_stride, max_tile):
@@ -161,10 +159,12 @@ def test_other_output_strides_are_refused(output_stride):
         dense_descriptors(PatchNetwork(17, 1), torch.rand(1, 3, 8, 8), output_stride)
 
 
-@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (8, 8, 8, 8), (1, 0, 0, 2), (3, 5, 2, 7), (32, 39, 35, 32)])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4), (2, 1), (2, 2), (3, 9), (8, 9), (9, 33), (40, 41)])
-def test_reflect_pad_equals_numpy(height, width, padding):
-    left, right, top, bottom = padding
+SIDES, MARGINS = st.integers(1, 12), st.integers(0, 30)
+
+
+@given(SIDES, SIDES, MARGINS, MARGINS, MARGINS, MARGINS)
+@example(height=1, width=40, left=32, right=39, top=35, bottom=32)
+def test_reflect_pad_equals_numpy(height, width, left, right, top, bottom):
     images = make_images(2, 3, height, width)
     expected = np.pad(images.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect")
     assert np.array_equal(reflect_pad(images, left, right, top, bottom).numpy(), expected)
@@ -184,17 +184,18 @@ def drawn_pixels(network, crop):
 
 
 @pytest.mark.usefixtures("narrow_networks")
-@pytest.mark.parametrize("phase_side", [1, 3, 32])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (11, 8), (16, 21)])
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-def test_a_sampled_part_has_the_descriptors_of_the_dense_map(patch_size, height, width, phase_side, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "patch_size", "phase_side"),
+    list(AllPairs([[(1, 1), (2, 5), (11, 8), (16, 21)], PATCH_SIZES, [1, 3, 32]])),
+)
+def test_a_sampled_part_has_the_descriptors_of_the_dense_map(size, patch_size, phase_side, monkeypatch):
     monkeypatch.setattr(dense_module, "PHASE_SIDE", phase_side)
     network = make_network(patch_size)
-    images = make_images(2, 3, height, width)
+    images = make_images(2, 3, *size)
     dense = dense_descriptors(network, images)
     for seed in range(6):
         torch.manual_seed(seed)
-        rows, columns = drawn_pixels(network, sample_phase(network, coordinates(height, width)))
+        rows, columns = drawn_pixels(network, sample_phase(network, coordinates(*size)))
         torch.manual_seed(seed)
         descriptors = network(sample_phase(network, images))
         torch.testing.assert_close(descriptors, dense[:, :, rows][..., columns], rtol=0, atol=1e-12)

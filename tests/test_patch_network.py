@@ -162,11 +162,10 @@ def test_every_convolution_but_the_last_is_followed_by_the_leaky_slope(patch_siz
     torch.testing.assert_close(descriptors, torch.full_like(descriptors, expected))
 
 
-@pytest.mark.parametrize("descriptor_dim", [1, 7, 128])
-def test_descriptor_dimension_can_be_chosen(patch_size, make_network, descriptor_dim):
-    network = make_network(descriptor_dim)
-    assert network.descriptor_dim == descriptor_dim
-    assert network(torch.rand(2, 3, patch_size, patch_size)).shape == (2, descriptor_dim, 1, 1)
+def test_descriptor_dimension_can_be_chosen(patch_size, make_network):
+    network = make_network(7)
+    assert network.descriptor_dim == 7
+    assert network(torch.rand(2, 3, patch_size, patch_size)).shape == (2, 7, 1, 1)
 
 
 @pytest.mark.usefixtures("narrow_networks")

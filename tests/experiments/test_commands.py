@@ -182,7 +182,7 @@ def test_mvtec_as_a_user_calls_it(root, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_class_as_a_user_calls_it(mnist_root, photographs, tmp_path):
+def test_one_class_from_data_to_tables(mnist_root, photographs, tmp_path, monkeypatch):
     settings = {
         "data": "mnist",
         "root": mnist_root,
@@ -202,9 +202,8 @@ def test_one_class_as_a_user_calls_it(mnist_root, photographs, tmp_path):
         "name": "digits",
         "ray": "false",
     }
-    call = [*COMMAND, "one-class", *options(**settings)]
-    finished = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
-    assert finished.returncode == 0, finished.stderr[-5000:]
+    monkeypatch.chdir(tmp_path)
+    cli.main(["experiments", "one-class", *options(**settings)])
     folder = tmp_path / "out" / "digits"
     table = pd.read_csv(folder / "results.csv", dtype={"row": str}).set_index(["table", "row", "column"])
     columns = ["ours, bundled teacher", "1-NN", "ours, L_m L_c"]

@@ -62,9 +62,12 @@ def test_the_stress_is_that_of_the_descriptors_distances():
     assert embedding.stress > 0.05
 
 
-def test_the_embedding_is_the_same_each_time():
-    for first, second in zip(embed(make_pixels()), embed(make_pixels()), strict=True):
-        np.testing.assert_array_equal(first, second)
+def test_the_embedding_is_the_same_whatever_was_drawn_before():
+    np.random.seed(1)  # noqa: NPY002  (scikit-learn's)
+    first = embed(make_pixels())
+    np.random.seed(2)  # noqa: NPY002
+    for one, other in zip(first, embed(make_pixels()), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_single_pixel_cannot_be_embedded():
@@ -123,12 +126,6 @@ def test_one_class_alone_is_drawn(is_anomalous):
 
 
 @pytest.mark.parametrize("n_scales", [1, 2])
-def test_the_picture_fits_the_width_and_varies_with_the_data(n_scales):
-    pictures = []
-    for seed in (0, 1):
-        scales = {f"p = {number}": make_sampler(seed=seed) for number in range(n_scales)}
-        picture = Image.open(io.BytesIO(png_bytes(draw_embedding(scales), dpi=50)))
-        assert picture.size == (415, 180 * n_scales)
-        pictures.append(np.asarray(picture.convert("L")))
-    assert pictures[0].std() > 10
-    assert (pictures[0] != pictures[1]).any()
+def test_the_picture_fits_the_width(n_scales):
+    scales = {f"p = {number}": make_sampler() for number in range(n_scales)}
+    assert Image.open(io.BytesIO(png_bytes(draw_embedding(scales), dpi=50))).size == (415, 180 * n_scales)

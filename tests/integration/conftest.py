@@ -1,13 +1,29 @@
 """A tiny inspection task in the layout of MVTec AD, and models small enough to train on it in seconds."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from anomalib.cli import AnomalibCLI
 from anomalib.data import MVTec
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
 from PIL import Image
 
 SIDE = 72
+SMALL = {"patch_sizes": (33,), "n_students": 2, "output_stride": 8}
+
+
+def small_model(side: int = 64, **arguments: Any) -> UninformedStudents:
+    return UninformedStudents(
+        pre_processor=UninformedStudents.configure_pre_processor((side, side)), **{**SMALL, **arguments}
+    )
+
+
+def small_engine(folder: Path, **arguments: Any) -> Engine:
+    return Engine(default_root_dir=folder, accelerator="cpu", **{"max_epochs": 1, **arguments})
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +38,25 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def datamodule(data_root: Path) -> MVTec:
     """The tiny task as a data module with batches of two."""
     return MVTec(root=data_root, category="dots", train_batch_size=2, eval_batch_size=2, num_workers=0)
+
+
+@pytest.fixture(scope="session")
+def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a small model."""
+    engine = small_engine(tmp_path_factory.mktemp("trained"), max_epochs=2)
+    engine.fit(small_model(lr=1e-3), datamodule=MVTec(root=data_root, category="dots", num_workers=0))
+    return Path(engine.best_model_path)
+
+
+@pytest.fixture
+def anomalib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a command of anomalib's in the test's folder, in this process: a new one imports for seconds."""
+
+    def anomalib(*arguments: str | Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        AnomalibCLI([str(argument) for argument in arguments])
+
+    return anomalib
 
 
 def write_category(category: Path, n_train: int = 6, mode: str = "RGB") -> None:

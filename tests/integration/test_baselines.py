@@ -1,5 +1,6 @@
 """The baselines in what anomalib does with its own models."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,6 @@ from anomalib.data import MVTec
 from anomalib.deploy import OpenVINOInferencer
 from anomalib.engine import Engine
 from anomalib.models import DescriptorBaseline, get_model
-
-from .test_command_line import BIN, run
 
 METHODS = ("nearest_neighbour", "k_means", "one_class_svm", "autoencoder", "variational_autoencoder")
 QUICK: dict[str, dict[str, Any]] = {
@@ -118,13 +117,14 @@ def test_get_model_knows_the_name() -> None:
     assert type(get_model("descriptor_baseline", method="k_means")) is DescriptorBaseline
 
 
-@pytest.mark.slow
-def test_command_line_trains(data_root: Path, tmp_path: Path) -> None:
+def test_command_line_trains(
+    anomalib: Callable[..., None], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = ("--model", "DescriptorBaseline", "--model.method", "k_means", "--model.output_stride", "8")
     settings = ("--model.settings.n_centres", "4", "--model.n_samples", "300")
     data = ("--data", "MVTec", "--data.root", data_root, "--data.category", "dots", "--data.num_workers", "0")
     trainer = ("--trainer.accelerator", "cpu", "--trainer.logger", "false")
-    output = run(BIN / "anomalib", "train", *model, *settings, *data, *trainer, cwd=tmp_path)
-    assert "pixel_AUPRO" in output
+    anomalib("train", *model, *settings, *data, *trainer)
+    assert "pixel_AUPRO" in capsys.readouterr().out
     (checkpoint,) = tmp_path.rglob("model.ckpt")
     assert DescriptorBaseline.load_from_checkpoint(checkpoint).model.distribution.centres.shape[0] == 4

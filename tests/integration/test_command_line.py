@@ -1,8 +1,9 @@
-"""The commands of README, run in processes of their own."""
+"""The commands of README: in a process of their own once, and then in this one."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from anomalib.cli import AnomalibCLI
 from anomalib.data import MVTec
 from PIL import Image
 
+from anomalib_students import cli
 from anomalib_students.lightning_model import PAPER
 
-from .conftest import write_category
+from .conftest import SMALL, write_category
 
 BIN = Path(sys.executable).parent
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -35,8 +37,8 @@ def run(*arguments: str | Path, cwd: Path, fails: bool = False) -> str:
     return output
 
 
-@pytest.fixture(scope="module")
-def small_config(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def small_config(data_root: Path, tmp_path: Path) -> Path:
     """Configuration file of a small model on the tiny task."""
     transform = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [64, 64]}}
     config = {
@@ -61,23 +63,31 @@ def small_config(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         },
         "trainer": {"max_epochs": 2, "accelerator": "cpu", "logger": False},
     }
-    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path = tmp_path / "small.yaml"
     # Every JSON document is a YAML document.
     path.write_text(json.dumps(config))
     return path
 
 
+@pytest.fixture
+def model(trained: Path) -> tuple[str | Path, ...]:
+    """Arguments of the small model that was trained."""
+    arguments = (f"--model.{name}={json.dumps(value)}" for name, value in SMALL.items())
+    return ("--model", "UninformedStudents", *arguments, "--ckpt_path", trained)
+
+
 @pytest.mark.slow
-def test_train_then_test_predict_and_export(small_config: Path, data_root: Path, tmp_path: Path) -> None:
-    output = run(BIN / "anomalib", "train", "-c", small_config, cwd=tmp_path)
-    assert "pixel_AUPRO" in output
+def test_train_leaves_a_checkpoint_and_pictures(small_config: Path, tmp_path: Path) -> None:
+    """As a user calls it, in a process of its own."""
+    assert "pixel_AUPRO" in run(BIN / "anomalib", "train", "-c", small_config, cwd=tmp_path)
     results = tmp_path / "results" / "UninformedStudents" / "MVTec" / "dots" / "latest"
-    checkpoint = results / "weights" / "lightning" / "model.ckpt"
-    assert checkpoint.is_file()
+    assert (results / "weights" / "lightning" / "model.ckpt").is_file()
     assert list((results / "images").rglob("*.png"))
 
-    model = ("--model", "UninformedStudents", "--model.patch_sizes", "[33]", "--model.n_students", "2")
-    model += ("--model.architecture", "paper", "--model.output_stride", "8", "--ckpt_path", checkpoint)
+
+def test_predict_gives_the_same_picture_whoever_cuts_the_image_into_tiles(
+    anomalib: Callable[..., None], model: tuple[str | Path, ...], data_root: Path, tmp_path: Path
+) -> None:
     image = data_root / "dots" / "test" / "square" / "000.png"
     tiler = "anomalib.callbacks.TilerConfigurationCallback"
     tiling = {"none": (), "ours": ("--model.max_tile", "24")}
@@ -87,24 +97,24 @@ def test_train_then_test_predict_and_export(small_config: Path, data_root: Path,
     )
     pictures = {}
     for whose, arguments in tiling.items():
-        folder = tmp_path / whose
-        folder.mkdir()
-        run(
-            BIN / "anomalib", "predict", *model, *arguments, "--data", image, "--trainer.accelerator", "cpu", cwd=folder
-        )
-        (picture,) = folder.rglob("000.png")
+        folder = ("--default_root_dir", tmp_path / whose)
+        anomalib("predict", *model, *arguments, "--data", image, "--trainer.accelerator", "cpu", *folder)
+        (picture,) = (tmp_path / whose).rglob("000.png")
         pictures[whose] = np.asarray(Image.open(picture), dtype=int)
     for picture in pictures.values():
         # Rounding may move a pixel to the next colour.
         assert abs(picture - pictures["none"]).max() <= 2
-    run(BIN / "anomalib", "export", *model, "--export_type", "openvino", "--export_root", tmp_path, cwd=tmp_path)
+
+
+def test_export_in_8_bits_is_smaller(
+    anomalib: Callable[..., None], model: tuple[str | Path, ...], data_root: Path, tmp_path: Path
+) -> None:
+    anomalib("export", *model, "--export_type", "openvino", "--export_root", tmp_path)
     exported = tmp_path / "weights" / "openvino" / "model.bin"
     size = exported.stat().st_size
-    run(
-        *(BIN / "anomalib", "export", *model, "--export_type", "openvino", "--export_root", tmp_path),
-        *("--compression_type", "int8_ptq", "--data", "MVTec", "--data.root", data_root, "--data.category", "dots"),
-        cwd=tmp_path,
-    )
+    data = ("--data", "MVTec", "--data.root", data_root, "--data.category", "dots")
+    compressed = ("--export_type", "openvino", "--export_root", tmp_path, "--compression_type", "int8_ptq")
+    anomalib("export", *model, *compressed, *data)
     assert exported.stat().st_size < size / 2
 
 
@@ -118,22 +128,26 @@ def test_our_configurations_are_valid(config: Path, capsys: pytest.CaptureFixtur
     assert "UninformedStudents" in capsys.readouterr().out
 
 
-def test_help_explains_our_arguments(tmp_path: Path) -> None:
-    output = run(BIN / "anomalib", "train", "--model.help", "UninformedStudents", cwd=tmp_path)
+def test_help_explains_our_arguments(anomalib: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        anomalib("train", "--model.help", "UninformedStudents")
+    assert ended.value.code == 0
+    output = capsys.readouterr().out
     assert "--model.init_args.patch_sizes" in output or "--model.patch_sizes" in output
     assert "receptive fields" in output
 
 
-def test_folder_without_good_images_is_one_clear_error(tmp_path: Path) -> None:
+def test_folder_without_good_images_is_one_clear_error(anomalib: Callable[..., None], tmp_path: Path) -> None:
     write_category(tmp_path / "data" / "dots", n_train=1)
     (tmp_path / "data" / "dots" / "train" / "good" / "000.png").unlink()
     arguments = ("--data", "MVTec", "--data.root", tmp_path / "data", "--data.category", "dots")
-    output = run(BIN / "anomalib", "train", "--model", "UninformedStudents", *arguments, cwd=tmp_path, fails=True)
-    assert "train/good" in output.splitlines()[-1] or "train/good" in output[-600:]
+    with pytest.raises((ValueError, OSError), match="train/good"):
+        anomalib("train", "--model", "UninformedStudents", *arguments)
 
 
-def test_teachers_lists_what_is_bundled(tmp_path: Path) -> None:
-    output = run(BIN / "anomalib-students", "teachers", cwd=tmp_path)
+def test_teachers_lists_what_is_bundled(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["teachers"])
+    output = capsys.readouterr().out
     for text in ("p17", "p33", "p65", "light_p33", "iterations", "licences"):
         assert text in output
 

@@ -12,27 +12,7 @@ from anomalib.models import UninformedStudents, get_model
 
 from anomalib_students import ScaleMetrics
 
-from .conftest import write_category
-
-SMALL = {"patch_sizes": (33,), "n_students": 2, "output_stride": 8}
-
-
-def small_model(side: int = 64, **arguments: Any) -> UninformedStudents:
-    return UninformedStudents(
-        pre_processor=UninformedStudents.configure_pre_processor((side, side)), **{**SMALL, **arguments}
-    )
-
-
-def small_engine(folder: Path, **arguments: Any) -> Engine:
-    return Engine(default_root_dir=folder, accelerator="cpu", **{"max_epochs": 1, **arguments})
-
-
-@pytest.fixture(scope="module")
-def trained(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of a small model."""
-    engine = small_engine(tmp_path_factory.mktemp("trained"), max_epochs=2)
-    engine.fit(small_model(lr=1e-3), datamodule=MVTec(root=data_root, category="dots", num_workers=0))
-    return Path(engine.best_model_path)
+from .conftest import SMALL, small_engine, small_model, write_category
 
 
 def test_every_default_fits_and_tests_in_batches_of_two(datamodule: MVTec, tmp_path: Path) -> None:

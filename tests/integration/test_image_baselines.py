@@ -1,5 +1,6 @@
 """The image-space baselines in what anomalib does with its own models."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from anomalib.models import CNNFeatureDictionary, SSIMAutoencoder, get_model
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
-
-from .test_command_line import BIN, run
 
 METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_AUPRO"}
 
@@ -152,15 +151,20 @@ def test_autoencoder_trains_as_long_as_the_paper_unless_told_otherwise(tmp_path:
     assert epochs == [200, 3]
 
 
-@pytest.mark.slow
-def test_command_line_trains(data_root: Path, resnet18_checkpoint: Path, tmp_path: Path) -> None:
+def test_command_line_trains(
+    anomalib: Callable[..., None],
+    data_root: Path,
+    resnet18_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     model = ("--model", "CNNFeatureDictionary", "--model.source_checkpoint", resnet18_checkpoint)
     model += ("--model.source_layer", "layer2", "--model.input_size", "32", "--model.output_stride", "8")
     settings = ("--model.patch_size", "17", "--model.n_entries", "4", "--model.patches_per_image", "20")
     data = ("--data", "MVTec", "--data.root", data_root, "--data.category", "dots", "--data.num_workers", "0")
     trainer = ("--trainer.accelerator", "cpu", "--trainer.logger", "false")
-    output = run(BIN / "anomalib", "train", *model, *settings, *data, *trainer, cwd=tmp_path)
-    assert "pixel_AUPRO" in output
+    anomalib("train", *model, *settings, *data, *trainer)
+    assert "pixel_AUPRO" in capsys.readouterr().out
     (checkpoint,) = tmp_path.rglob("model.ckpt")
     dictionary = CNNFeatureDictionary.load_from_checkpoint(checkpoint).model.dictionary
     assert torch.isfinite(dictionary.centres).all()

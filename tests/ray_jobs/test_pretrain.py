@@ -1,11 +1,14 @@
 """The Ray job that pretrains a teacher for each patch size."""
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from anomalib_students.teacher.task import pretrain
 
 from .conftest import kill, wait_for
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_killed_job_goes_on_to_the_teacher_of_the_command(cluster, start_job, run_job, photographs, tmp_path):

@@ -16,6 +16,8 @@ from anomalib_students.cluster.workers import Workers
 
 from .conftest import SMALL_IMAGES, kill, wait_for
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = f"""
 trials: 4
 epochs: 1

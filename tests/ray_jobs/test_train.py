@@ -16,6 +16,8 @@ from tests.integration.conftest import write_category
 
 from .conftest import SMALL_IMAGES, finish, kill, wait_for
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = f"""
 patch_sizes: [33]
 data:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -28,17 +28,6 @@ from anomalib_students.metrics import AUROC
 from anomalib_students.statistics import RunningStatistics
 
 from ..test_dense import describe_cropped_patches, make_network, sample_positions
-
-settings.register_profile(
-    "few",
-    max_examples=50,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    # The fixture only makes the networks narrow, in the same way for all examples.
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("few")
 
 SEEDS = st.integers(0, 2**32 - 1)
 MAGNITUDES = st.sampled_from([1e-3, 1.0, 1e3])
