@@ -19,6 +19,12 @@ from .conftest import SMALL, write_category
 
 BIN = Path(sys.executable).parent
 CONFIGS = Path(__file__).parents[2] / "configs"
+PRE_PROCESSOR = {
+    "class_path": "anomalib.pre_processing.PreProcessor",
+    "init_args": {
+        "transform": {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [64, 64]}},
+    },
+}
 
 
 def run(*arguments: str | Path, cwd: Path, fails: bool = False) -> str:
@@ -40,7 +46,6 @@ def run(*arguments: str | Path, cwd: Path, fails: bool = False) -> str:
 @pytest.fixture
 def small_config(data_root: Path, tmp_path: Path) -> Path:
     """Configuration file of a small model on the tiny task."""
-    transform = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [64, 64]}}
     config = {
         "seed_everything": 0,
         "model": {
@@ -51,10 +56,7 @@ def small_config(data_root: Path, tmp_path: Path) -> Path:
                 "n_students": 2,
                 "output_stride": 8,
                 "lr": 1e-3,
-                "pre_processor": {
-                    "class_path": "anomalib.pre_processing.PreProcessor",
-                    "init_args": {"transform": transform},
-                },
+                "pre_processor": PRE_PROCESSOR,
             },
         },
         "data": {
@@ -72,7 +74,8 @@ def small_config(data_root: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def model(trained: Path) -> tuple[str | Path, ...]:
     """Arguments of the small model that was trained."""
-    arguments = (f"--model.{name}={json.dumps(value)}" for name, value in SMALL.items())
+    settings = {**SMALL, "pre_processor": PRE_PROCESSOR}
+    arguments = (f"--model.{name}={json.dumps(value)}" for name, value in settings.items())
     return ("--model", "UninformedStudents", *arguments, "--ckpt_path", trained)
 
 
