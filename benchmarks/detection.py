@@ -147,7 +147,7 @@ def detection(
 
 
 def check(configurations: tuple[str, ...], categories: tuple[str, ...], root: Path, resnet18: Path | None) -> None:
-    """Refuse what would fail later, and render the sample parts before two jobs want them."""
+    """Refuse what would fail later, and unpack the sample parts before two jobs want them."""
     if unknown := set(configurations) - set(CONFIGURATIONS):
         sys.exit(f"No such configuration: {', '.join(sorted(unknown))}. There are {', '.join(CONFIGURATIONS)}.")
     needs_resnet18 = any(CONFIGURATIONS[name].get("model") in {"Padim", "Patchcore"} for name in configurations)

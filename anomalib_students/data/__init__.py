@@ -1,4 +1,4 @@
-"""Data: MVTec AD under the name that users type, a rendered category, and classes of images, one of which is normal."""
+"""Data: MVTec AD under the name that users type, sample parts, and classes of images, one of which is normal."""
 
 from anomalib_students.data.mvtec import MVTec
 from anomalib_students.data.one_class import OneClassImageFolder

@@ -1,4 +1,4 @@
-"""An inspection task that needs no download: machined parts, rendered on first use."""
+"""An inspection task that needs no download: machined parts that come with the package."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class SampleParts(MVTec):
     """Turned steel flanges under uneven light, with five types of defects and their exact masks.
 
     60 good images to train on, 20 good and 40 defective ones to test on (dents, faulty holes, fibres, scratches and
-    stains, from hardly visible to obvious), RGB of 256x256 pixels. They are rendered in less than a minute when they
-    are first needed, always the same, and kept in a cache folder.
+    stains, from hardly visible to obvious), RGB of 256x256 pixels. They are unpacked into a cache folder when they are
+    first needed.
 
     Args:
         root: Folder to keep the images in; None for the user's cache folder.
@@ -56,7 +56,7 @@ class SampleParts(MVTec):
         seed: int | None = None,
     ) -> None:
         super().__init__(
-            # Pictures of another version of the renderer are other pictures.
+            # Pictures of another version are other pictures.
             root=(default_root() if root is None else Path(root)) / VERSION,
             category=CATEGORY,
             train_batch_size=train_batch_size,
@@ -74,7 +74,7 @@ class SampleParts(MVTec):
         )
 
     def prepare_data(self) -> None:
-        """Render the images, unless they are there.
+        """Unpack the images, unless they are there.
 
         Raises:
             OSError: If the folder can't be written.

@@ -1,22 +1,21 @@
-"""The folder of the sample parts: rendered once, in MVTec AD's layout, complete or not there at all."""
+"""The folder of the sample parts: unpacked once, in MVTec AD's layout, complete or not there at all."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from zipfile import ZipFile
 
 import platformdirs
-from numpy import uint8
-from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-from anomalib_students.data.sample_parts_images import NUM_IMAGES, make_image
 from anomalib_students.files import ensure_folder
 
+ARCHIVE = Path(__file__).with_name("sample_parts.zip")
+"""Pictures as JPEG and masks as PNG, packed by tools/render_sample_parts.py."""
 CATEGORY = "part"
 # To be raised whenever a picture changes.
-VERSION = "v1"
+VERSION = "v2"
 
 
 def default_root() -> Path:
@@ -25,7 +24,7 @@ def default_root() -> Path:
 
 
 def ensure_sample_parts(folder: Path) -> None:
-    """Renders the sample parts, unless they are there.
+    """Unpack the sample parts, unless they are there.
 
     They are complete or not there at all, and a folder in which files are missing is replaced.
 
@@ -49,29 +48,23 @@ def is_complete(folder: Path) -> bool:
 
 def file_names() -> list[str]:
     """Names of all pictures and masks, relative to the category's folder."""
-    names = []
-    for (split, label), count in NUM_IMAGES.items():
-        names += [f"{split}/{label}/{index:03d}.png" for index in range(count)]
-        if label != "good":
-            names += [f"ground_truth/{label}/{index:03d}_mask.png" for index in range(count)]
-    return names
+    with ZipFile(ARCHIVE) as archive:
+        return [_unpacked(name) for name in archive.namelist()]
 
 
 def write_sample_parts(folder: Path) -> None:
-    """Renders all pictures and masks into a new folder."""
-    pictures = [(split, label, index) for (split, label), count in NUM_IMAGES.items() for index in range(count)]
-    for split, label, index in track(
-        pictures,
-        description="Rendering the sample parts",
-        # A console of its own, because one console can't show two progress bars, and the caller may have one.
-        console=Console(stderr=True),
-    ):
-        image, mask = make_image(split, label, index)
-        _write_png(folder / split / label / f"{index:03d}.png", image)
-        if mask is not None:
-            _write_png(folder / "ground_truth" / label / f"{index:03d}_mask.png", mask)
+    """Unpack all pictures and masks into a new folder."""
+    with ZipFile(ARCHIVE) as archive:
+        for name in archive.namelist():
+            path = folder / _unpacked(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_png(path, archive.read(name))
 
 
-def _write_png(path: Path, pixels: NDArray[uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+def write_png(path: Path, content: bytes) -> None:
+    """Write an image as PNG, the only type of file that anomalib looks for in this layout."""
+    Image.open(io.BytesIO(content)).save(path, compress_level=1)
+
+
+def _unpacked(name: str) -> str:
+    return str(Path(name).with_suffix(".png").as_posix())

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
-
-from anomalib_students.data.sample_parts_surface import (
+from sample_parts_surface import (
     BOLT_CIRCLE_RADIUS,
     GOOD_BOLT_CIRCLE,
     IMAGE_SIZE,
@@ -25,6 +23,7 @@ from anomalib_students.data.sample_parts_surface import (
     build_surface,
     stroke_distance,
 )
+from scipy import ndimage
 
 Defect = Callable[[Surface, PartScene, np.random.Generator, float], Surface]
 

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sample_parts_defects import DEFECTS
+from sample_parts_rendering import add_noise, render
+from sample_parts_surface import Array, build_surface, draw_scene
 from scipy import ndimage
-
-from anomalib_students.data.sample_parts_defects import DEFECTS
-from anomalib_students.data.sample_parts_rendering import add_noise, render
-from anomalib_students.data.sample_parts_surface import Array, build_surface, draw_scene
 
 SEED = 1911
 NUM_IMAGES: dict[tuple[str, str], int] = {

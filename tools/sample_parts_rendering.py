@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-
-from anomalib_students.data.sample_parts_surface import (
+from sample_parts_surface import (
     IMAGE_SIZE,
     PART_RADIUS,
     SUPERSAMPLING,
@@ -18,6 +16,7 @@ from anomalib_students.data.sample_parts_surface import (
     Surface,
     fine_axis,
 )
+from scipy import ndimage
 
 Vector = tuple[Array, Array, Array]
 
