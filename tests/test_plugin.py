@@ -90,6 +90,7 @@ def run(*command: str | Path, **environment: str) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
@@ -108,6 +109,7 @@ def test_names_resolve_in_the_process_of_the_tests():
         exec(NAMES_RESOLVE.format(first="torch"), {})
 
 
+@pytest.mark.slow
 def test_names_resolve_in_a_spawned_worker():
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as workers:
         workers.submit(exec, NAMES_RESOLVE.format(first="anomalib.models"), {}).result()
@@ -117,12 +119,14 @@ def test_a_program_without_anomalib_imports_nothing_but_the_plugin():
     assert run(sys.executable, "-c", NO_ANOMALIB).strip() == "['anomalib_students', 'anomalib_students.plugin']"
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_model_is_a_warning_with_its_cause():
     warning = run(sys.executable, "-c", BROKEN_MODEL)
     assert "could not register" in warning
     assert "ModuleNotFoundError: import of anomalib_students.lightning_model halted" in warning
 
 
+@pytest.mark.slow
 def test_registration_by_hand_when_torch_calls_no_entry_point():
     run(sys.executable, "-c", AUTOLOAD_OFF, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
 

@@ -109,6 +109,7 @@ def test_predict_gives_the_same_picture_whoever_cuts_the_image_into_tiles(
         assert abs(picture - pictures["none"]).max() <= 2
 
 
+@pytest.mark.slow
 def test_export_in_8_bits_is_smaller(
     anomalib: Callable[..., None], model: tuple[str | Path, ...], data_root: Path, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_teachers_lists_what_is_bundled(capsys: pytest.CaptureFixture[str]) -> N
         assert text in output
 
 
+@pytest.mark.slow
 def test_command_fails_in_one_line(tmp_path: Path) -> None:
     output = run(BIN / "anomalib-students", "teachers", "--file", "gone.safetensors", cwd=tmp_path, fails=True)
     assert "Traceback" not in output

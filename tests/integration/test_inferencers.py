@@ -1,6 +1,8 @@
 """Exported models give what the engine gives, in anomalib's own inferencers."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +32,24 @@ def model(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Uninform
     engine = Engine(default_root_dir=tmp_path_factory.mktemp("run"), max_epochs=1, accelerator="cpu")
     engine.fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def export(model: UninformedStudents, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Export the model to OpenVINO, once with the same arguments."""
+
+    @cache
+    def export(input_size: tuple[int, int] | None, quantised: bool = False) -> Path:
+        folder = tmp_path_factory.mktemp("export")
+        datamodule = MVTec(root=data_root, category="dots", eval_batch_size=2, num_workers=0)
+        compression = {"compression_type": CompressionType.INT8_PTQ, "datamodule": datamodule} if quantised else {}
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.chdir(folder)
+            path = model.to_openvino(folder, input_size=input_size, **compression)
+        assert datamodule.eval_batch_size == 2
+        return path
+
+    return export
 
 
 @pytest.fixture(scope="module", params=["larger", "of_input_size"])
@@ -69,45 +89,29 @@ def test_torch_inferencer(
 
 @pytest.mark.parametrize("input_size", [None, (SIDE, SIDE)], ids=["any_size", "fixed_size"])
 def test_openvino_inferencer(
-    input_size: tuple[int, int] | None,
-    model: UninformedStudents,
-    image: Path,
-    expected: tuple[float, np.ndarray],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    input_size: tuple[int, int] | None, export: Callable[..., Path], image: Path, expected: tuple[float, np.ndarray]
 ) -> None:
     if input_size is not None and Image.open(image).size != input_size:
         pytest.skip("a model of fixed input size takes images of that size only")
-    monkeypatch.chdir(tmp_path)
     # The plugin chooses bfloat16 by itself on processors that have it.
     config = {"INFERENCE_PRECISION_HINT": "f32"}
-    exported = model.to_openvino(tmp_path, input_size=input_size)
-    _assert_same(OpenVINOInferencer(exported, config=config).predict(image), expected)
+    _assert_same(OpenVINOInferencer(export(input_size), config=config).predict(image), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input_size", [None, (SIDE, SIDE)], ids=["any_size", "fixed_size"])
 def test_quantised_model_sees_the_same_defects(
-    input_size: tuple[int, int] | None,
-    model: UninformedStudents,
-    image: Path,
-    expected: tuple[float, np.ndarray],
-    data_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    input_size: tuple[int, int] | None, export: Callable[..., Path], image: Path, expected: tuple[float, np.ndarray]
 ) -> None:
     if input_size is not None and Image.open(image).size != input_size:
         pytest.skip("a model of fixed input size takes images of that size only")
-    monkeypatch.chdir(tmp_path)
-    datamodule = MVTec(root=data_root, category="dots", eval_batch_size=2, num_workers=0)
-    exported = model.to_openvino(
-        tmp_path, input_size=input_size, compression_type=CompressionType.INT8_PTQ, datamodule=datamodule
-    )
-    assert datamodule.eval_batch_size == 2
+    exported = export(input_size, quantised=True)
     assert "FakeQuantize" in {operation.get_type_name() for operation in Core().read_model(exported).get_ops()}
     quantised = np.asarray(OpenVINOInferencer(exported).predict(image).anomaly_map).squeeze()
     assert np.corrcoef(quantised.ravel(), expected[1].ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_quantised_model_with_uneven_channels(
     model: UninformedStudents, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +133,7 @@ def test_quantised_model_with_uneven_channels(
     assert np.corrcoef(quantised.ravel(), expected.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_quantised_without_validation_images(
     model: UninformedStudents, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def options(photographs, resnet18_checkpoint, tmp_path):
             "output": tmp_path / name / "p17.safetensors",
             "results": tmp_path / name / "results",
             "patch_size": 17,
+            "architecture": "light",
             "descriptor_dim": 8,
             "source_checkpoint": resnet18_checkpoint,
             "source_layer": "layer1",
@@ -92,6 +93,7 @@ def read_losses(folder):
     return losses
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_killed(start, call, tmp_path):
     settings = {"lambda_m": 1.0, "lambda_c": 0.01}
     killed = start("killed", **settings)
@@ -116,6 +118,7 @@ def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_killed(start, 
     )
 
 
+@pytest.mark.slow
 def test_two_devices_train_on_the_batches_of_one(start, call, tmp_path):
     """The gradients' sums differ in their order alone; eq. 5 has none over a whole batch on two devices."""
     settings = {"lambda_m": 1.0, "lambda_c": 0.0, "max_steps": 6, "checkpoint_every": 5}

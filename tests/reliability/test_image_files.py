@@ -106,6 +106,7 @@ def test_batches_of_several_kinds_go_together(tmp_path):
     assert batch.image.shape == (len(SOUND), 3, SIDE, SIDE)
 
 
+@pytest.mark.slow
 def test_a_program_with_anomalib_alone_reads_by_ours(tmp_path):
     """The plugin brings it into a program of inference that imports nothing of ours."""
     path = write_picture("grey16.png", tmp_path / "picture")

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_signals_in_a_new_process() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", Path(__file__).with_name("signals.py")]
     result = subprocess.run(
