@@ -119,6 +119,7 @@ export_whole(export, export_root=Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_export(tmp_path):
     Model().to_openvino(tmp_path)
     before = contents(tmp_path)
