@@ -181,3 +181,20 @@ def test_configurations_name_models_so_that_anomalib_takes_them(package, name):
     assert settings.model.class_path == f"{package or 'anomalib.models.'}{name}"
     assert type(get_model(settings.model)) is getattr(anomalib_students, name)
     assert type(parser.instantiate_classes(settings).model) is getattr(anomalib_students, name)
+
+
+@pytest.mark.slow
+def test_ray_worker_has_the_model():
+    ray = pytest.importorskip("ray")
+    import anomalib.models
+
+    def models_of_worker() -> set[str]:
+        # By its module, which is pickled with the function, although the plugin has given it a class of its own.
+        return anomalib.models.list_models()
+
+    # Not one that some other program has started on this machine.
+    ray.init(address="local", num_cpus=1, include_dashboard=False)
+    try:
+        assert "uninformed_students" in ray.get(ray.remote(models_of_worker).remote())
+    finally:
+        ray.shutdown()
