@@ -88,9 +88,10 @@ def _antialiased(original: Transform | None, exportable: Transform | None) -> Tr
 
 def _resampling_matrix(side: int, new_side: int, like: torch.Tensor) -> torch.Tensor:
     """Weights of the old pixels in each new pixel, of shape ``(new_side, side)``."""
-    # As tensors, since exporters cannot divide by a side that is known only at run time.
-    scale = torch.scalar_tensor(side, dtype=like.dtype, device=like.device) / new_side
-    centres = (torch.arange(new_side, device=like.device, dtype=like.dtype) + 0.5) * scale
-    pixels = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
-    weights = (1 - (pixels - centres[:, None]).abs() / scale.clamp_min(1)).clamp_min(0)
+    # In whole numbers, as inferencers that compute in bfloat16 would misplace pixels: it has no odd ones above 256. And
+    # as tensors, since exporters can't compute with a side that is known only at run time.
+    old = torch.scalar_tensor(side, dtype=torch.int64, device=like.device)
+    centres = (2 * torch.arange(new_side, device=like.device) + 1) * old
+    pixels = (2 * torch.arange(side, device=like.device) + 1) * new_side
+    weights = (2 * old.clamp_min(new_side) - (pixels - centres[:, None]).abs()).clamp_min(0).to(like.dtype)
     return weights / weights.sum(dim=1, keepdim=True)

@@ -41,3 +41,13 @@ def test_gives_the_images_of_the_original_transform() -> None:
     transform = Compose([Resize((64, 64), antialias=True), Normalize([0.5] * 3, [0.2] * 3)])
     images = torch.rand(2, 3, 150, 200, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(exportable_transform(transform)(images), transform(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [288, 500, 801])
+def test_pixels_stay_in_place_in_bfloat16(side):
+    """In which OpenVINO computes by itself on many processors, and which has no odd numbers above 256."""
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    expected = functional.interpolate(images, (288, 288), mode="bilinear", antialias=True)
+    resized = antialiased_resize(images.bfloat16(), 288, 288).float()
+    # A few times the relative step of bfloat16.
+    torch.testing.assert_close(resized, expected, atol=4 * 2**-8, rtol=0)
