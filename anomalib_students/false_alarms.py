@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-__all__ = ["Gumbel", "Margin", "fit_gumbel", "margin"]
+__all__ = ["Gumbel", "Margin", "fit_gumbel", "is_usual", "margin"]
 
 EULER = 0.5772156649
 SAMPLES = 20_000
@@ -23,6 +23,11 @@ LARGEST_SAMPLE = 500
 INTERVAL = (0.05, 0.95)
 RELATIVE_FLOOR = 0.02
 """Least scale as a part of the location, for images that hardly differ."""
+QUARTILES = (0.25, 0.5, 0.75)
+OUTLIER_RATE = 1e-4
+"""Rate at which good images would score as high as those that are taken for mislabelled."""
+FEWEST_FOR_OUTLIERS = 10
+"""Fewest images whose quartiles tell what is usual."""
 FEWEST = 5
 """Fewest images whose own spread is trusted."""
 ASSUMED_SCALE = 0.25
@@ -53,6 +58,28 @@ class Margin(NamedTuple):
     scales: float
     lower: float
     upper: float
+
+
+def is_usual(scores: torch.Tensor) -> torch.Tensor:
+    """Tell scores of good images from those of images that are probably not good.
+
+    One defective image among thirty good ones would double the threshold. Quartiles do not feel it: a Gumbel
+    distribution that has them gives scores like an outlier's to one of 10,000 images.
+
+    Args:
+        scores: Scores of images that are said to be good, of shape ``(n,)``.
+
+    Returns:
+        Whether each is usual, of the same shape; all of fewer than ten are.
+    """
+    if len(scores) < FEWEST_FOR_OUTLIERS:
+        return torch.ones_like(scores, dtype=torch.bool)
+    levels = torch.tensor(QUARTILES, dtype=torch.float64, device=scores.device)
+    lower, median, upper = scores.double().quantile(levels).tolist()
+    heights = [-math.log(-math.log(level)) for level in QUARTILES]
+    scale = max((upper - lower) / (heights[2] - heights[0]), RELATIVE_FLOOR * abs(median))
+    location = median - heights[1] * scale
+    return scores <= location - math.log(-math.log1p(-OUTLIER_RATE)) * scale
 
 
 def fit_gumbel(scores: torch.Tensor) -> Gumbel:

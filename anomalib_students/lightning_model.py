@@ -33,7 +33,7 @@ from anomalib.visualization import Visualizer
 from jsonargparse.typing import register_type
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
@@ -230,6 +230,7 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         self.chooses_precision = False
         self.validates_once = False
         self._scores_normalised_at: int | None = None
+        self._unusual: list[str] = []
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add the hold-out of the normalisation images, and what makes a training resumable, to anomalib's callbacks.
@@ -285,6 +286,11 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         self._normalise_scores()
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
             rank_zero_info(self.post_processor.decision)
+        if self._unusual:
+            rank_zero_warn(
+                f"These training images score far from all other good ones. See whether they are good: "
+                f"{', '.join(self._unusual)}. They have no part in the threshold."
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint complete: normalised scores, and no need for the teacher's file.
@@ -467,7 +473,9 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
             first = end
         if workers > 1:
             scores = cast("torch.Tensor", self.all_gather(scores)).sum(dim=0)
-        self.post_processor.choose(scores.cpu())
+        usual = self.post_processor.choose(scores.cpu()).tolist()
+        paths = held_out.samples.image_path
+        self._unusual = [str(path) for path, is_usual in zip(paths, usual, strict=True) if not is_usual]
 
     def _merge_over_workers(self, statistics: RunningStatistics) -> RunningStatistics:
         """Join the statistics of all workers' shares of the images."""

@@ -9,7 +9,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.utilities import dim_zero_cat
 
-from .false_alarms import fit_gumbel, margin
+from .false_alarms import fit_gumbel, is_usual, margin
 
 __all__ = ["Decision", "FalseAlarmPostProcessor", "Threshold"]
 
@@ -72,7 +72,7 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     Example:
         >>> post_processor = FalseAlarmPostProcessor(false_alarm_rate=0.05)
-        >>> post_processor.choose(torch.linspace(1, 2, 30))
+        >>> usual = post_processor.choose(torch.linspace(1, 2, 30))
         >>> post_processor.decision.n_images
         30
     """
@@ -110,7 +110,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         _, lower, upper = margin(n_images, self.false_alarm_rate)
         return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
 
-    def choose(self, scores: torch.Tensor) -> None:
+    def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Choose the threshold of images and pixels.
 
         The score of an image is that of its worst window, and thus the mean of scores of pixels: the same threshold
@@ -119,13 +119,18 @@ class FalseAlarmPostProcessor(PostProcessor):
         Args:
             scores: Scores of good images that no student has learnt from, of shape ``(n,)`` with n at least 1.
 
+        Returns:
+            Whether each score is usual, of the same shape. Those that are not have no part in the threshold.
+
         Raises:
             ValueError: If there are no scores, or one is not finite.
         """
-        self.good_images.copy_(torch.tensor([scores.numel(), *fit_gumbel(scores)]))
+        usual = is_usual(scores)
+        self.good_images.copy_(torch.tensor([usual.sum(), *fit_gumbel(scores[usual])]))
         # The thresholds of a validation are of other students.
         self.rule = "normal"
         self._set_thresholds()
+        return usual
 
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.false_alarms import FEWEST, fit_gumbel, margin
+from anomalib_students.false_alarms import FEWEST, fit_gumbel, is_usual, margin
 
 
 @pytest.mark.parametrize("n_images", [5, 21, 60])
@@ -66,3 +66,15 @@ def test_that_senseless_scores_are_refused(scores: list[float]) -> None:
 def test_that_senseless_rates_are_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="false_alarm_rate must lie between 0 and 1"):
         margin(20, rate)
+
+
+def test_that_a_mislabelled_image_is_found_and_others_are_kept() -> None:
+    generator = np.random.default_rng(2)
+    samples = torch.from_numpy(generator.gumbel(3.0, 0.5, size=(2000, 27)))
+    kept = torch.stack([is_usual(sample) for sample in samples])
+    # Of 27 images, whose quartiles are known only about, more than 1 in 10,000 are beyond; still hardly any.
+    assert (~kept).float().mean() < 0.003
+    samples[:, 5] = 12.0
+    found = torch.stack([~is_usual(sample) for sample in samples])
+    assert found[:, 5].float().mean() > 0.98
+    assert not (~is_usual(torch.tensor([1.0, 1.1, 9.0]))).any()

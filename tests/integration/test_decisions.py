@@ -99,6 +99,20 @@ def test_a_merged_model_decides_by_its_own_scores(root: Path, tmp_path: Path) ->
     assert merged.post_processor.pixel_threshold == merged.post_processor.image_threshold
 
 
+def test_a_defective_image_among_the_good_ones_is_named(root: Path, tmp_path: Path) -> None:
+    """If it is held out, it would raise the threshold."""
+    shutil.copytree(root, tmp_path / "data")
+    write_category(tmp_path / "data" / "dots", n_train=40)
+    held_out = split_indices(40, 0.1)[1][0]
+    path = tmp_path / "data" / "dots" / "train" / "good" / f"{held_out:03}.png"
+    shutil.copy(root / "dots" / "test" / "square" / "000.png", path)
+    datamodule = MVTec(root=tmp_path / "data", category="dots", num_workers=0, train_batch_size=2)
+    model = small_model()
+    with pytest.warns(UserWarning, match=rf"See whether they are good: {path}\. They have no part"):
+        train(model, datamodule, tmp_path)
+    assert model.post_processor.decision.n_images == 9
+
+
 def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
     """Augmented in the training alone, an image of another brightness must count as one."""
     datamodule = MVTec(
