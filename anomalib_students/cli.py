@@ -1,4 +1,4 @@
-"""The command ``anomalib-students``: pretrain teachers, make the paper's tables, and draw what models see."""
+"""The command ``anomalib-students``: pretrain teachers, make the paper's tables, show what models see and decide."""
 
 import inspect
 import sys
@@ -15,6 +15,7 @@ from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.patch_network import ARCHITECTURES
 from anomalib_students.plain_settings import PlainSettings
+from anomalib_students.report.command import report
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
@@ -49,6 +50,7 @@ FUNCTIONS: Functions = {
     "teachers": teachers,
     "maps": maps,
     "embedding": embedding,
+    "report": report,
     "experiments": {"mvtec": mvtec, "one-class": one_class},
 }
 SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper's figures."}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Normalize, Transform
 
@@ -35,6 +36,7 @@ __all__ = [
     "sample_pixels",
     "scale_maps",
     "score_image",
+    "visible_image",
 ]
 
 MULTI_SCALE = "multi-scale"
@@ -121,16 +123,29 @@ def score_image(model: UninformedStudents, batch: ImageBatch) -> ScoredImage:
     """
     network_input, mask = pre_process(model, batch)
     maps = scale_maps(model.model, network_input)
-    image = network_input[0].cpu()
-    for normalisation in extract_transforms_by_type(_transform(model), Normalize):
-        mean, std = (image.new_tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
-        image = image * std + mean
     return ScoredImage(
         name=name_of(cast("Sequence[str]", batch.image_path)[0]),
-        image=image.clamp(0, 1).permute(1, 2, 0).numpy(),
+        image=visible_image(model, network_input[0]),
         mask=mask,
         maps={name: scores[0, 0].cpu().numpy() for name, scores in maps.items()},
     )
+
+
+def visible_image(model: AnomalibModule, image: torch.Tensor) -> np.ndarray:
+    """Undo what the model's pre-processor does to the colours of an image.
+
+    Args:
+        model: Model.
+        image: Pre-processed image of shape ``(3, H, W)``.
+
+    Returns:
+        RGB image of shape ``(H, W, 3)`` in ``[0, 1]``, as it is seen.
+    """
+    image = image.float().cpu()
+    for normalisation in extract_transforms_by_type(_transform(model), Normalize):
+        mean, std = (image.new_tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
+        image = image * std + mean
+    return image.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def sample_pixels(model: UninformedStudents, examples: Iterable[ImageBatch], samplers: Sequence[PixelSampler]) -> None:
@@ -243,5 +258,5 @@ def _label(batch: ImageBatch) -> bool:
     return bool(batch.gt_label[0])
 
 
-def _transform(model: UninformedStudents) -> Transform | None:
+def _transform(model: AnomalibModule) -> Transform | None:
     return model.pre_processor.transform if isinstance(model.pre_processor, PreProcessor) else None

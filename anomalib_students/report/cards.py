@@ -1,0 +1,135 @@
+"""The images of the report: which are shown, in which order, and as what."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.colors import Normalize, TwoSlopeNorm
+
+from .pictures import jpeg_uri, outline_uri, overlay
+from .results import ImageResult
+
+__all__ = ["FALSE_ALARM", "MISS", "Card", "in_order", "make_cards", "map_colours", "outcome_of"]
+
+FALSE_ALARM, MISS, FOUND, PASSED = "false alarm", "missed", "found", "passed"
+DEFECTIVE, GOOD = "defective", "good"
+"""Outcomes where there is no threshold."""
+HIGHEST = 99.9
+"""Percentile of the scores at which the colours end where there is no threshold."""
+
+
+class Card(NamedTuple):
+    """An image of the report.
+
+    Attributes:
+        name: Folder and name.
+        kind: Type of its defect.
+        outcome: What became of it.
+        score: Its score.
+        width: Width of its pictures in pixels.
+        height: Height of its pictures in pixels.
+        picture: Data URI of the image.
+        heat: Data URI of the image under its anomaly map; None if it has none.
+        outline: Data URI of the outline of its ground truth; None if there is nothing to mark.
+    """
+
+    name: str
+    kind: str
+    outcome: str
+    score: float
+    width: int
+    height: int
+    picture: str
+    heat: str | None
+    outline: str | None
+
+
+def outcome_of(result: ImageResult) -> str:
+    """Say what became of an image.
+
+    Args:
+        result: Its result.
+
+    Returns:
+        ``"false alarm"``, ``"missed"``, ``"found"`` or ``"passed"``; without a threshold ``"defective"`` or ``"good"``.
+    """
+    if result.is_alarm is None:
+        return DEFECTIVE if result.is_defective else GOOD
+    if result.is_defective:
+        return FOUND if result.is_alarm else MISS
+    return FALSE_ALARM if result.is_alarm else PASSED
+
+
+def in_order(results: Sequence[ImageResult]) -> list[ImageResult]:
+    """Put images in order: false alarms, misses, found ones, and good ones that passed.
+
+    Among each, the clearest mistakes and the closest decisions come first. Without a threshold, the highest scores do.
+
+    Args:
+        results: Results.
+
+    Returns:
+        The same in order.
+    """
+    ascending = (MISS, FOUND)
+    order = {FALSE_ALARM: 0, MISS: 1, FOUND: 2, PASSED: 3}
+
+    def key(result: ImageResult) -> tuple[int, float]:
+        outcome = outcome_of(result)
+        return order.get(outcome, 0), result.score if outcome in ascending else -result.score
+
+    return sorted(results, key=key)
+
+
+def map_colours(results: Sequence[ImageResult], threshold: float | None) -> Normalize | None:
+    """Choose the scale of the colours of all maps.
+
+    Args:
+        results: Results.
+        threshold: Above it, a pixel is called anomalous; None if there is no threshold.
+
+    Returns:
+        What takes 0, the threshold and 1 to the beginning, the middle and the end of the colours; without a threshold,
+        the lowest score and the 99.9th percentile to the beginning and the end. None if there are no maps.
+    """
+    maps = [result.anomaly_map.numpy() for result in results if result.anomaly_map is not None]
+    if not maps:
+        return None
+    if threshold is not None and 0 < threshold < 1:
+        return TwoSlopeNorm(threshold, vmin=0, vmax=1)
+    lowest = min(float(each.min()) for each in maps)
+    highest = max(float(np.percentile(each, HIGHEST)) for each in maps)
+    return Normalize(lowest, highest if highest > lowest else lowest + 1)
+
+
+def make_cards(results: Sequence[ImageResult], colours: Normalize | None) -> list[Card]:
+    """Draw the pictures of images.
+
+    Args:
+        results: Results, in the order of the cards.
+        colours: Scale of the colours of their maps; None if they have none.
+
+    Returns:
+        A card for each.
+    """
+    return [_card(result, colours) for result in results]
+
+
+def _card(result: ImageResult, colours: Normalize | None) -> Card:
+    height, width = result.picture.shape[:2]
+    heat = outline = None
+    if result.anomaly_map is not None and colours is not None:
+        heat = jpeg_uri(overlay(result.picture, result.anomaly_map.numpy(), colours))
+    if result.mask is not None and result.mask.any():
+        outline = outline_uri(result.mask.numpy(), (height, width))
+    return Card(
+        name=result.name,
+        kind=result.kind,
+        outcome=outcome_of(result),
+        score=result.score,
+        width=width,
+        height=height,
+        picture=jpeg_uri(result.picture),
+        heat=heat,
+        outline=outline,
+    )

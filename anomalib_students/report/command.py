@@ -1,0 +1,55 @@
+"""The command ``report``: from a checkpoint and data to an HTML file."""
+
+from pathlib import Path
+
+import torch
+from anomalib.data import AnomalibDataModule
+from rich.console import Console
+
+from anomalib_students.files import check_output
+
+__all__ = ["report"]
+
+
+def report(
+    checkpoint: Path,
+    data: AnomalibDataModule,
+    output: Path = Path("report.html"),
+    n_images: int = 500,
+    device: str | None = None,
+) -> None:
+    """Write an HTML file that shows what a model decides on the test images of its data, and where it is wrong.
+
+    The file needs no other file and no network. The numbers are those of `anomalib test` with the same arguments.
+
+    Args:
+        checkpoint: Checkpoint of a trained model.
+        data: Data module of anomalib, whose test images are shown.
+        output: HTML file to write.
+        n_images: Most images that are shown: false alarms come first, then misses. The numbers are over all.
+        device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
+
+    Raises:
+        OSError: If checkpoint or data are missing, or the output cannot be written.
+        RuntimeError: If there is no such device.
+        ValueError: If there are no test images, one of them or the checkpoint cannot be read, or a number is out of
+            range.
+    """
+    # With all of anomalib's models, which the other commands can do without.
+    from anomalib_students.figures.scores import load_model
+
+    from .write import write_report
+
+    check_output(output, ".html", "A report")
+    model = load_model(checkpoint, device)
+    write_report(model, data, output, source=str(checkpoint), n_images=n_images, **_trainer_arguments(model.device))
+    Console(soft_wrap=True).print(f"The report is in {output}", highlight=False, markup=False)
+
+
+def _trainer_arguments(device: torch.device) -> dict[str, object]:
+    """Have Lightning compute on a device."""
+    return {
+        "accelerator": device.type,
+        "devices": 1 if device.type == "cpu" or device.index is None else [device.index],
+        "enable_model_summary": False,
+    }

@@ -1,0 +1,204 @@
+"""What the test images say of a model: counts, rates and areas under curves, over all and by type of defect."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import ImageBatch
+from scipy.stats import binomtest
+from sklearn.metrics import roc_curve
+from torchmetrics.utilities import dim_zero_cat
+
+from anomalib_students.metrics import AUPRO, AUROC
+
+from .results import ImageResult
+
+__all__ = [
+    "CONFIDENCE",
+    "FPR_LIMIT",
+    "Curve",
+    "Kind",
+    "Rate",
+    "alarm_rate",
+    "image_roc",
+    "kinds_of",
+    "pixel_pro",
+    "precision_at",
+]
+
+CONFIDENCE = 0.9
+"""Of the intervals of rates: that of the expected rate of false alarms."""
+FPR_LIMIT = 0.3
+"""False positive rate up to which the PRO curve is shown and integrated."""
+N_POINTS = 400
+"""Points of a PRO curve that are drawn, of one for each score of a pixel."""
+
+
+class Rate(NamedTuple):
+    """A part of some images.
+
+    Attributes:
+        number: Number of images in the part.
+        total: Number of all.
+    """
+
+    number: int
+    total: int
+
+    @property
+    def value(self) -> float | None:
+        """The part, in ``[0, 1]``; None if there are no images."""
+        return self.number / self.total if self.total else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's interval in which the rate on other images like these lies with 90 % confidence."""
+        if not self.total:
+            return None
+        interval = binomtest(self.number, self.total).proportion_ci(CONFIDENCE, method="wilson")
+        return float(interval.low), float(interval.high)
+
+
+class Curve(NamedTuple):
+    """A curve over the false positive rate.
+
+    Attributes:
+        fpr: False positive rates, ascending.
+        values: Values of the curve at them.
+        area: Area under it; for the PRO curve divided by the limit of the false positive rate.
+    """
+
+    fpr: np.ndarray
+    values: np.ndarray
+    area: float
+
+
+class Kind(NamedTuple):
+    """Images of one type of defect, or good ones.
+
+    Attributes:
+        name: Name of the type.
+        is_defective: Whether it is a defect.
+        n_images: Number of images.
+        alarms: Those that are called anomalous; None if the model has no threshold.
+        mean_score: Mean of their scores.
+        auroc: Of their scores against those of good images, None if it cannot be measured.
+        aupro: Of their anomaly maps and those of good images, None if it cannot be measured.
+    """
+
+    name: str
+    is_defective: bool
+    n_images: int
+    alarms: Rate | None
+    mean_score: float
+    auroc: float | None
+    aupro: float | None
+
+
+def alarm_rate(results: Sequence[ImageResult]) -> Rate:
+    """Count the images that are called anomalous.
+
+    Args:
+        results: Results, with decisions.
+
+    Returns:
+        Their part.
+    """
+    return Rate(sum(bool(result.is_alarm) for result in results), len(results))
+
+
+def precision_at(share: float, recall: Rate, false_alarms: Rate) -> float | None:
+    """Compute the precision where another share of the images is defective than among the test images.
+
+    Args:
+        share: Share of defective images, in ``[0, 1]``.
+        recall: Part of the defective images that are found.
+        false_alarms: Part of the good images that are called anomalous.
+
+    Returns:
+        Part of the alarms that are right, in ``[0, 1]``; None if there are no alarms, or a rate is not known.
+    """
+    if recall.value is None or false_alarms.value is None:
+        return None
+    right, wrong = share * recall.value, (1 - share) * false_alarms.value
+    return right / (right + wrong) if right + wrong else None
+
+
+def kinds_of(results: Sequence[ImageResult]) -> list[Kind]:
+    """Measure each type of defect.
+
+    Args:
+        results: Results of all test images.
+
+    Returns:
+        The good images first, then the types of defects by name.
+    """
+    good = [result for result in results if not result.is_defective]
+    own: dict[tuple[bool, str], list[ImageResult]] = {}
+    for result in results:
+        own.setdefault((result.is_defective, result.kind), []).append(result)
+    return [_measure(name, own[is_defective, name], good) for is_defective, name in sorted(own)]
+
+
+def _measure(name: str, own: Sequence[ImageResult], good: Sequence[ImageResult]) -> Kind:
+    is_defective = own[0].is_defective
+    roc, pro = (image_roc([*good, *own]), pixel_pro([*good, *own])) if is_defective else (None, None)
+    return Kind(
+        name=name,
+        is_defective=is_defective,
+        n_images=len(own),
+        alarms=None if own[0].is_alarm is None else alarm_rate(own),
+        mean_score=float(np.mean([result.score for result in own])),
+        auroc=roc and roc.area,
+        aupro=pro and pro.area,
+    )
+
+
+def image_roc(results: Sequence[ImageResult]) -> Curve | None:
+    """Compute the ROC curve of the scores of images.
+
+    Args:
+        results: Results.
+
+    Returns:
+        The curve; None unless there are both good and defective images.
+    """
+    truth = np.array([result.is_defective for result in results])
+    if len(set(truth)) < 2:
+        return None
+    scores = np.array([result.score for result in results], dtype=np.float32)
+    metric = AUROC(fields=["pred_score", "gt_label"])
+    metric.update(_batch(pred_score=torch.from_numpy(scores), gt_label=torch.from_numpy(truth)))
+    fpr, tpr, _ = roc_curve(truth, scores)
+    return Curve(fpr, tpr, float(metric.compute()))
+
+
+def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
+    """Compute the PRO curve of anomaly maps up to a false positive rate of 0.3.
+
+    Args:
+        results: Results.
+
+    Returns:
+        The curve; None if there are no maps, or no masks, or none with an anomalous pixel, or if the maps differ in
+        size, which the metric cannot take.
+    """
+    maps = [result.anomaly_map for result in results if result.anomaly_map is not None]
+    masks = [result.mask for result in results if result.mask is not None]
+    if not len(maps) == len(masks) == len(results) or len({each.shape for each in [*maps, *masks]}) != 1:
+        return None
+    marked = torch.stack(masks)
+    if not marked.any() or marked.all():
+        return None
+    metric = AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=FPR_LIMIT)
+    metric.update(_batch(anomaly_map=torch.stack(maps), gt_mask=marked))
+    fpr, overlap = metric.compute_pro(metric.perform_cca().squeeze(1), dim_zero_cat(metric.preds))
+    places = np.linspace(0, FPR_LIMIT, N_POINTS)
+    return Curve(places, np.interp(places, fpr.numpy(), overlap.numpy()), float(metric.compute()))
+
+
+def _batch(**fields: torch.Tensor) -> ImageBatch:
+    """Make a batch of predictions and ground truth, as metrics take it, whose images are of no account."""
+    (length,) = {len(field) for field in fields.values()}
+    return ImageBatch(image=torch.zeros(length, 3, 1, 1), **fields)  # type: ignore[arg-type]

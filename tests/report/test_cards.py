@@ -1,0 +1,115 @@
+"""Which images come first, and what their pictures show."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import Normalize
+from PIL import Image
+
+from anomalib_students.report.cards import in_order, make_cards, map_colours, outcome_of
+from anomalib_students.report.pictures import colour_stops, outline_uri, overlay, thumbnail
+
+from .conftest import result
+
+
+def decode(uri):
+    kind, _, content = uri.partition(";base64,")
+    return kind, Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_mistakes_come_first_and_the_clearest_of_them_before_others(results):
+    extra = [result("good/009", False, 0.6, True), result("crack/009", True, 0.2, False)]
+    ordered = in_order([*results, *extra])
+    assert [(outcome_of(each), each.score) for each in ordered] == [
+        ("false alarm", 0.7),
+        ("false alarm", 0.6),
+        ("missed", 0.2),
+        ("missed", 0.3),
+        ("missed", 0.42),
+        ("found", 0.55),
+        ("found", 0.8),
+        ("found", 0.9),
+        ("passed", 0.45),
+        ("passed", 0.4),
+        ("passed", 0.1),
+    ]
+
+
+def test_without_decisions_the_highest_scores_come_first(results):
+    ordered = in_order([each._replace(is_alarm=None) for each in results])
+    assert [each.score for each in ordered] == sorted((each.score for each in results), reverse=True)
+    assert {outcome_of(each) for each in ordered} == {"good", "defective"}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.3])
+def test_the_threshold_is_the_middle_of_the_colours(results, threshold):
+    colours = map_colours(results, threshold)
+    assert list(colours([0, threshold, 1])) == [0, 0.5, 1]
+
+
+def test_without_a_threshold_the_colours_span_the_scores(results):
+    colours = map_colours(results, None)
+    assert colours.vmin == min(float(each.anomaly_map.min()) for each in results)
+    assert 1 < colours.vmax <= max(float(each.anomaly_map.max()) for each in results)
+    constant = [each._replace(anomaly_map=torch.ones(40, 40)) for each in results]
+    assert map_colours(constant, None)(1) == 0
+    assert map_colours([each._replace(anomaly_map=None) for each in results], 0.5) is None
+
+
+def test_a_map_covers_what_it_marks_and_leaves_the_rest_as_it_is():
+    picture = np.random.default_rng(0).integers(256, size=(32, 48, 3), dtype=np.uint8)
+    scores = np.zeros((16, 24), np.float32)
+    scores[:, 16:] = 1
+    covered = overlay(picture, scores, Normalize(0, 1))
+    np.testing.assert_array_equal(covered[:, :28], picture[:, :28])
+    # Light yellow, the end of the colour map.
+    assert covered[:, 36:].mean(axis=(0, 1)) == pytest.approx([233, 237, 158], abs=8)
+
+
+def test_scores_beyond_the_ends_have_the_colours_of_the_ends():
+    picture = np.zeros((8, 8, 3), np.uint8)
+    scores = np.array([[-9, 0], [1, 99]], np.float32).repeat(4, axis=0).repeat(4, axis=1)
+    low, none, one, high = overlay(picture, scores, Normalize(0, 1))[::4, ::4].reshape(4, 3)
+    np.testing.assert_array_equal(low, none)
+    np.testing.assert_array_equal(one, high)
+
+
+def test_an_outline_lies_around_what_is_marked():
+    mask = np.zeros((64, 64), bool)
+    mask[16:32, 40:48] = True
+    # A single pixel is seen in a picture of half the size too.
+    mask[51, 7] = True
+    kind, picture = decode(outline_uri(mask, (32, 32)))
+    assert (kind, picture.size) == ("data:image/png", (32, 32))
+    opaque = np.asarray(picture.convert("RGBA"))[..., 3] > 0
+    expected = np.zeros((32, 32), bool)
+    expected[7:17, 20:24] = expected[8:16, 19:25] = True
+    expected[8:16, 20:24] = False
+    expected[[24, 26, 25, 25], [3, 3, 2, 4]] = True
+    np.testing.assert_array_equal(opaque, expected)
+
+
+def test_a_thumbnail_is_small_and_keeps_its_shape():
+    image = np.random.default_rng(0).random((600, 300, 3))
+    assert thumbnail(image).shape == (256, 128, 3)
+    np.testing.assert_array_equal(thumbnail(image[:9, :7]), (image[:9, :7] * 255).round())
+
+
+def test_a_card_has_a_picture_a_map_and_an_outline_if_there_are_any(results):
+    good, defective = make_cards([results[0], results[4]], map_colours(results, 0.5))
+    assert (good.outline, good.width, good.height) == (None, 40, 40)
+    for uri in (defective.picture, defective.heat):
+        kind, picture = decode(uri)
+        assert (kind, picture.format, picture.size) == ("data:image/jpeg", "JPEG", (40, 40))
+    assert decode(defective.outline)[0] == "data:image/png"
+    (whole,) = make_cards([result("crack/000", True, 0.5, has_map=False)], None)
+    assert (whole.heat, whole.outline) == (None, None)
+
+
+def test_the_legend_goes_from_transparent_to_bright():
+    stops = colour_stops()
+    assert stops[0].endswith("/ 0.00)")
+    assert stops[-1] == "rgb(252 255 164 / 0.85)"
