@@ -9,7 +9,7 @@ MIN := .venv-min/bin
 
 .PHONY: quickstart check test test-min lint
 
-# Train on the embedded sample data, export to OpenVINO and look at an image.
+# Train on the embedded sample data, export to OpenVINO, look at an image, and write a report of all.
 quickstart: $(INSTALLED)
 	$(BIN)/anomalib train -c configs/quickstart.yaml
 	$(BIN)/python -m anomalib_students.quickstart

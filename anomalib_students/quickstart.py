@@ -1,4 +1,4 @@
-"""The second half of ``make quickstart``: export what was trained and inspect one image as an application would."""
+"""The second half of ``make quickstart``: export what was trained, inspect an image with it, and report on all."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from rich.console import Console
 
 from anomalib_students.data import SampleParts
 from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.report.write import write_report
 
 __all__ = ["main"]
 
@@ -15,7 +16,7 @@ RUN = Path("results/UninformedStudents/SampleParts/part/latest")
 
 
 def main() -> None:
-    """Export the model that the quickstart has trained to OpenVINO, and score one defective part with it.
+    """Export the model that the quickstart has trained to OpenVINO, score a defective part with it, and write a report.
 
     Raises:
         SystemExit: If the quickstart has not been trained.
@@ -40,6 +41,15 @@ def main() -> None:
     console.print(f"OpenVINO on {image.parent.name}/{image.name}: {verdict}, score {score:.2f}")
 
     run = RUN.resolve().relative_to(Path.cwd())
+    report = run / "report.html"
+    console.print("Testing all images for the report ...")
+    write_report(
+        UninformedStudents.load_from_checkpoint(checkpoint),
+        datamodule,
+        report,
+        source=str(run / checkpoint.relative_to(RUN)),
+        enable_model_summary=False,
+    )
     console.print(
         "",
         f"Heat maps of all test images:  {run / 'images'}",
@@ -49,6 +59,8 @@ def main() -> None:
         "Your own parts next, from a folder with pictures of good ones and one with pictures of bad ones:",
         "  .venv/bin/anomalib train -c configs/folder.yaml \\",
         "    --data.root path/to/my_parts --data.normal_dir good --data.abnormal_dir bad",
+        "",
+        f"What the model decides on the test images, to look at in a browser:  {report}",
         sep="\n",
         markup=False,
         highlight=False,

@@ -34,6 +34,7 @@ def create_parser() -> ArgumentParser:
     add_experiment_arguments(parser, name="train", chosen={"patch_sizes"})
     parser.add_argument("--patch_sizes", type=list[int], default=[65], help="Receptive fields in pixels.")
     parser.add_argument("--export", type=str | None, help="Export the models too: openvino, onnx or torch.")
+    parser.add_argument("--report", type=bool, default=False, help="Write a report of each model too: report.html.")
     add_cluster_arguments(parser, "ensemble")
     return parser
 
@@ -50,7 +51,7 @@ def main(args: list[str]) -> int:
     settings = parse(create_parser(), args, without_data=SAMPLE_PARTS)
     try:
         connect(settings.address)
-        experiment = experiment_of(settings, export=settings.export)
+        experiment = experiment_of(settings, export=settings.export, report=settings.report)
         failures = run_grid(experiment, settings.categories or [None], settings.patch_sizes, settings.resume)
     except (ArgumentError, OSError, ValueError) as error:
         print(one_line("train.py", error), file=sys.stderr)

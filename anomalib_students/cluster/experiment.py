@@ -38,6 +38,7 @@ class Experiment:
         name: Name of the grid, whose folder lies in the storage path.
         workers: Processes that train an ensemble together.
         export: Format to which the finished models are exported, as in ``anomalib export``; None for none.
+        report: Whether to write a report of each finished model.
     """
 
     data: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Experiment:
     name: str = "grid"
     workers: Workers = field(default_factory=Workers)
     export: str | None = None
+    report: bool = False
 
     def create_datamodule(self, category: str | None) -> AnomalibDataModule:
         """Make the data module of a category.
@@ -128,8 +130,11 @@ class Experiment:
         return cast("tuple[FileSystem, str]", FileSystem.from_uri(self.folder))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data, by which a resumed grid is compared with its beginning."""
-        return asdict(self)
+        """Return the settings as plain data, by which a resumed grid is compared with its beginning.
+
+        Whether there are reports does not decide on the results, and grids from before there were any can be resumed.
+        """
+        return {name: value for name, value in asdict(self).items() if name != "report"}
 
 
 def label(category: str | None) -> str:

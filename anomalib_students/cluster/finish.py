@@ -20,6 +20,7 @@ from anomalib_students.figures.rendering import png_bytes
 from anomalib_students.figures.scores import score_image
 from anomalib_students.lightning_model import UninformedStudents
 from anomalib_students.merge import merge_scales
+from anomalib_students.report.write import write_report
 from anomalib_students.scale_metrics import ScaleMetrics
 
 from .experiment import Experiment, label
@@ -89,7 +90,8 @@ def finish_category(experiment: Experiment, category: str | None, checkpoints: M
     """Merge the scales of a category and measure them, alone and together, on its test set.
 
     Into the folder of the category in the storage go the model, an ordinary checkpoint of anomalib's; the heat maps of
-    the images on which it does best and worst; its export; and at last, as a sign that all is there, the results.
+    the images on which it does best and worst; its export and its report, if they are asked for; and at last, as a sign
+    that all is there, the results.
 
     Args:
         experiment: Settings of the grid.
@@ -107,14 +109,13 @@ def finish_category(experiment: Experiment, category: str | None, checkpoints: M
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         extremes = BestAndWorst()
-        engine = Engine(
-            default_root_dir=folder / "engine",
-            accelerator="gpu" if experiment.workers.gpus else "cpu",
-            devices=1,
-            callbacks=[ScaleMetrics(), extremes],
-            enable_progress_bar=False,
+        compute = {
+            "accelerator": "gpu" if experiment.workers.gpus else "cpu",
+            "devices": 1,
+            "enable_progress_bar": False,
             **{name: value for name, value in experiment.trainer.items() if name == "precision"},
-        )
+        }
+        engine = Engine(default_root_dir=folder / "engine", callbacks=[ScaleMetrics(), extremes], **compute)
         # The threshold and the range of the combined scores.
         engine.validate(merged, datamodule=datamodule, verbose=False)
         (metrics,) = engine.test(merged, datamodule=datamodule, verbose=False)
@@ -126,6 +127,8 @@ def finish_category(experiment: Experiment, category: str | None, checkpoints: M
         extremes.save(finished, merged, datamodule)
         if experiment.export:
             engine.export(merged, ExportType(experiment.export), export_root=finished)
+        if experiment.report:
+            write_report(merged, datamodule, finished / "report.html", enable_model_summary=False, **compute)
         name = category or datamodule.category or datamodule.name
         results = {"category": name, "rows": _rows(metrics, list(checkpoints))}
         _upload(finished, results, file_system, f"{root}/{label(category)}")

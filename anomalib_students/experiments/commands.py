@@ -50,6 +50,7 @@ def mvtec(
     source_checkpoint: Path | None = None,
     source_layer: str | None = None,
     seed: int = 0,
+    report: bool = False,
     results: Path = Path("results/experiments"),
     name: str = "mvtec",
     resume: bool = False,
@@ -91,6 +92,8 @@ def mvtec(
         source_checkpoint: Weights of the ResNet-18 of the CNN feature dictionary. By default timm downloads them.
         source_layer: Layer of it whose pooled features are taken, say layer3. By default the last.
         seed: Seed of each training.
+        report: Write report.html for each model of our method, beside its checkpoint: its scores, curves and images.
+            Cells that are done get none.
         results: Folder for the experiments.
         name: Name of this one, a folder in it.
         resume: Go on with the experiment of that name: cells that are done are skipped, trainings go on from their last
@@ -135,7 +138,7 @@ def mvtec(
     )
     folder = (results / name).resolve()
     open_folder(folder, settings.as_dict(), resume)
-    cells = mvtec_jobs(settings, chosen, methods or get_args(MVTecMethod), sizes, baselines)
+    cells = mvtec_jobs(settings, chosen, methods or get_args(MVTecMethod), sizes, baselines, report)
     tables = partial(mvtec_tables, baseline_patch_size=baselines)
     run_experiment(folder, list(cells.values()), tables, settings.as_dict(), place)
 

@@ -115,6 +115,7 @@ def mvtec_jobs(
     methods: Sequence[str],
     patch_sizes: Sequence[int],
     baseline_patch_size: int,
+    report: bool = False,
 ) -> dict[Cell, Job]:
     """List the jobs of Tables 1 and 3, one for each cell.
 
@@ -124,6 +125,7 @@ def mvtec_jobs(
         methods: Methods.
         patch_sizes: Receptive fields p of our method, which are trained one by one, and joined if there are several.
         baseline_patch_size: Receptive field of the methods that are fitted to descriptors.
+        report: Whether to write a report of each model of our method, beside its checkpoint.
 
     Returns:
         The job of each cell, in an order in which they can be done.
@@ -139,10 +141,11 @@ def mvtec_jobs(
                 size = DICTIONARY_PATCH if method == DICTIONARY else baseline_patch_size
                 cells = [Cell(category, method, f"p{size}")]
             for cell in cells:
-                jobs[cell] = Job(cell.name, cell.label, partial(_train, settings, cell))
+                work = partial(_train, settings, cell, report=report and method == OURS)
+                jobs[cell] = Job(cell.name, cell.label, work)
             if len(cells) > 1:
                 merged = Cell(category, OURS, _multi_scale(patch_sizes))
-                work = partial(_merge, settings, merged, cells)
+                work = partial(_merge, settings, merged, cells, report=report)
                 jobs[merged] = Job(merged.name, merged.label, work, needs=tuple(cell.name for cell in cells))
     return jobs
 
@@ -189,7 +192,9 @@ def _multi_scale(patch_sizes: Sequence[int]) -> str:
     return f"{MULTI_SCALE}-p{'+'.join(str(size) for size in sorted(set(patch_sizes)))}"
 
 
-def _train(settings: MVTecSettings, cell: Cell, folder: Path, compute: Compute, tell: Tell) -> dict[str, Any]:
+def _train(
+    settings: MVTecSettings, cell: Cell, folder: Path, compute: Compute, tell: Tell, report: bool
+) -> dict[str, Any]:
     """Train and test the model of a cell."""
     from lightning.pytorch import seed_everything
 
@@ -198,11 +203,19 @@ def _train(settings: MVTecSettings, cell: Cell, folder: Path, compute: Compute, 
     seed_everything(settings.seed, workers=True, verbose=False)
     model, datamodule = create_model(settings, cell), _create_datamodule(settings, cell, compute)
     outcome = train_and_test(model, datamodule, folder / cell.name, settings.epochs, settings.precision, compute, tell)
+    if report:
+        _write_report(model, datamodule, folder / cell.name, settings.precision, compute)
     return {**asdict(cell), **outcome, "settings": settings.as_dict()}
 
 
 def _merge(
-    settings: MVTecSettings, cell: Cell, scales: Sequence[Cell], folder: Path, compute: Compute, tell: Tell
+    settings: MVTecSettings,
+    cell: Cell,
+    scales: Sequence[Cell],
+    folder: Path,
+    compute: Compute,
+    tell: Tell,
+    report: bool,
 ) -> dict[str, Any]:
     """Join the trained models of the scales and test them together (eq. 12)."""
     del tell
@@ -218,7 +231,26 @@ def _merge(
     model = merge_scales(models)
     datamodule = _create_datamodule(settings, cell, compute)
     outcome = test_model(model, datamodule, folder / cell.name, settings.precision, compute)
+    if report:
+        _write_report(model, datamodule, folder / cell.name, settings.precision, compute)
     return {**asdict(cell), **outcome, "settings": settings.as_dict()}
+
+
+def _write_report(
+    model: AnomalibModule, datamodule: AnomalibDataModule, folder: Path, precision: Precision, compute: Compute
+) -> None:
+    """Write the report of a model into the folder of its cell."""
+    from anomalib_students.report.write import write_report
+
+    write_report(
+        model,
+        datamodule,
+        folder / "report.html",
+        accelerator=compute.accelerator,
+        precision=precision,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:

@@ -8,10 +8,13 @@ pytest.importorskip("ray")
 from anomalib.data import MVTec
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
+from lightning.pytorch import Trainer
 from PIL import Image
+from ray.train.lightning import RayTrainReportCallback
 
 from anomalib_students.cluster import finish
-from anomalib_students.cluster.finish import BestAndWorst
+from anomalib_students.cluster.experiment import Experiment
+from anomalib_students.cluster.finish import BestAndWorst, finish_category
 from anomalib_students.figures.examples import find_test_images, read_examples
 from anomalib_students.figures.scores import score_image
 from tests.integration.conftest import write_category
@@ -65,3 +68,30 @@ def test_best_and_worst_are_drawn_with_their_maps(model, datamodule, tmp_path, m
 def test_without_masks_nothing_is_drawn(model, datamodule, tmp_path):
     BestAndWorst().save(tmp_path, model, datamodule)
     assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_a_category_has_a_report_if_it_is_asked_for(model, datamodule, tmp_path, report):
+    trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "trained" / RayTrainReportCallback.CHECKPOINT_NAME)
+    experiment = Experiment(
+        data={"class_path": "MVTec", "init_args": {"root": str(datamodule.root)}},
+        storage_path=str(tmp_path),
+        report=report,
+    )
+    finish_category(experiment, "dots", {33: str(tmp_path / "trained")})
+    written = {path.name for path in (tmp_path / "grid" / "dots").iterdir()}
+    assert written - {"report.html"} == {"model.ckpt", "best.png", "worst.png", "results.json"}
+    assert ("report.html" in written) == report
+    if report:
+        html = (tmp_path / "grid" / "dots" / "report.html").read_text()
+        assert html.count("<article") == 4
+        # The threshold of the combined scores.
+        assert "best F1 score on the validation images" in html
+
+
+def test_whether_there_are_reports_does_not_hinder_to_resume():
+    settings = [Experiment(data={"class_path": "MVTec"}, report=report).as_dict() for report in (False, True)]
+    assert settings[0] == settings[1]
+    assert settings[0]["storage_path"] == "results/ray"

@@ -147,6 +147,20 @@ def test_an_architecture_has_its_own_patch_sizes(root, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
+def test_our_models_have_reports_if_they_are_asked_for(run, tmp_path):
+    selection = {"categories": "[grid]", "methods": "[ours,k_means]", "epochs": 1, "train_limit": 3, "test_limit": 2}
+    run(**selection, patch_sizes="[17,33]", report="true")
+    folder = tmp_path / "table" / "grid"
+    assert {path.parent.name for path in folder.glob("*/report.html")} == {
+        "ours-p17",
+        "ours-p33",
+        "ours-multi-scale-p17+33",
+    }
+    assert (folder / "ours-p17" / "report.html").read_text().count("<article") == 2
+    run(**{**selection, "name": "other"})
+    assert not list((tmp_path / "other").rglob("report.html"))
+
+
 @pytest.mark.slow
 def test_mvtec_as_a_user_calls_it(root, tmp_path):
     """With a category that cannot be read, which fails alone."""
