@@ -89,17 +89,18 @@ def map_colours(results: Sequence[ImageResult], threshold: float | None) -> Norm
         threshold: Above it, a pixel is called anomalous; None if there is no threshold.
 
     Returns:
-        What takes 0, the threshold and 1 to the beginning, the middle and the end of the colours; without a threshold,
-        the lowest score and the 99.9th percentile to the beginning and the end. None if there are no maps.
+        What takes the usual score of a pixel, the threshold and 1 to the beginning, the middle and the end of the
+        colours; without a threshold, the usual score and the highest ones to the beginning and the end. None if there
+        are no maps.
     """
     maps = [result.anomaly_map.numpy() for result in results if result.anomaly_map is not None]
     if not maps:
         return None
+    usual = float(np.median([np.median(each) for each in maps]))
     if threshold is not None and 0 < threshold < 1:
-        return TwoSlopeNorm(threshold, vmin=0, vmax=1)
-    lowest = min(float(each.min()) for each in maps)
+        return TwoSlopeNorm(threshold, vmin=usual if usual < threshold else 0, vmax=1)
     highest = max(float(np.percentile(each, HIGHEST)) for each in maps)
-    return Normalize(lowest, highest if highest > lowest else lowest + 1)
+    return Normalize(usual, highest if highest > usual else usual + 1)
 
 
 def make_cards(results: Sequence[ImageResult], colours: Normalize | None) -> list[Card]:

@@ -117,5 +117,5 @@ def colour_stops() -> list[str]:
 
 
 def _opacity(places: np.ndarray) -> np.ndarray:
-    """Let little be seen of scores below the middle of the colours, which is the threshold."""
-    return OPACITY * places**3
+    """Let an image be seen where its scores are low."""
+    return OPACITY * places

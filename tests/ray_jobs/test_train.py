@@ -110,7 +110,9 @@ def test_without_arguments_it_makes_a_model_of_two_scales_and_its_report(start_j
     """
     (tmp_path / "small.yaml").write_text(SMALL)
     storage = f"--storage_path={tmp_path / 'storage'}"
-    output = finish(start_job("train.py", f"--config={tmp_path / 'small.yaml'}", storage, "--export=openvino"))
+    output = finish(
+        start_job("train.py", f"--config={tmp_path / 'small.yaml'}", storage, "--export=openvino", "--report=true")
+    )
     assert "Started a local Ray instance" in output
     folder = tmp_path / "storage" / "train"
     table = pd.read_csv(folder / "results.csv")
@@ -119,7 +121,7 @@ def test_without_arguments_it_makes_a_model_of_two_scales_and_its_report(start_j
     assert (folder / "results.png").stat().st_size > 5000
     (finished,) = folder.glob("*/model.ckpt")
     names = {path.name for path in finished.parent.iterdir()}
-    assert {"model.ckpt", "best.png", "worst.png", "results.json", "weights"} <= names
+    assert {"model.ckpt", "best.png", "worst.png", "results.json", "weights", "report.html"} <= names
     assert list(finished.parent.rglob("*.xml"))
 
     model = UninformedStudents.load_from_checkpoint(finished)

@@ -44,15 +44,21 @@ def test_without_decisions_the_highest_scores_come_first(results):
     assert {outcome_of(each) for each in ordered} == {"good", "defective"}
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_the_threshold_is_the_middle_of_the_colours(results, threshold):
-    colours = map_colours(results, threshold)
-    assert list(colours([0, threshold, 1])) == [0, 0.5, 1]
+def usual(results):
+    return np.median([np.median(each.anomaly_map.numpy()) for each in results])
 
 
-def test_without_a_threshold_the_colours_span_the_scores(results):
+def test_the_threshold_is_the_middle_of_the_colours(results):
+    colours = map_colours(results, 0.7)
+    assert 0.4 < usual(results) < 0.6
+    assert list(colours([usual(results), 0.7, 1])) == pytest.approx([0, 0.5, 1])
+    # Most pixels of the image would be called anomalous.
+    assert list(map_colours(results, 0.3)([0, 0.3, 1])) == [0, 0.5, 1]
+
+
+def test_without_a_threshold_the_colours_end_at_the_highest_scores(results):
     colours = map_colours(results, None)
-    assert colours.vmin == min(float(each.anomaly_map.min()) for each in results)
+    assert colours.vmin == pytest.approx(usual(results))
     assert 1 < colours.vmax <= max(float(each.anomaly_map.max()) for each in results)
     constant = [each._replace(anomaly_map=torch.ones(40, 40)) for each in results]
     assert map_colours(constant, None)(1) == 0

@@ -125,6 +125,15 @@ def test_an_outline_lies_exactly_over_its_picture(page):
         assert outline == pytest.approx(picture, abs=0.1)
 
 
+def test_pictures_are_enlarged_and_reduced(page):
+    picture = page.find_element("css selector", ".card img")
+    width = picture.rect["width"]
+    picture.click()
+    assert picture.rect["width"] > 1.5 * width
+    picture.click()
+    assert picture.rect["width"] == width
+
+
 def test_a_phone_shows_all_without_scrolling_sideways(page, tmp_path):
     (path,) = tmp_path.glob("*.html")
     show(page, path, PHONE)

@@ -27,6 +27,7 @@
   const controls = find("controls");
   controls.hidden = false;
   controls.addEventListener("input", update);
+  list.addEventListener("click", (event) => event.target.closest(".pictures")?.parentElement.classList.toggle("large"));
   controls.addEventListener("submit", (event) => event.preventDefault());
   update();
 }
