@@ -15,7 +15,7 @@ from .charts import draw_histogram, draw_pro, draw_roc
 from .measures import CONFIDENCE, FPR_LIMIT, Rate, alarm_rate, image_roc, kinds_of, pixel_pro, precision_at
 from .pictures import colour_stops
 from .results import ImageResult
-from .threshold import Threshold, provenance
+from .thresholds import Thresholds, provenance
 
 __all__ = ["render_page"]
 
@@ -25,7 +25,7 @@ RARE = 0.01
 
 def render_page(
     results: Sequence[ImageResult],
-    threshold: Threshold,
+    thresholds: Thresholds,
     datamodule: AnomalibDataModule,
     model_name: str,
     source: str | None,
@@ -35,7 +35,7 @@ def render_page(
 
     Args:
         results: Results of all test images.
-        threshold: Thresholds of the model.
+        thresholds: Thresholds of the model.
         datamodule: Data.
         model_name: What the model is called.
         source: Where the model is from, such as the path of its checkpoint; None to leave it out.
@@ -46,10 +46,10 @@ def render_page(
     """
     good = [result for result in results if not result.is_defective]
     defective = [result for result in results if result.is_defective]
-    is_decided = threshold.score is not None
+    is_decided = thresholds.score is not None
     false_alarms, recall = (alarm_rate(part) if is_decided else None for part in (good, defective))
     roc, pro = image_roc(results), pixel_pro(results)
-    colours = map_colours(results, threshold.pixel)
+    colours = map_colours(results, thresholds.pixel)
     ordered = in_order(results)
     template = _environment().get_template("report.html")
     return template.render(
@@ -60,15 +60,15 @@ def render_page(
         date=datetime.now().astimezone(),
         n_good=len(good),
         n_defective=len(defective),
-        threshold=threshold,
-        provenance=[*provenance(threshold, datamodule), *_warnings(results, datamodule)],
+        thresholds=thresholds,
+        provenance=[*provenance(thresholds, datamodule), *_warnings(results, datamodule)],
         confidence=CONFIDENCE,
         false_alarms=false_alarms,
         recall=recall,
         precision=_precision(false_alarms, recall),
         rare=RARE,
         precision_if_rare=precision_at(RARE, recall, false_alarms) if recall and false_alarms else None,
-        histogram=draw_histogram(results, threshold.score),
+        histogram=draw_histogram(results, thresholds.score),
         roc=roc,
         roc_chart=roc and draw_roc(roc, recall, false_alarms),
         pro=pro,

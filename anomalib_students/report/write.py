@@ -10,7 +10,7 @@ from anomalib_students.files import check_output, replace_file
 
 from .page import render_page
 from .results import read_results
-from .threshold import find_threshold
+from .thresholds import find_thresholds
 
 __all__ = ["write_report"]
 
@@ -49,7 +49,7 @@ def write_report(
     if n_images < 1:
         msg = f"n_images must be at least 1, got {n_images}."
         raise ValueError(msg)
-    threshold = find_threshold(model)
-    results = read_results(model, datamodule, threshold.score is not None, **trainer_arguments)
-    html = render_page(results, threshold, datamodule, model.name, source, n_images)
+    thresholds = find_thresholds(model)
+    results = read_results(model, datamodule, thresholds.score is not None, **trainer_arguments)
+    html = render_page(results, thresholds, datamodule, model.name, source, n_images)
     replace_file(output, html.encode())

@@ -1,7 +1,6 @@
 """A small inspection task, a model that was trained on it, and results to make pages of without a model."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,16 +18,6 @@ SIDE = 48
 """Side of the images that the models see."""
 SCRIPT = "<script>document.title = 'owned'<"
 """A folder as only an attacker names it; the page would get the slash that a folder cannot have."""
-
-
-class Decision(NamedTuple):
-    """How a threshold was set."""
-
-    rule: str
-    false_alarm_rate: float
-    n_images: int
-    lower: float
-    upper: float
 
 
 @pytest.fixture(scope="package")
@@ -65,7 +54,7 @@ def datamodule(data_root):
 
 @pytest.fixture(scope="package")
 def checkpoint(data_root, tmp_path_factory):
-    """Checkpoint of a model that was trained for a few steps, and has its threshold from a validation."""
+    """Checkpoint of a model that was trained for a few steps, and has its threshold from a held-out good image."""
     seed_everything(0)
     model = UninformedStudents(
         architecture="light",

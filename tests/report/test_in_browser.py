@@ -5,10 +5,9 @@ from urllib.parse import quote
 
 import pytest
 
+from anomalib_students.post_processor import Decision
 from anomalib_students.report.page import render_page
-from anomalib_students.report.threshold import Threshold
-
-from .conftest import Decision
+from anomalib_students.report.thresholds import Thresholds
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
@@ -37,9 +36,9 @@ def browser():
 def page(browser, results, datamodule, tmp_path):
     """The browser, with a page of nine images that are decided at 0.5."""
     datamodule.setup()
-    threshold = Threshold(0.5, 0.5, Decision("normal", 0.01, 26, 0.002, 0.06))
+    thresholds = Thresholds(0.5, 0.5, Decision("normal", 0.01, 26, 0.002, 0.06))
     path = tmp_path / "report #1.html"
-    path.write_text(render_page(results, threshold, datamodule, "UninformedStudents", None, 500))
+    path.write_text(render_page(results, thresholds, datamodule, "UninformedStudents", None, 500))
     show(browser, path)
     return browser
 

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from anomalib_students.report.write import write_report
 
-from .conftest import SCRIPT, Decision
+from .conftest import SCRIPT
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -250,10 +250,12 @@ def test_without_a_threshold_nothing_is_decided(write, model, datamodule):
 
 
 def test_the_expected_false_alarms_stand_beside_the_seen_ones(write, model, datamodule):
-    model.post_processor.decision = Decision("normal", 0.01, 26, 0.002, 0.0625)
+    model.post_processor.choose(torch.linspace(1, 2, 26), torch.linspace(2, 3, 26))
+    decision = model.post_processor.decision
     text = write(model, datamodule).text(".//section[@id='decision']").replace("\N{NO-BREAK SPACE}", " ")
-    assert "from 26 good images that the training had held out" in text
-    assert "Expected: 1 %, and with 90 % confidence between 0.2 % and 6.2 %." in text
+    assert "26 good images" in text
+    between = " and ".join(f"{100 * rate:.2g} %" for rate in (decision.lower, decision.upper))
+    assert f"Expected: 1 %, and with 90 % confidence between {between}." in text
 
 
 @pytest.mark.parametrize(("output", "n_images"), [("report.txt", 9), ("", 9), ("report.html", 0)])
