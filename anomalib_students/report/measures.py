@@ -117,12 +117,13 @@ def precision_at(share: float, recall: Rate, false_alarms: Rate) -> float | None
         false_alarms: Part of the good images that are called anomalous.
 
     Returns:
-        Part of the alarms that are right, in ``[0, 1]``; None if there are no alarms, or a rate is not known.
+        Part of the alarms that are right, in ``[0, 1]``; None if the recall is not known, or no false alarm was seen,
+        from which it does not follow that there are none among many more good parts.
     """
-    if recall.value is None or false_alarms.value is None:
+    if recall.value is None or not false_alarms.value:
         return None
     right, wrong = share * recall.value, (1 - share) * false_alarms.value
-    return right / (right + wrong) if right + wrong else None
+    return right / (right + wrong)
 
 
 def kinds_of(results: Sequence[ImageResult]) -> list[Kind]:

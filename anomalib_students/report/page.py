@@ -96,8 +96,9 @@ def _environment() -> Environment:
 
 
 def _percent(value: float) -> str:
-    """Write a rate in percent, with two digits where it is small."""
-    return f"{100 * value:.2g}\N{NO-BREAK SPACE}%" if 0 < value < 0.0995 else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+    """Write a rate in percent, with a decimal where it is small."""
+    digits = f"{100 * value:.1f}".removesuffix(".0") if value < 0.0995 else f"{100 * value:.0f}"
+    return f"{digits}\N{NO-BREAK SPACE}%"
 
 
 def _precision(false_alarms: Rate | None, recall: Rate | None) -> Rate | None:

@@ -46,8 +46,9 @@ def test_alarms_are_counted(results):
 def test_precision_where_defects_are_rare():
     # Of 10,000 parts 100 are defective: 60 of them are found, beside 2,475 of 9,900 good ones.
     assert precision_at(0.01, Rate(3, 5), Rate(1, 4)) == pytest.approx(60 / (60 + 2475))
-    assert precision_at(0.01, Rate(0, 5), Rate(0, 4)) is None
+    assert precision_at(0.01, Rate(3, 5), Rate(0, 4)) is None
     assert precision_at(0.01, Rate(3, 5), Rate(0, 0)) is None
+    assert precision_at(0.01, Rate(0, 0), Rate(1, 4)) is None
 
 
 def test_roc_is_that_of_scikit_learn(results):

@@ -13,6 +13,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from sklearn.metrics import roc_auc_score
 
+from anomalib_students.report.page import _percent
 from anomalib_students.report.write import write_report
 
 from .conftest import SCRIPT
@@ -254,8 +255,16 @@ def test_the_expected_false_alarms_stand_beside_the_seen_ones(write, model, data
     decision = model.post_processor.decision
     text = write(model, datamodule).text(".//section[@id='decision']").replace("\N{NO-BREAK SPACE}", " ")
     assert "26 good images" in text
-    between = " and ".join(f"{100 * rate:.2g} %" for rate in (decision.lower, decision.upper))
+    between = " and ".join(f"{100 * rate:.1f} %".replace(".0", "") for rate in (decision.lower, decision.upper))
     assert f"Expected: 1 %, and with 90 % confidence between {between}." in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, "0"), (0.0001, "0"), (0.0123, "1.2"), (0.05, "5"), (0.3, "30"), (0.999, "100"), (1, "100")],
+)
+def test_rates_are_written_in_percent(value, expected):
+    assert _percent(value) == f"{expected}\N{NO-BREAK SPACE}%"
 
 
 @pytest.mark.parametrize(("output", "n_images"), [("report.txt", 9), ("", 9), ("report.html", 0)])
