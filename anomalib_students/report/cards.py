@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.colors import Normalize, TwoSlopeNorm
 
-from .pictures import jpeg_uri, outline_uri, overlay
+from .pictures import Scale, jpeg_uri, outline_uri, overlay
 from .results import ImageResult
 
-__all__ = ["FALSE_ALARM", "MISS", "Card", "in_order", "make_cards", "map_colours", "outcome_of"]
+__all__ = ["FALSE_ALARM", "MISS", "Card", "in_order", "make_cards", "map_scale", "outcome_of"]
 
 FALSE_ALARM, MISS, FOUND, PASSED = "false alarm", "missed", "found", "passed"
 DEFECTIVE, GOOD = "defective", "good"
 """Outcomes where there is no threshold."""
+USUAL = 99
+"""Percentile of the pixels of a good image at which the colours begin."""
 HIGHEST = 99.9
 """Percentile of the scores at which the colours end where there is no threshold."""
 
@@ -81,46 +82,48 @@ def in_order(results: Sequence[ImageResult]) -> list[ImageResult]:
     return sorted(results, key=key)
 
 
-def map_colours(results: Sequence[ImageResult], threshold: float | None) -> Normalize | None:
-    """Choose the scale of the colours of all maps.
+def map_scale(results: Sequence[ImageResult], threshold: float | None) -> Scale | None:
+    """Choose the colours of all maps.
 
     Args:
         results: Results.
         threshold: Above it, a pixel is called anomalous; None if there is no threshold.
 
     Returns:
-        What takes the usual score of a pixel, the threshold and 1 to the beginning, the middle and the end of the
-        colours; without a threshold, the usual score and the highest ones to the beginning and the end. None if there
-        are no maps.
+        Scale that begins at what all but a hundredth of the pixels of good images have, or of all images if none is
+        good. It ends at 1, or without a threshold, at the highest scores. None if there are no maps.
     """
     maps = [result.anomaly_map.numpy() for result in results if result.anomaly_map is not None]
     if not maps:
         return None
-    usual = float(np.median([np.median(each) for each in maps]))
+    good = [
+        result.anomaly_map.numpy() for result in results if result.anomaly_map is not None and not result.is_defective
+    ]
+    begin = float(np.median([np.percentile(each, USUAL) for each in good or maps]))
     if threshold is not None and 0 < threshold < 1:
-        return TwoSlopeNorm(threshold, vmin=usual if usual < threshold else 0, vmax=1)
+        return Scale(begin if begin < threshold else 0, threshold, 1)
     highest = max(float(np.percentile(each, HIGHEST)) for each in maps)
-    return Normalize(usual, highest if highest > usual else usual + 1)
+    return Scale(begin, None, highest if highest > begin else begin + 1)
 
 
-def make_cards(results: Sequence[ImageResult], colours: Normalize | None) -> list[Card]:
+def make_cards(results: Sequence[ImageResult], scale: Scale | None) -> list[Card]:
     """Draw the pictures of images.
 
     Args:
         results: Results, in the order of the cards.
-        colours: Scale of the colours of their maps; None if they have none.
+        scale: Colours of their maps; None if they have none.
 
     Returns:
         A card for each.
     """
-    return [_card(result, colours) for result in results]
+    return [_card(result, scale) for result in results]
 
 
-def _card(result: ImageResult, colours: Normalize | None) -> Card:
+def _card(result: ImageResult, scale: Scale | None) -> Card:
     height, width = result.picture.shape[:2]
     heat = outline = None
-    if result.anomaly_map is not None and colours is not None:
-        heat = jpeg_uri(overlay(result.picture, result.anomaly_map.numpy(), colours))
+    if result.anomaly_map is not None and scale is not None:
+        heat = jpeg_uri(overlay(result.picture, result.anomaly_map.numpy(), scale))
     if result.mask is not None and result.mask.any():
         outline = outline_uri(result.mask.numpy(), (height, width))
     return Card(

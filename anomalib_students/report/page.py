@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anomalib_students import __version__
 
-from .cards import in_order, make_cards, map_colours, outcome_of
+from .cards import in_order, make_cards, map_scale, outcome_of
 from .charts import draw_histogram, draw_pro, draw_roc
 from .measures import CONFIDENCE, FPR_LIMIT, Rate, alarm_rate, image_roc, kinds_of, pixel_pro, precision_at
 from .pictures import colour_stops
@@ -49,7 +49,7 @@ def render_page(
     is_decided = thresholds.score is not None
     false_alarms, recall = (alarm_rate(part) if is_decided else None for part in (good, defective))
     roc, pro = image_roc(results), pixel_pro(results)
-    colours = map_colours(results, thresholds.pixel)
+    scale = map_scale(results, thresholds.pixel)
     ordered = in_order(results)
     template = _environment().get_template("report.html")
     return template.render(
@@ -76,10 +76,10 @@ def render_page(
         fpr_limit=FPR_LIMIT,
         no_pro=_why_no_pro(results),
         kinds=kinds_of(results),
-        colour_stops=colour_stops() if colours else None,
-        colours=colours,
+        colour_stops=colour_stops() if scale else None,
+        scale=scale,
         outcomes=Counter(outcome_of(result) for result in ordered),
-        cards=make_cards(ordered[:n_images], colours),
+        cards=make_cards(ordered[:n_images], scale),
     )
 
 

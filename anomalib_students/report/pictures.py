@@ -2,16 +2,16 @@
 
 import base64
 import io
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import Normalize
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from anomalib_students.figures.panels import COLOUR_MAP, GROUND_TRUTH
 
-__all__ = ["colour_stops", "data_uri", "jpeg_uri", "outline_uri", "overlay", "thumbnail"]
+__all__ = ["Scale", "colour_stops", "data_uri", "jpeg_uri", "outline_uri", "overlay", "thumbnail"]
 
 SIDE = 256
 """Longer side of a picture in pixels, at most."""
@@ -19,6 +19,8 @@ QUALITY = 80
 """Quality of the JPEG files: 170 images with their maps take about 5 MB."""
 OPACITY = 0.85
 """Opacity of the highest scores in a map over an image. The lowest are transparent."""
+FIRST_COLOUR = 0.3
+"""Where in the colour map the colours begin: darker ones would not be seen on a dark image."""
 N_STOPS = 21
 
 
@@ -63,22 +65,50 @@ def jpeg_uri(picture: np.ndarray) -> str:
     return data_uri(content.getvalue(), "image/jpeg")
 
 
-def overlay(picture: np.ndarray, anomaly_map: np.ndarray, colours: Normalize) -> np.ndarray:
+class Scale(NamedTuple):
+    """Which scores have which colours.
+
+    Attributes:
+        begin: Up to this score, an anomaly map is transparent.
+        middle: Score in the middle of the colours: the threshold. None if there is none.
+        end: From this score on, the colours stay the same.
+    """
+
+    begin: float
+    middle: float | None
+    end: float
+
+    def places(self, scores: np.ndarray) -> np.ndarray:
+        """Place scores in the colours.
+
+        Args:
+            scores: Scores of any shape.
+
+        Returns:
+            Places in ``[0, 1]``, of the same shape. Below the middle, they rise with the root of the score, so that
+            what was noticed and not called anomalous can be seen.
+        """
+        if self.middle is None:
+            return np.interp(scores, [self.begin, self.end], [0, 1])
+        places = np.interp(scores, [self.begin, self.middle, self.end], [0, 0.5, 1])
+        return np.where(places < 0.5, np.sqrt(places / 2), places)
+
+
+def overlay(picture: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
     """Lay an anomaly map over a picture: the higher a score, the brighter and the less transparent.
 
     Args:
         picture: RGB image of shape ``(h, w, 3)`` in ``0`` to ``255``.
         anomaly_map: Anomaly map of shape ``(H, W)``.
-        colours: Maps scores to places in the colour map, in ``[0, 1]``.
+        scale: Which scores have which colours.
 
     Returns:
         RGB image of shape ``(h, w, 3)`` in ``0`` to ``255``.
     """
     height, width = picture.shape[:2]
-    places = np.asarray(colours(anomaly_map), dtype=np.float32)
-    heat = np.asarray(Image.fromarray(places).resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-    colour = mpl.colormaps[COLOUR_MAP](heat)[..., :3] * 255
-    opacity = _opacity(heat)[..., None]
+    resized = Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    places = scale.places(np.asarray(resized))
+    colour, opacity = _colour(places), OPACITY * np.sqrt(places[..., None])
     return ((1 - opacity) * picture + opacity * colour).round().astype(np.uint8)
 
 
@@ -109,13 +139,12 @@ def colour_stops() -> list[str]:
         Colours of CSS, from the lowest to the highest score.
     """
     places = np.linspace(0, 1, N_STOPS)
-    colours = (mpl.colormaps[COLOUR_MAP](places)[:, :3] * 255).round().astype(int)
     return [
-        f"rgb({red} {green} {blue} / {opacity:.2f})"
-        for (red, green, blue), opacity in zip(colours, _opacity(places), strict=True)
+        f"rgb({red:.0f} {green:.0f} {blue:.0f} / {OPACITY * place**0.5:.2f})"
+        for (red, green, blue), place in zip(_colour(places), places, strict=True)
     ]
 
 
-def _opacity(places: np.ndarray) -> np.ndarray:
-    """Let an image be seen where its scores are low."""
-    return OPACITY * places
+def _colour(places: np.ndarray) -> np.ndarray:
+    """Return the colours at places of shape ``(...)``, of shape ``(..., 3)`` in ``0`` to ``255``."""
+    return mpl.colormaps[COLOUR_MAP](FIRST_COLOUR + (1 - FIRST_COLOUR) * places)[..., :3] * 255

@@ -6,11 +6,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import Normalize
 from PIL import Image
 
-from anomalib_students.report.cards import in_order, make_cards, map_colours, outcome_of
-from anomalib_students.report.pictures import colour_stops, outline_uri, overlay, thumbnail
+from anomalib_students.report.cards import in_order, make_cards, map_scale, outcome_of
+from anomalib_students.report.pictures import Scale, colour_stops, outline_uri, overlay, thumbnail
 
 from .conftest import result
 
@@ -45,31 +44,50 @@ def test_without_decisions_the_highest_scores_come_first(results):
 
 
 def usual(results):
-    return np.median([np.median(each.anomaly_map.numpy()) for each in results])
+    """What 99 % of the pixels of a good image do not reach, in the median image."""
+    return np.median([np.percentile(each.anomaly_map.numpy(), 99) for each in results if not each.is_defective])
 
 
-def test_the_threshold_is_the_middle_of_the_colours(results):
-    colours = map_colours(results, 0.7)
-    assert 0.4 < usual(results) < 0.6
-    assert list(colours([usual(results), 0.7, 1])) == pytest.approx([0, 0.5, 1])
-    # Most pixels of the image would be called anomalous.
-    assert list(map_colours(results, 0.3)([0, 0.3, 1])) == [0, 0.5, 1]
+@pytest.fixture
+def faint(results):
+    """Results whose maps are an eighth as high."""
+    return [each._replace(anomaly_map=each.anomaly_map / 8) for each in results]
+
+
+def test_the_threshold_is_the_middle_of_the_colours(faint):
+    scale = map_scale(faint, 0.3)
+    assert scale == pytest.approx((usual(faint), 0.3, 1))
+    between = (scale.begin + 0.3) / 2, (0.3 + 1) / 2
+    places = scale.places(np.array([0, scale.begin, between[0], 0.3, between[1], 1, 9]))
+    assert list(places) == pytest.approx([0, 0, 0.5 * np.sqrt(0.5), 0.5, 0.75, 1, 1])
+
+
+def test_colours_begin_at_zero_if_most_pixels_would_be_called_anomalous(results):
+    assert usual(results) > 0.9
+    assert map_scale(results, 0.3) == (0, 0.3, 1)
 
 
 def test_without_a_threshold_the_colours_end_at_the_highest_scores(results):
-    colours = map_colours(results, None)
-    assert colours.vmin == pytest.approx(usual(results))
-    assert 1 < colours.vmax <= max(float(each.anomaly_map.max()) for each in results)
+    scale = map_scale(results, None)
+    assert scale.begin == pytest.approx(usual(results))
+    assert 1 < scale.end <= max(float(each.anomaly_map.max()) for each in results)
+    assert list(scale.places(np.array([scale.begin, (scale.begin + scale.end) / 2, scale.end]))) == [0, 0.5, 1]
     constant = [each._replace(anomaly_map=torch.ones(40, 40)) for each in results]
-    assert map_colours(constant, None)(1) == 0
-    assert map_colours([each._replace(anomaly_map=None) for each in results], 0.5) is None
+    assert map_scale(constant, None).places(np.ones(1)) == 0
+
+
+def test_without_good_images_all_decide_where_the_colours_begin(results):
+    defective = [each for each in results if each.is_defective]
+    assert map_scale(defective, 0.3).begin == 0
+    assert map_scale(defective, None).begin > usual(results)
+    assert map_scale([each._replace(anomaly_map=None) for each in results], 0.5) is None
 
 
 def test_a_map_covers_what_it_marks_and_leaves_the_rest_as_it_is():
     picture = np.random.default_rng(0).integers(256, size=(32, 48, 3), dtype=np.uint8)
     scores = np.zeros((16, 24), np.float32)
     scores[:, 16:] = 1
-    covered = overlay(picture, scores, Normalize(0, 1))
+    covered = overlay(picture, scores, Scale(0, None, 1))
     np.testing.assert_array_equal(covered[:, :28], picture[:, :28])
     # Light yellow, the end of the colour map.
     assert covered[:, 36:].mean(axis=(0, 1)) == pytest.approx([233, 237, 158], abs=8)
@@ -78,7 +96,7 @@ def test_a_map_covers_what_it_marks_and_leaves_the_rest_as_it_is():
 def test_scores_beyond_the_ends_have_the_colours_of_the_ends():
     picture = np.zeros((8, 8, 3), np.uint8)
     scores = np.array([[-9, 0], [1, 99]], np.float32).repeat(4, axis=0).repeat(4, axis=1)
-    low, none, one, high = overlay(picture, scores, Normalize(0, 1))[::4, ::4].reshape(4, 3)
+    low, none, one, high = overlay(picture, scores, Scale(0, None, 1))[::4, ::4].reshape(4, 3)
     np.testing.assert_array_equal(low, none)
     np.testing.assert_array_equal(one, high)
 
@@ -105,7 +123,7 @@ def test_a_thumbnail_is_small_and_keeps_its_shape():
 
 
 def test_a_card_has_a_picture_a_map_and_an_outline_if_there_are_any(results):
-    good, defective = make_cards([results[0], results[4]], map_colours(results, 0.5))
+    good, defective = make_cards([results[0], results[4]], map_scale(results, 0.5))
     assert (good.outline, good.width, good.height) == (None, 40, 40)
     for uri in (defective.picture, defective.heat):
         kind, picture = decode(uri)
