@@ -42,7 +42,7 @@ def test_without_a_threshold(post_processor, datamodule):
 
 def test_thresholds_from_good_images(datamodule):
     post_processor = FalseAlarmPostProcessor(false_alarm_rate=0.02)
-    post_processor.choose(torch.linspace(1, 2, 26), torch.linspace(2, 3, 26))
+    post_processor.choose(torch.linspace(1, 2, 26))
     thresholds = thresholds_of(post_processor)
     rate, lower, upper = thresholds.expected
     assert (thresholds.score, thresholds.pixel, rate) == (0.5, 0.5, 0.02)

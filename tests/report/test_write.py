@@ -251,7 +251,7 @@ def test_without_a_threshold_nothing_is_decided(write, model, datamodule):
 
 
 def test_the_expected_false_alarms_stand_beside_the_seen_ones(write, model, datamodule):
-    model.post_processor.choose(torch.linspace(1, 2, 26), torch.linspace(2, 3, 26))
+    model.post_processor.choose(torch.linspace(1, 2, 26))
     decision = model.post_processor.decision
     text = write(model, datamodule).text(".//section[@id='decision']").replace("\N{NO-BREAK SPACE}", " ")
     assert "26 good images" in text
