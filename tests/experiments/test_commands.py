@@ -30,7 +30,7 @@ SMALL = {
 }
 
 
-NAMES = ("settings", "categories", "methods", "patch_sizes", "baseline_patch_size")
+NAMES = ("settings", "categories", "methods", "patch_sizes", "baseline_patch_size", "report")
 """Arguments of ``mvtec_jobs``."""
 
 
