@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 # The lowest versions that pyproject.toml allows are in .venv-min.
 MIN := .venv-min/bin
 
-.PHONY: quickstart check test test-min lint
+.PHONY: quickstart check test test-min lint docs
 
 # Train on the embedded sample data, export to OpenVINO, look at an image, and write a report of all.
 quickstart: $(INSTALLED)
@@ -32,9 +32,17 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# The documentation as a website in site; its notebooks are executed.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --editable '.[dev,ray]'
+	touch $@
+
+.venv/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --editable '.[dev,docs,ray]'
 	touch $@
 
 .venv-min/.installed: pyproject.toml

@@ -1,0 +1,155 @@
+"""Every shell command of the documents is read by the parser of the program that it calls."""
+
+import argparse
+import runpy
+import subprocess
+import sys
+from functools import cache
+
+import jsonargparse
+import pytest
+import torch
+from anomalib.cli import AnomalibCLI
+from anomalib.data.datasets.base import image as image_dataset
+from anomalib.models.components import KCenterGreedy
+
+from anomalib_students import cli
+
+from .documents import ROOT, blocks, commands
+
+SCRIPTS = ("benchmarks", "configs", "docs", "ray_jobs")
+BLOCKS = blocks("sh")
+
+
+class Parsed(BaseException):
+    """A script has read its command line, which is all that is wanted of it."""
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path, monkeypatch):
+    """A folder that looks like a clone in which a sweep has ended."""
+    for name in (*SCRIPTS, "Makefile", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    best = tmp_path / "results" / "ray" / "sweep" / "best.yaml"
+    best.parent.mkdir(parents=True)
+    best.write_text("lambda_k: 1.0\n")
+    monkeypatch.chdir(tmp_path)
+
+
+@cache
+def anomalib_parser():
+    """The parser of anomalib's command line, without what follows the parsing."""
+    command_line = object.__new__(AnomalibCLI)
+    command_line.parser = command_line.init_parser()
+    command_line.subcommand_parsers = {}
+    command_line.subcommand_method_arguments = {}
+    command_line.add_subcommands()
+    return command_line.parser
+
+
+def check_anomalib(arguments, monkeypatch):
+    if not {"--model.help"} & set(arguments):
+        anomalib_parser().parse_args(arguments)
+
+
+def check_ours(arguments, monkeypatch):
+    if "--help" in arguments:
+        arguments = [argument for argument in arguments if argument != "--help"]
+    cli.create_parser().parse_args(arguments)
+
+
+def check_script(arguments, monkeypatch):
+    """Run a script up to the end of its parsing."""
+    script, *arguments = arguments
+    folder = ROOT / script.partition("/")[0]
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
+        parse_args = parser.parse_args
+
+        def and_stop(self, *args, parse_args=parse_args, **kwargs):
+            parse_args(self, *args, **kwargs)
+            raise Parsed
+
+        monkeypatch.setattr(parser, "parse_args", and_stop)
+    # What the benchmarks change in others when they are imported.
+    for name in ("read_image", "read_mask"):
+        monkeypatch.setattr(image_dataset, name, getattr(image_dataset, name))
+    monkeypatch.setattr(KCenterGreedy, "update_distances", KCenterGreedy.update_distances)
+    threads = torch.get_num_threads()
+    with pytest.raises(Parsed):
+        runpy.run_path(script, run_name="__main__")
+    torch.set_num_threads(threads)
+
+
+def check_make(arguments, monkeypatch):
+    subprocess.run(["make", "--dry-run", *arguments], check=True, capture_output=True)
+
+
+def check_pip(arguments, monkeypatch):
+    """Parse with pip's own parser; what is installed is this repository, with extras that it has."""
+    from pip._internal.commands import create_command
+
+    command, *arguments = arguments
+    _, requirements = create_command(command).parse_args(arguments)
+    assert requirements
+    for requirement in requirements:
+        path, _, extras = requirement.partition("[")
+        assert path == "." or path.startswith("anomalib_students-"), requirement
+        for extra in filter(None, extras.rstrip("]").split(",")):
+            assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+def check_export(arguments, monkeypatch):
+    assert all("=" in argument for argument in arguments)
+
+
+def check_ray(arguments, monkeypatch):
+    """Only what Ray runs: its own options are Ray's."""
+    check_words(arguments[arguments.index("--") + 1 :], monkeypatch)
+
+
+CHECKS = {
+    "anomalib": check_anomalib,
+    "anomalib-students": check_ours,
+    "export": check_export,
+    "make": check_make,
+    "pip": check_pip,
+    "python": check_script,
+    "ray": check_ray,
+}
+
+
+def check_words(words, monkeypatch):
+    if words[0].startswith("--"):
+        # More arguments for the command above.
+        words = ["anomalib", "train", "--model", "SSIMAutoencoder", "--data", "MVTec", *words]
+    assert words[0] in CHECKS, f"there is no check for {words[0]} yet"
+    CHECKS[words[0]](words[1:], monkeypatch)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
+def test_commands_are_accepted(block, monkeypatch):
+    for words in commands(block.text):
+        with monkeypatch.context() as patches:
+            try:
+                check_words(words, patches)
+            except SystemExit as ended:
+                pytest.fail(f"{' '.join(words)}: {ended}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["anomalib", "train", "--model", "UninformedStudents", "--model.patch_size", "33"],
+        ["anomalib-students", "maps", "--checkpoints", "model.ckpt"],
+        ["python", "benchmarks/memory.py", "--max_tile", "512"],
+        ["python", "ray_jobs/train.py", "--patch_size", "33"],
+        ["pip", "install", ".[gpu]"],
+        ["make", "everything"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_wrong_command_is_found(words, monkeypatch):
+    with pytest.raises((SystemExit, AssertionError, subprocess.CalledProcessError)):
+        check_words(words, monkeypatch)

@@ -1,0 +1,57 @@
+"""Every Python block of the documents runs, on a tiny data set and with a tiny model."""
+
+import os
+
+import numpy as np
+import pytest
+from anomalib.deploy import ExportType
+from anomalib.models import UninformedStudents
+from anomalib.models.components import AnomalibModule
+from PIL import Image
+
+from anomalib_students import lightning_model
+
+from ..reliability.small import small_data, small_engine, small_model
+from .documents import blocks
+
+SIDE = 72
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the blocks read: good parts, a new image, exported models and checkpoints."""
+    folder = tmp_path_factory.mktemp("place")
+    random = np.random.default_rng(0)
+    paths = [f"path/to/parts/good/{number}.png" for number in range(6)]
+    for path in (*paths, "path/to/new_images/part.png"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = 100 + random.normal(scale=10, size=(SIDE, SIDE, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / path)
+    for patch_size in (33, 65):
+        engine = small_engine(folder / "runs")
+        model = small_model(patch_sizes=(patch_size,), pre_processor=AnomalibModule.configure_pre_processor((SIDE, SIDE)))
+        engine.fit(model, datamodule=small_data(folder / "data"))
+        engine.trainer.save_checkpoint(folder / f"p{patch_size}.ckpt")
+    for export_type in (ExportType.OPENVINO, ExportType.TORCH):
+        engine.export(model, export_type, export_root=folder / "exported")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small(place, monkeypatch):
+    """Images of 72 pixels and one step of training, where the blocks leave both to the defaults."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(lightning_model, "DEFAULT_STEPS", 1)
+    small = AnomalibModule.configure_pre_processor((SIDE, SIDE))
+    monkeypatch.setattr(UninformedStudents, "configure_pre_processor", staticmethod(lambda image_size=None: small))
+    environment = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.place)
+def test_block_runs(block, capsys):
+    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+    if "print(" in block.text:
+        assert capsys.readouterr().out.strip()
