@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -24,14 +25,18 @@ ELSEWHERE = (
     "anomalib_students/teacher/MODEL_CARD.md",
     "anomalib_students/teacher/README.md",
     "benchmarks/README.md",
+    "examples/folder_to_openvino.py",
+    "examples/own_teacher.py",
+    "examples/what_students_see.py",
 )
 LINK = re.compile(r"(?<!`)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 
 
+@event_priority(100)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the documents that lie elsewhere."""
+    """Add the documents that lie elsewhere, before the plugin for notebooks looks for its own."""
     for path in ELSEWHERE:
-        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 

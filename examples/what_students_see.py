@@ -1,0 +1,108 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What students see
+#
+# A teacher describes each pixel by 128 numbers, and three students learn to guess them on good parts. This notebook looks at one
+# scratched part through the eyes of all four. The equations are on the page "How it works".
+
+# %% tags=["remove_cell"]
+import logging
+import os
+import tempfile
+import warnings
+
+os.environ["TQDM_DISABLE"] = "1"
+os.chdir(tempfile.mkdtemp())
+warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+from anomalib.data import SampleParts
+from anomalib.engine import Engine
+from anomalib.models import UninformedStudents
+from sklearn.decomposition import PCA
+
+from anomalib_students.anomaly_map import predictive_uncertainty, regression_error
+from anomalib_students.dense import dense_descriptors
+
+# %% [markdown]
+# Light networks with a receptive field of 33 pixels, and 300 steps: enough to look at, and done in a minute or two.
+
+# %%
+model = UninformedStudents(architecture="light", patch_sizes=(33,), n_students=3)
+parts = SampleParts()
+engine = Engine(max_steps=300, limit_val_batches=1, logger=False, enable_progress_bar=False)
+engine.fit(model, datamodule=parts)
+model.eval()
+
+# %% [markdown]
+# ## Descriptors
+#
+# `raw_scores` of the ensemble does the following at once. Step by step: all networks describe every fourth pixel, and the
+# teacher's descriptors are normalised (eq. 7).
+
+# %%
+ensemble = model.model.scales[0]
+test = parts.test_data
+scratched = next(index for index, path in enumerate(test.samples.image_path) if "scratch" in path)
+batch = test.collate_fn([test[scratched]])
+with torch.no_grad():
+    images = model.pre_processor(batch.image)
+    students, teacher = ensemble.describe(images, lambda network, image: dense_descriptors(network, image, 4))
+students.shape, teacher.shape  # (M, B, d, h, w) and (B, d, h, w)
+
+# %% [markdown]
+# 128 numbers a pixel can't be shown. Their three principal components can, as red, green and blue; the same for the teacher and
+# the students. The students have learnt flanges, and paint the scratch as if it were one.
+
+
+# %%
+def flat(descriptors):
+    return descriptors[0].flatten(1).T.numpy()
+
+
+components = PCA(3).fit(flat(teacher))
+
+
+def colours(descriptors):
+    values = components.transform(flat(descriptors)) / components.explained_variance_**0.5
+    return (values.reshape(*teacher.shape[-2:], 3) / 5 + 0.5).clip(0, 1)
+
+
+names = ["image", "teacher", "student 1", "student 2", "student 3"]
+pictures = [batch.image[0].permute(1, 2, 0), colours(teacher), *(colours(student) for student in students)]
+figure, axes = plt.subplots(1, 5, figsize=(11, 2.6), layout="constrained")
+for cell, name, picture in zip(axes, names, pictures, strict=True):
+    cell.imshow(picture)
+    cell.set_title(name)
+    cell.set_axis_off()
+
+# %% [markdown]
+# ## Error, uncertainty, score
+#
+# How far is the mean of the students from the teacher (e, eqs. 8 and 9), and how far are they from each other (v, eq. 10)? Both
+# are expressed in deviations from what good parts have, and added (eq. 11).
+
+# %%
+error, uncertainty = regression_error(students, teacher), predictive_uncertainty(students)
+score = ensemble.combined_score(error, uncertainty)
+figure, axes = plt.subplots(1, 4, figsize=(11, 3), layout="constrained")
+axes[0].imshow(batch.gt_mask[0], cmap="gray")
+for cell, values in zip(axes[1:], (error, uncertainty, score), strict=True):
+    figure.colorbar(cell.imshow(values[0], cmap="inferno", vmin=0), ax=cell, shrink=0.7)
+for cell, name in zip(axes, ("ground truth", "e", "v", "score"), strict=True):
+    cell.set_title(name)
+    cell.set_axis_off()
