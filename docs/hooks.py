@@ -1,4 +1,4 @@
-"""Put documents that lie elsewhere in the repository into the website, with links that work there and in the repository.
+"""Put documents that lie elsewhere in the repository into the website, with links that work in both.
 
 A document stands in the website under its path in the repository, but for those of ``docs``, which stand at its top.
 """

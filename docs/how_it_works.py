@@ -1,7 +1,7 @@
 """Draw the figures of how_it_works.md: python docs/how_it_works.py.
 
-The points are invented, the numbers beside them are what the package's own functions make of them; the histograms are of
-a bundled teacher on the embedded sample parts.
+The points are invented, the numbers beside them are what the package's own functions make of them. The histograms of
+descriptors are of the default teacher on the embedded sample parts.
 """
 
 from pathlib import Path
