@@ -68,6 +68,11 @@ def commands(text: str) -> Iterator[list[str]]:
     assert not pending, f"this command does not end: {pending}"
 
 
+def inline_code(document: Path) -> list[str]:
+    """All code within sentences, which may be broken over lines."""
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", FENCE.sub("", document.read_text()))]
+
+
 def prose(document: Path) -> str:
     """The text of a document without its code."""
     return INLINE_CODE.sub("", FENCE.sub("", document.read_text()))

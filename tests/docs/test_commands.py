@@ -15,7 +15,7 @@ from anomalib.models.components import KCenterGreedy
 
 from anomalib_students import cli
 
-from .documents import ROOT, blocks, commands
+from .documents import DOCUMENTS, ROOT, blocks, commands, inline_code
 
 SCRIPTS = ("benchmarks", "configs", "docs", "ray_jobs")
 BLOCKS = blocks("sh")
@@ -136,6 +136,46 @@ def test_commands_are_accepted(block, monkeypatch):
                 check_words(words, patches)
             except SystemExit as ended:
                 pytest.fail(f"{' '.join(words)}: {ended}")
+
+
+def options_of(words):
+    """The names of a command's options."""
+    return [word.partition("=")[0] for word in words if word.startswith("--")]
+
+
+def subparser(parser, name):
+    (action,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return action.choices[name]
+
+
+def test_commands_in_sentences_exist():
+    """They may be cut short, so that only the names of subcommands, scripts and options are looked at."""
+    seen = set()
+    for document in DOCUMENTS:
+        for code in inline_code(document):
+            program, _, rest = code.partition(" ")
+            if not rest or program not in {"anomalib", "anomalib-students", "make", "python"}:
+                continue
+            (words,) = commands(rest)
+            seen.add(program)
+            if program == "make":
+                targets = [word for word in words if "=" not in word]
+                assert all(f"\n{target}: " in (ROOT / "Makefile").read_text() for target in targets), code
+            elif program == "python":
+                assert words[0] == "-m" or (ROOT / words[0]).is_file(), code
+            else:
+                parser = anomalib_parser() if program == "anomalib" else cli.create_parser()
+                while words and not words[0].startswith("-"):
+                    name, *words = words
+                    if name == "report" and name not in cli.FUNCTIONS:
+                        words = []
+                        break
+                    parser = subparser(parser, name)
+                for option in options_of(words):
+                    # Arguments of a model or of data depend on which it is.
+                    known = option in parser._option_string_actions or option.startswith(("--model.", "--data."))
+                    assert known, f"{document.name}: {code}"
+    assert seen == {"anomalib", "anomalib-students", "make", "python"}
 
 
 @pytest.mark.parametrize(
