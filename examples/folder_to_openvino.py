@@ -22,7 +22,6 @@ import os
 import tempfile
 import warnings
 
-os.environ["TQDM_DISABLE"] = "1"
 os.chdir(tempfile.mkdtemp())
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
@@ -49,10 +48,14 @@ len(list(Path("parts/good").iterdir()))
 #
 # `Folder` keeps a fifth of the images for the test, and the model holds out a tenth of the others to choose the threshold from.
 
-# %%
+# %% tags=["remove_output"]
 parts = Folder(name="parts", root="parts", normal_dir="good", train_batch_size=1, eval_batch_size=8, num_workers=0)
-engine = Engine(max_steps=200, logger=False, enable_progress_bar=False)
-engine.fit(UninformedStudents(), datamodule=parts)
+model = UninformedStudents()
+engine = Engine(max_steps=200, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
+engine.fit(model, datamodule=parts)
+
+# %%
+print(model.post_processor.decision)
 
 # %% [markdown]
 # ## Export

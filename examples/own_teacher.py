@@ -25,7 +25,6 @@ import os
 import tempfile
 import warnings
 
-os.environ["TQDM_DISABLE"] = "1"
 os.chdir(tempfile.mkdtemp())
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
@@ -74,9 +73,11 @@ read_metadata(Path("my_teacher.safetensors"))
 #
 # The teacher must have the patch size and architecture of the students.
 
-# %%
+# %% tags=["remove_output"]
 model = UninformedStudents(architecture="light", patch_sizes=(33,), teacher="my_teacher.safetensors")
-engine = Engine(max_steps=300, logger=False, enable_progress_bar=False)
+engine = Engine(max_steps=300, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
 engine.fit(model, datamodule=parts)
 results = engine.test(model, datamodule=parts, verbose=False)
+
+# %%
 {name: round(value, 3) for name, value in results[0].items()}
