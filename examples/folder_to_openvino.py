@@ -16,7 +16,7 @@
 # Photographs of good parts are all that is needed. Here they are 60 of the embedded sample parts, copied into a folder as yours
 # might be. The training is cut to 200 steps, so that this notebook ends in a minute or two; leave `max_steps` out for a real one.
 
-# %% tags=["remove_cell"]
+# %% tags=["remove_input"]
 import logging
 import os
 import tempfile
@@ -46,9 +46,10 @@ len(list(Path("parts/good").iterdir()))
 # %% [markdown]
 # ## Train
 #
-# `Folder` keeps a fifth of the images for the test, and the model holds out a tenth of the others to choose the threshold from.
+# `Folder` keeps a fifth of the images for the test, and the model holds out ten of the others to choose the threshold from.
 
-# %% tags=["remove_output"]
+# %%
+# %%capture
 parts = Folder(name="parts", root="parts", normal_dir="good", train_batch_size=1, eval_batch_size=8, num_workers=0)
 model = UninformedStudents()
 engine = Engine(max_steps=200, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
@@ -62,7 +63,8 @@ print(model.post_processor.decision)
 #
 # The exported model resizes and normalises images, scores them and decides. Nothing else has to be carried along.
 
-# %% tags=["remove_output"]
+# %%
+# %%capture
 model = UninformedStudents.load_from_checkpoint(engine.best_model_path)
 exported = model.to_openvino("exported")
 

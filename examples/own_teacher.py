@@ -19,7 +19,7 @@
 # The photographs are stood in for by the sample parts here, and everything is cut short: 150 steps, where
 # the bundled teachers have thousands. So this shows how it is done, and not how good it gets.
 
-# %% tags=["remove_cell"]
+# %% tags=["remove_input"]
 import logging
 import os
 import tempfile
@@ -48,7 +48,8 @@ photographs = parts.root / parts.category / "train"
 #
 # The command line has the same options: `anomalib-students pretrain --images ... --lambda_k 0 --lambda_m 1`.
 
-# %% tags=["remove_output"]
+# %%
+# %%capture
 pretrain(
     images=photographs,
     output=Path("my_teacher.safetensors"),
@@ -73,7 +74,8 @@ read_metadata(Path("my_teacher.safetensors"))
 #
 # The teacher must have the patch size and architecture of the students.
 
-# %% tags=["remove_output"]
+# %%
+# %%capture
 model = UninformedStudents(architecture="light", patch_sizes=(33,), teacher="my_teacher.safetensors")
 engine = Engine(max_steps=300, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
 engine.fit(model, datamodule=parts)

@@ -16,7 +16,7 @@
 # A teacher describes each pixel by 128 numbers, and three students learn to guess them on good parts. This notebook looks at one
 # scratched part through the eyes of all four. The equations are on the page "How it works".
 
-# %% tags=["remove_cell"]
+# %% tags=["remove_input"]
 import logging
 import os
 import tempfile
@@ -40,7 +40,8 @@ from anomalib_students.dense import dense_descriptors
 # %% [markdown]
 # The default model has one student; three can also disagree. 300 steps are enough to look at, and done in a minute or two.
 
-# %% tags=["remove_output"]
+# %%
+# %%capture
 model = UninformedStudents(n_students=3)
 parts = SampleParts()
 engine = Engine(max_steps=300, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
