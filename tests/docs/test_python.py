@@ -5,7 +5,6 @@ import os
 import numpy as np
 import pytest
 from anomalib.deploy import ExportType
-from anomalib.models import UninformedStudents
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
@@ -45,7 +44,7 @@ def _small(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(lightning_model, "DEFAULT_STEPS", 1)
     small = AnomalibModule.configure_pre_processor((SIDE, SIDE))
-    monkeypatch.setattr(UninformedStudents, "configure_pre_processor", staticmethod(lambda image_size=None: small))
+    monkeypatch.setattr(AnomalibModule, "configure_pre_processor", staticmethod(lambda image_size=None: small))
     environment = dict(os.environ)
     yield
     os.environ.clear()
