@@ -14,7 +14,7 @@
 # # From a folder of photographs to OpenVINO
 #
 # Photographs of good parts are all that is needed. Here they are 60 of the embedded sample parts, copied into a folder as yours
-# might be. The training is cut to 200 steps, so that this notebook ends in a minute or two; leave `max_steps` out for a real one.
+# might be. The training is cut to 400 steps, so that this notebook ends in a minute or two; leave `max_steps` out for a real one.
 
 # %% tags=["remove_input"]
 import logging
@@ -22,9 +22,12 @@ import os
 import tempfile
 import warnings
 
+from lightning import seed_everything
+
 os.chdir(tempfile.mkdtemp())
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
+seed_everything(0)
 
 # %%
 import shutil
@@ -52,7 +55,7 @@ len(list(Path("parts/good").iterdir()))
 # %%capture
 parts = Folder(name="parts", root="parts", normal_dir="good", train_batch_size=1, eval_batch_size=8, num_workers=0)
 model = UninformedStudents()
-engine = Engine(max_steps=200, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
+engine = Engine(max_steps=400, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
 engine.fit(model, datamodule=parts)
 
 # %%

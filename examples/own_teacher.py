@@ -25,9 +25,12 @@ import os
 import tempfile
 import warnings
 
+from lightning import seed_everything
+
 os.chdir(tempfile.mkdtemp())
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
+seed_everything(0)
 
 # %%
 from pathlib import Path
@@ -57,7 +60,7 @@ pretrain(
     architecture="light",
     lambda_k=0,
     lambda_m=1,
-    lambda_c=1,
+    lambda_c=0.01,
     lr=1e-3,
     max_steps=150,
     checkpoint_every=150,

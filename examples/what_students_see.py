@@ -22,9 +22,12 @@ import os
 import tempfile
 import warnings
 
+from lightning import seed_everything
+
 os.chdir(tempfile.mkdtemp())
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
+seed_everything(0)
 
 # %%
 import matplotlib.pyplot as plt
