@@ -27,7 +27,7 @@ from lightning import seed_everything
 os.chdir(tempfile.mkdtemp())
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
-seed_everything(0)
+_ = seed_everything(0)
 
 # %%
 import shutil
@@ -74,11 +74,11 @@ exported = model.to_openvino("exported")
 # %% [markdown]
 # ## Decide
 #
-# On a good part that was not trained on, and on one of each defect:
+# On a good part that was not trained on, and on the most obvious of some defects:
 
 # %%
 inferencer = OpenVINOInferencer(exported, device="CPU")
-images = [max((source / "test" / kind).iterdir()) for kind in ("good", "dent", "faulty_hole", "scratch", "stain")]
+images = [min((source / "test" / kind).iterdir()) for kind in ("good", "dent", "faulty_hole", "scratch", "stain")]
 predictions = [inferencer.predict(image) for image in images]
 for image, prediction in zip(images, predictions, strict=True):
     verdict = "anomalous" if prediction.pred_label.item() else "good"

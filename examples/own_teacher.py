@@ -30,7 +30,7 @@ from lightning import seed_everything
 os.chdir(tempfile.mkdtemp())
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
-seed_everything(0)
+_ = seed_everything(0)
 
 # %%
 from pathlib import Path
