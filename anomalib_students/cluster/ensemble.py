@@ -51,18 +51,19 @@ def run_ensemble(experiment: Experiment, attempt: str, config: dict[str, Any]) -
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    from ray import train
+    from ray.train.collective import barrier
 
     from .training import train_ensemble
 
-    experiment, category = config["experiment"], config["category"]
+    experiment, category, run = config["experiment"], config["category"], config["run"]
     try:
         datamodule = experiment.create_datamodule(category)
         datamodule.prepare_data()
         datamodule.setup()
     except Exception as error:  # noqa: BLE001
-        # All workers come here alike. Another attempt, as after the death of a worker, would find the same.
-        if train.get_context().get_world_rank() == 0:
-            config["run"].record_failure(str(error) or type(error).__name__)
-        return
-    train_ensemble(experiment, category, config["patch_size"])
+        # Another attempt, as after the death of a worker, would find the same.
+        run.record_failure(str(error) or type(error).__name__)
+    # If one worker lacks the data, the others would wait for it in their first collective operation.
+    barrier()
+    if run.failure() is None:
+        train_ensemble(experiment, category, config["patch_size"])
