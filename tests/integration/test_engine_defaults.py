@@ -100,12 +100,20 @@ def test_a_resumed_training_ends_after_the_same_steps(tmp_path: Path) -> None:
     assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 12)
 
 
-def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_256_pixels() -> None:
+def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_288_pixels() -> None:
     model = UninformedStudents()
     (ensemble,) = model.model.scales
     assert len(ensemble.students) == 1
-    assert model.input_size == (256, 256)
+    assert model.input_size == UninformedStudents(pre_processor=UninformedStudents.configure_pre_processor()).input_size
+    assert model.input_size == (288, 288)
     assert torch.equal(ensemble.networks[0].convolutions[0].weight, ensemble.teacher.convolutions[0].weight)
+
+
+def test_images_have_the_size_that_is_named() -> None:
+    assert UninformedStudents(image_size=200, teacher=None).input_size == (200, 200)
+    assert UninformedStudents(**lightning_model.PAPER, teacher=None).input_size == (256, 256)
+    with pytest.raises(ValueError, match="image_size must be a positive number of pixels, got 0"):
+        UninformedStudents(image_size=0, teacher=None)
 
 
 def test_every_default_trains_tests_and_exports(tmp_path: Path) -> None:
