@@ -77,7 +77,7 @@ def test_statistics_are_those_of_the_data(trained: Path, digits: OneClassMNIST) 
     patches = model.pre_processor.transform(images.as_subclass(torch.Tensor)).double()
     assert patches.shape == (18, 3, 33, 33)
     training, held_out = split_indices(18, 0.1)
-    assert (len(training), len(held_out)) == (16, 2)
+    assert (len(training), len(held_out)) == (14, 4)
 
     ensemble = model.model.ensembles["p33"].double()
     with torch.no_grad():
