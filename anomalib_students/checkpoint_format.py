@@ -9,7 +9,7 @@ from anomalib.models import AnomalibModule
 from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import LightningModule
 
-from .file_format import CHECKPOINT_KEY, FORMAT, check_checkpoint_format
+from .file_format import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_checkpoint_format
 
 __all__ = ["CheckpointFormat"]
 
@@ -32,7 +32,7 @@ class CheckpointFormat(LightningModule):
             checkpoint: Checkpoint about to be written.
         """
         super().on_save_checkpoint(checkpoint)
-        checkpoint[CHECKPOINT_KEY] = FORMAT
+        checkpoint[CHECKPOINT_KEY] = CHECKPOINT_FORMAT
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

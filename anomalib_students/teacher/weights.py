@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from anomalib_students.file_format import FORMAT, check_format
+from anomalib_students.file_format import TEACHER_FORMAT, check_format
 from anomalib_students.files import replace_file
 from anomalib_students.patch_network import PatchNetwork
 
@@ -138,7 +138,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
         raise ValueError(msg)
     description = {
         **metadata,
-        "teacher_format": str(FORMAT),
+        "teacher_format": str(TEACHER_FORMAT),
         "patch_size": str(network.patch_size),
         "descriptor_dim": str(network.descriptor_dim),
         "architecture": network.architecture,
@@ -181,7 +181,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             check_metadata(metadata, f"The teacher {path}")
-            check_format(metadata.get("teacher_format"), f"The teacher {path}")
+            check_format(metadata.get("teacher_format"), TEACHER_FORMAT, f"The teacher {path}")
             names = list(file.keys())
             for name in names:
                 dtype = file.get_slice(name).get_dtype()
