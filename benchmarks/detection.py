@@ -197,7 +197,7 @@ def time_inference(configurations: tuple[str, ...], output: Path) -> None:
         if path.is_file() and json.loads(path.read_text())["settings"] == described:
             continue
         torch.manual_seed(0)
-        side = configuration.get("side", 256)
+        side = configuration.get("side", described["arguments"].get("image_size", 256))
         milliseconds = compare(untrained(configuration, side).eval(), WAYS, 1, "latency", side, RUNS)
         result = {"settings": described, "machine": machine(torch.device("cpu")), **milliseconds}
         replace_file(path, json.dumps(result, indent=1).encode())
