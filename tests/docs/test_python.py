@@ -18,10 +18,11 @@ SIDE = 72
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the blocks read: good parts, a new image, exported models and checkpoints."""
+    """A folder with what the blocks read: good parts, bad ones, a new image, exported models and checkpoints."""
     folder = tmp_path_factory.mktemp("place")
     random = np.random.default_rng(0)
     paths = [f"path/to/parts/good/{number}.png" for number in range(6)]
+    paths += [f"path/to/parts/bad/{number}.png" for number in range(2)]
     for path in (*paths, "path/to/new_images/part.png"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         pixels = 100 + random.normal(scale=10, size=(SIDE, SIDE, 3))
@@ -33,6 +34,7 @@ def place(tmp_path_factory):
         )
         engine.fit(model, datamodule=small_data(folder / "data"))
         engine.trainer.save_checkpoint(folder / f"p{patch_size}.ckpt")
+    engine.trainer.save_checkpoint(folder / "path" / "to" / "model.ckpt")
     for export_type in (ExportType.OPENVINO, ExportType.TORCH):
         engine.export(model, export_type, export_root=folder / "exported")
     return folder
