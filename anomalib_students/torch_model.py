@@ -1,7 +1,6 @@
 """Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal, cast, get_args
 
 import torch
@@ -24,7 +23,6 @@ from .dense import (
     DensePlan,
     check_max_tile,
     check_output_stride,
-    dense_descriptors,
     sample_phase,
     split_into_tiles,
 )
@@ -221,28 +219,30 @@ class StudentTeacherEnsemble(nn.Module):
     def _scores(
         self, images: torch.Tensor, output_stride: int, padded: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        students, target = self._describe_pixels(images, output_stride, padded)
+        return regression_error(students, target), predictive_uncertainty(students)
+
+    def _describe_pixels(
+        self, images: torch.Tensor, output_stride: int = 1, padded: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe every s-th pixel; what all networks compute alike is computed once."""
         plan = DensePlan.of(self.teacher, images, output_stride, padded)
-        # What all networks compute alike is computed once.
         with torch.no_grad():
             features = plan.apply(self.teacher, plan.pad(images), stop=self.shared_layers)
 
-        def describe(network: PatchNetwork, features: torch.Tensor) -> torch.Tensor:
-            return plan.interleave(plan.apply(network, features, first=self.shared_layers))
-
-        students, target = self.describe(features, describe)
-        return regression_error(students, target), predictive_uncertainty(students)
+        return self.describe(
+            features,
+            lambda network, features: plan.interleave(plan.apply(network, features, first=self.shared_layers)),
+        )
 
     def _describe_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Describe the patches that the networks describe in a plain pass."""
+        """Describe the patches that the networks describe in a plain pass; what they compute alike is computed once."""
         with torch.no_grad():
             features = self.teacher(images, stop=self.shared_layers)
-        return self.describe(features, partial(_apply, first=self.shared_layers))
+        return self.describe(features, lambda network, features: network(features, first=self.shared_layers))
 
     def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
-        if mode == "dense":
-            students, target = self.describe(images, dense_descriptors)
-        else:
-            students, target = self._describe_patches(images)
+        students, target = self._describe_pixels(images) if mode == "dense" else self._describe_patches(images)
         return regression_loss(students, target, hard_fraction)
 
 
@@ -403,10 +403,6 @@ class UninformedStudentsModel(nn.Module):
 def _draw_seed() -> int:
     """Draw a seed from which each patch size derives its own, so that none of them depends on the others' presence."""
     return int(torch.randint(2**62, ()))
-
-
-def _apply(network: PatchNetwork, images: torch.Tensor, first: int = 0) -> torch.Tensor:
-    return network(images, first=first)
 
 
 def _check_arguments(

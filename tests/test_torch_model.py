@@ -224,9 +224,14 @@ class TestTraining:
         model = make_model((33,), training_mode="dense", light_jitter=1.0)
         images = make_images(2, 3, 8, 8)
         seen = []
-        monkeypatch.setattr(
-            torch_model, "dense_descriptors", lambda network, images: seen.append(images) or images[:, :1] + 0
-        )
+
+        def apply(plan, network, images, first=0, stop=None):
+            # The layers that all share, of which there are none here, see the images too.
+            return images if stop == 0 else seen.append(images) or images[:, :1] + 0
+
+        monkeypatch.setattr(dense.DensePlan, "pad", lambda plan, images: images)
+        monkeypatch.setattr(dense.DensePlan, "apply", apply)
+        monkeypatch.setattr(dense.DensePlan, "interleave", lambda plan, features: features)
         model.scales[0].descriptor_mean.zero_()
         model(images)
         assert len(seen) == 3
