@@ -31,11 +31,11 @@ from torchmetrics.functional.classification import binary_f1_score
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_students.anomaly_map import image_score
-from anomalib_students.false_alarms import fit_gumbel, margin
 from anomalib_students.files import replace_file
 from anomalib_students.lightning_model import DEFAULT_STEPS
 from anomalib_students.metrics import create_metrics
 from anomalib_students.normalization_split import split_indices
+from anomalib_students.post_processor import FalseAlarmPostProcessor
 from anomalib_students.teacher.weights import teacher_path
 
 MODELS: dict[str, type[AnomalibModule]] = {
@@ -263,8 +263,8 @@ def decision(
     training, held_out = split_indices(len(dataset), model.normalization_split.fraction)
     images = good_scores(model, dataset, held_out)
     thresholds = {
-        "that of the images": rule_of_gumbel(images["score"], RATE),
-        "largest pixels of good images": rule_of_gumbel(images["largest pixels"], RATE),
+        "that of the images": chosen_threshold(images["score"]),
+        "largest pixels of good images": chosen_threshold(images["largest pixels"]),
         "quantile of the pixels of good images": images["quantile of the pixels"],
         "best": best_f1_threshold(scores, masks),
     }
@@ -286,10 +286,11 @@ def good_scores(model: UninformedStudents, dataset: AnomalibDataset, indices: li
     }
 
 
-def rule_of_gumbel(scores: list[float], rate: float) -> float:
+def chosen_threshold(scores: list[float]) -> float:
     """Threshold as the model chooses it."""
-    location, scale = fit_gumbel(torch.tensor(scores))
-    return location + margin(len(scores), rate).scales * scale
+    post_processor = FalseAlarmPostProcessor(false_alarm_rate=RATE)
+    post_processor.choose(torch.tensor(scores))
+    return float(post_processor.image_threshold)
 
 
 def best_f1_threshold(scores: torch.Tensor, masks: torch.Tensor) -> float:
