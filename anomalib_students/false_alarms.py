@@ -27,7 +27,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 OUTLIER_RATE = 1e-4
 """Rate at which good images would score as high as those that are taken for mislabelled."""
 FEWEST_FOR_OUTLIERS = 10
-"""Fewest images whose quartiles tell what is usual."""
+"""Fewest images whose quartiles show what is usual."""
 FEWEST = 5
 """Fewest images whose own spread is trusted."""
 ASSUMED_SCALE = 0.25
@@ -61,7 +61,7 @@ class Margin(NamedTuple):
 
 
 def is_usual(scores: torch.Tensor) -> torch.Tensor:
-    """Tell scores of good images from those of images that are probably not good.
+    """Distinguish the scores of good images from those of images that are probably not good.
 
     One defective image among thirty good ones would double the threshold. Quartiles do not feel it: a Gumbel
     distribution that has them gives scores like an outlier's to one of 10,000 images.

@@ -525,7 +525,7 @@ def choose_components(
         Arguments of ``AnomalibModule``.
     """
     if pre_processor is True:
-        # What is wrong with the patch sizes, the model tells.
+        # The model raises an error if there are no patch sizes.
         side = max(patch_sizes, default=0) if mode == "patch" else image_size
         if side < 1 and mode != "patch":
             msg = f"image_size must be a positive number of pixels, got {image_size}."

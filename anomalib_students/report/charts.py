@@ -26,7 +26,7 @@ FOREGROUND = "#010203"
 """Stands for the colour of the text, which is dark or light as the page is."""
 STYLE = "svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ddd}}"
 CLASSES = {False: ("good", "#0072b2"), True: ("defective", "#d55e00")}
-"""Names and colours, which the colour-blind tell apart: of the palette of Okabe and Ito."""
+"""Names and colours, which the colour-blind can distinguish: of the palette of Okabe and Ito."""
 SETTINGS: dict[Any, Any] = {
     "font.size": 9,
     "svg.fonttype": "none",
