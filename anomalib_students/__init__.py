@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .baselines.lightning_model import DescriptorBaseline
     from .baselines.ssim_autoencoder.lightning_model import SSIMAutoencoder
     from .data import MVTec, OneClassCIFAR10, OneClassImageFolder, OneClassMNIST, SampleParts
-    from .lightning_model import UninformedStudents
-    from .post_processor import FalseAlarmPostProcessor
-    from .scale_metrics import ScaleMetrics
-    from .torch_model import UninformedStudentsModel
+    from .model.lightning_model import UninformedStudents
+    from .model.post_processor import FalseAlarmPostProcessor
+    from .model.scale_metrics import ScaleMetrics
+    from .model.torch_model import UninformedStudentsModel
 
 __version__ = "0.1.0"
 
@@ -47,16 +47,16 @@ __all__ = [
 _HOME = {
     "CNNFeatureDictionary": ".baselines.cnn_feature_dictionary.lightning_model",
     "DescriptorBaseline": ".baselines.lightning_model",
-    "FalseAlarmPostProcessor": ".post_processor",
+    "FalseAlarmPostProcessor": ".model.post_processor",
     "MVTec": ".data",
     "OneClassCIFAR10": ".data",
     "OneClassImageFolder": ".data",
     "OneClassMNIST": ".data",
     "SSIMAutoencoder": ".baselines.ssim_autoencoder.lightning_model",
     "SampleParts": ".data",
-    "ScaleMetrics": ".scale_metrics",
-    "UninformedStudents": ".lightning_model",
-    "UninformedStudentsModel": ".torch_model",
+    "ScaleMetrics": ".model.scale_metrics",
+    "UninformedStudents": ".model.lightning_model",
+    "UninformedStudentsModel": ".model.torch_model",
 }
 
 

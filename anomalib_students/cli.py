@@ -13,9 +13,9 @@ from rich.table import Table
 
 from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
-from anomalib_students.patch_network import ARCHITECTURES
-from anomalib_students.plain_settings import PlainSettings
+from anomalib_students.model.patch_network import ARCHITECTURES
 from anomalib_students.report.command import report
+from anomalib_students.runs.plain_settings import PlainSettings
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path

@@ -5,8 +5,8 @@ anomalib has no plugin hook, but everything in it imports torch, and torch calls
 import our classes, because either side can be half-initialised by then:
 
 - a program whose first import is ``anomalib.models`` imports torch, and so calls us, in the middle of that module;
-- a worker that unpickles a model imports ``anomalib_students.lightning_model`` first, and anomalib, and so calls us, in
-  the middle of ours.
+- a worker that unpickles a model imports ``anomalib_students.model.lightning_model`` first, and anomalib, and so calls
+  us, in the middle of ours.
 
 So we wait until no import of anomalib's or ours is under way. Python has a mark of that: it binds a submodule in its
 package's namespace after having loaded it [1]_, and a package can be given a class that sees the binding [2]_. Our
@@ -15,9 +15,10 @@ classes are imported, and put in anomalib's modules, when ``anomalib.models`` (`
 anomalib isn't imported yet, a finder that finds nothing tells us when it is [3]_. In a program without anomalib nothing
 else happens.
 
-With ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` torch calls no entry point. Importing ``anomalib_students.lightning_model`` and
-``anomalib_students.data`` then registers the classes with ``get_model("uninformed_students")`` and the command line, as
-it does for any class outside of anomalib, and calling :func:`activate` does the rest.
+With ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` torch calls no entry point. Importing
+``anomalib_students.model.lightning_model`` and ``anomalib_students.data`` then registers the classes with
+``get_model("uninformed_students")`` and the command line, as it does for any class outside of anomalib, and calling
+:func:`activate` does the rest.
 
 .. [1] https://docs.python.org/3/reference/import.html#submodules
 .. [2] https://docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access
@@ -109,7 +110,7 @@ def _register(classes: _Classes) -> None:
 
 def _name_models(ours: dict[str, type]) -> None:
     """Have configurations name our models as anomalib names its own, and anomalib take the names that they had."""
-    from .class_paths import allow_our_paths, name_as_anomalib
+    from .mends.class_paths import allow_our_paths, name_as_anomalib
 
     name_as_anomalib(ours, "anomalib.models")
     allow_our_paths(sys.modules["anomalib.models"])

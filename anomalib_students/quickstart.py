@@ -7,7 +7,7 @@ from anomalib.deploy import OpenVINOInferencer
 from rich.console import Console
 
 from anomalib_students.data import SampleParts
-from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.report.write import write_report
 
 __all__ = ["main"]

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from anomalib_students.metrics import create_metrics
+from anomalib_students.model.metrics import create_metrics
 
 Way = Literal["PyTorch f32", "OpenVINO f32", "OpenVINO bf16", "OpenVINO int8", "OpenVINO int8, rest f32"]
 

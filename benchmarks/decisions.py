@@ -27,9 +27,9 @@ from lightning.pytorch import seed_everything
 from rich.console import Console
 from scipy import stats
 
-from anomalib_students.false_alarms import fit_gumbel, is_usual, margin
 from anomalib_students.files import replace_file
-from anomalib_students.normalization_split import split_indices
+from anomalib_students.model.false_alarms import fit_gumbel, is_usual, margin
+from anomalib_students.model.normalization_split import split_indices
 
 RATES = (0.01, 0.05)
 SAMPLE = 25

@@ -37,7 +37,7 @@ from rich.console import Console
 
 from anomalib_students.data.mvtec import check_layout
 from anomalib_students.files import replace_file
-from anomalib_students.lightning_model import PAPER
+from anomalib_students.model.lightning_model import PAPER
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # A row has the class of the model ("model", UninformedStudents if there is none) and its "arguments", and may have

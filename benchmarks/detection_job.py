@@ -30,12 +30,12 @@ from sklearn.metrics import roc_auc_score
 from torchmetrics.functional.classification import binary_f1_score
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anomalib_students.anomaly_map import image_score
 from anomalib_students.files import replace_file
-from anomalib_students.lightning_model import DEFAULT_STEPS
-from anomalib_students.metrics import create_metrics
-from anomalib_students.normalization_split import split_indices
-from anomalib_students.post_processor import FalseAlarmPostProcessor
+from anomalib_students.model.anomaly_map import image_score
+from anomalib_students.model.lightning_model import DEFAULT_STEPS
+from anomalib_students.model.metrics import create_metrics
+from anomalib_students.model.normalization_split import split_indices
+from anomalib_students.model.post_processor import FalseAlarmPostProcessor
 from anomalib_students.teacher.weights import teacher_path
 
 MODELS: dict[str, type[AnomalibModule]] = {

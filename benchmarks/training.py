@@ -26,8 +26,8 @@ from measuring import count_operations, machine, rate_of_convolutions
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.lightning_model import PAPER
-from anomalib_students.metrics import create_metrics
+from anomalib_students.model.lightning_model import PAPER
+from anomalib_students.model.metrics import create_metrics
 
 Mode = Literal["phase", "dense"]
 COLUMNS = ("mode", "steps", "seconds", "seconds a step", "AUPRO", "pixel AUROC", "image AUROC")

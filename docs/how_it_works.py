@@ -12,10 +12,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anomalib_students.anomaly_map import normalised_score, predictive_uncertainty, regression_error
 from anomalib_students.data import SampleParts
-from anomalib_students.lightning_model import UninformedStudents
-from anomalib_students.loss import compactness_loss, distillation_loss, triplet_loss
+from anomalib_students.model.anomaly_map import normalised_score, predictive_uncertainty, regression_error
+from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.model.loss import compactness_loss, distillation_loss, triplet_loss
 
 ASSETS = Path(__file__).parent / "assets"
 WIDTH = 8.3

@@ -37,8 +37,8 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from sklearn.decomposition import PCA
 
-from anomalib_students.anomaly_map import predictive_uncertainty, regression_error
-from anomalib_students.dense import dense_descriptors
+from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
+from anomalib_students.model.dense import dense_descriptors
 
 # %% [markdown]
 # The default model has one student; three can also disagree. 300 steps are enough to look at, and done in a minute or two.

@@ -30,7 +30,7 @@ from anomalib import models
 from anomalib.models import DescriptorBaseline, UninformedStudents, get_model, list_models
 from anomalib.models.image import UninformedStudents as ImageModel
 import anomalib_students
-from anomalib_students.lightning_model import UninformedStudents as OurModel
+from anomalib_students.model.lightning_model import UninformedStudents as OurModel
 
 assert UninformedStudents is ImageModel is OurModel is models.UninformedStudents is anomalib_students.UninformedStudents
 assert DescriptorBaseline is anomalib_students.DescriptorBaseline
@@ -55,7 +55,7 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in {"anomalib", 
 BROKEN_MODEL = """
 import sys, warnings
 
-sys.modules["anomalib_students.lightning_model"] = None
+sys.modules["anomalib_students.model.lightning_model"] = None
 import torch
 
 with warnings.catch_warnings(record=True) as caught:
@@ -71,7 +71,7 @@ AUTOLOAD_OFF = """
 from anomalib import models, data
 
 assert "uninformed_students" not in models.list_models()
-import anomalib_students.lightning_model
+import anomalib_students.model.lightning_model
 assert "uninformed_students" in models.list_models()
 assert not hasattr(models, "UninformedStudents")
 
@@ -96,8 +96,8 @@ def run(*command: str | Path, **environment: str) -> str:
     [
         "anomalib.data",
         "anomalib_students.baselines.lightning_model",
-        "anomalib_students.lightning_model",
-        "anomalib_students.torch_model",
+        "anomalib_students.model.lightning_model",
+        "anomalib_students.model.torch_model",
     ],
 )
 def test_names_resolve_whatever_is_imported_first(first):
@@ -123,7 +123,7 @@ def test_a_program_without_anomalib_imports_nothing_but_the_plugin():
 def test_a_fault_in_the_model_is_a_warning_with_its_cause():
     warning = run(sys.executable, "-c", BROKEN_MODEL)
     assert "could not register" in warning
-    assert "ModuleNotFoundError: import of anomalib_students.lightning_model halted" in warning
+    assert "ModuleNotFoundError: import of anomalib_students.model.lightning_model halted" in warning
 
 
 @pytest.mark.slow

@@ -22,13 +22,13 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
-from anomalib_students.checkpoint_check import check_arguments
-from anomalib_students.checkpoint_format import CheckpointFormat
-from anomalib_students.data_check import CheckedImages
-from anomalib_students.exact_export import ExactExport
-from anomalib_students.lightning_model import BEFORE_NAMED, PAPER, UninformedStudents, choose_components
-from anomalib_students.patch_mode import Mode
-from anomalib_students.patch_network import Architecture
+from anomalib_students.data.data_check import CheckedImages
+from anomalib_students.engine.checkpoint_check import check_arguments
+from anomalib_students.engine.checkpoint_format import CheckpointFormat
+from anomalib_students.export.exact_export import ExactExport
+from anomalib_students.model.lightning_model import BEFORE_NAMED, PAPER, UninformedStudents, choose_components
+from anomalib_students.model.patch_mode import Mode
+from anomalib_students.model.patch_network import Architecture
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
 
 from .distribution import MOST_SAMPLES

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from anomalib_students.termination import Termination
+from anomalib_students.engine.termination import Termination
 
 from .descriptor_sample import DescriptorSample
 

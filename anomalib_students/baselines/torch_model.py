@@ -7,11 +7,11 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_students.anomaly_map import prediction, upsample
-from anomalib_students.dense import check_max_tile, check_output_stride, dense_descriptors, split_into_tiles
-from anomalib_students.deviation_floors import descriptor_divisor
-from anomalib_students.patch_mode import Mode, check_mode, teacher_descriptors, zoom
-from anomalib_students.patch_network import Architecture, PatchNetwork
+from anomalib_students.model.anomaly_map import prediction, upsample
+from anomalib_students.model.dense import check_max_tile, check_output_stride, dense_descriptors, split_into_tiles
+from anomalib_students.model.deviation_floors import descriptor_divisor
+from anomalib_students.model.patch_mode import Mode, check_mode, teacher_descriptors, zoom
+from anomalib_students.model.patch_network import Architecture, PatchNetwork
 
 from .distribution import check_fitted
 from .methods import Method, create_distribution

@@ -11,8 +11,8 @@ import ray
 from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser, Namespace
 
-from anomalib_students.lightning_model import UninformedStudents
-from anomalib_students.plain_settings import PlainSettings
+from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.runs.plain_settings import PlainSettings
 from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.task import pretrain
 

@@ -16,7 +16,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
 
-    from anomalib_students.lightning_model import UninformedStudents
+    from anomalib_students.model.lightning_model import UninformedStudents
 
 __all__ = ["CATEGORY", "Experiment", "label"]
 
@@ -96,7 +96,7 @@ class Experiment:
         from jsonargparse import ArgumentParser
         from lightning.pytorch import seed_everything
 
-        from anomalib_students.lightning_model import UninformedStudents
+        from anomalib_students.model.lightning_model import UninformedStudents
 
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(UninformedStudents, "model")

@@ -18,10 +18,10 @@ from anomalib_students.figures.examples import find_test_images, named_images, r
 from anomalib_students.figures.panels import draw_panels
 from anomalib_students.figures.rendering import png_bytes
 from anomalib_students.figures.scores import score_image
-from anomalib_students.lightning_model import UninformedStudents
-from anomalib_students.merge import merge_scales
+from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.model.merge import merge_scales
+from anomalib_students.model.scale_metrics import ScaleMetrics
 from anomalib_students.report.write import write_report
-from anomalib_students.scale_metrics import ScaleMetrics
 
 from .experiment import Experiment, label
 from .storage import RESULTS, write_bytes, write_json

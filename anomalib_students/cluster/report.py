@@ -7,9 +7,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from anomalib_students.comparison import draw_comparison, with_mean
 from anomalib_students.figures.rendering import png_bytes
-from anomalib_students.paper_tables import TABLE_3
+from anomalib_students.paper.comparison import draw_comparison, with_mean
+from anomalib_students.paper.paper_tables import TABLE_3
 
 __all__ = ["report_files", "results_table"]
 

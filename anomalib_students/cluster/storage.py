@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pyarrow.fs import FileSystem, FileType
 
-from anomalib_students.settings_check import check_unchanged
+from anomalib_students.runs.settings_check import check_unchanged
 
 __all__ = ["RESULTS", "check_settings", "exists", "read_json", "write_bytes", "write_json"]
 

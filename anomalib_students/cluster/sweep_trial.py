@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import tune
 
-from anomalib_students.metrics import create_metrics
+from anomalib_students.model.metrics import create_metrics
 from anomalib_students.teacher.task import pretrain
 
 from .sweep import LOSS_WEIGHTS

@@ -7,9 +7,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import train
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 
-from anomalib_students.checkpoint_io import CheckpointIO
-from anomalib_students.engine_defaults import has_open_length
-from anomalib_students.termination import HowToResume
+from anomalib_students.engine.checkpoint_io import CheckpointIO
+from anomalib_students.engine.engine_defaults import has_open_length
+from anomalib_students.engine.termination import HowToResume
 
 from .experiment import Experiment
 

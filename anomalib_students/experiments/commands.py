@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from anomalib_students.data.one_class_dataset import check_limits
-from anomalib_students.patch_network import ARCHITECTURES, Architecture, check_architecture
+from anomalib_students.model.patch_network import ARCHITECTURES, Architecture, check_architecture
 
 from .cells import LearningRateSchedule, Precision, TrainingMode
 from .experiment import Place, run_experiment

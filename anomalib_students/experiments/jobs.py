@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anomalib_students.files import replace_file
-from anomalib_students.settings_check import check_unchanged
+from anomalib_students.runs.settings_check import check_unchanged
 
 __all__ = ["Compute", "Executor", "InThisProcess", "Job", "Tell", "open_folder", "read_result", "run_job", "run_jobs"]
 

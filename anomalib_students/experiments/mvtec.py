@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from anomalib_students.paper_tables import TABLE_1, TABLE_3
-from anomalib_students.patch_network import Architecture
+from anomalib_students.model.patch_network import Architecture
+from anomalib_students.paper.paper_tables import TABLE_1, TABLE_3
 
 from .cells import (
     HEADINGS,
@@ -219,8 +219,8 @@ def _merge(
 ) -> dict[str, Any]:
     """Join the trained models of the scales and test them together (eq. 12)."""
     del tell
-    from anomalib_students.lightning_model import UninformedStudents
-    from anomalib_students.merge import merge_scales
+    from anomalib_students.model.lightning_model import UninformedStudents
+    from anomalib_students.model.merge import merge_scales
 
     from .training import MODEL, test_model
 
@@ -269,7 +269,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
         ValueError: If an argument is out of range.
     """
     from anomalib_students import CNNFeatureDictionary, DescriptorBaseline, SSIMAutoencoder, UninformedStudents
-    from anomalib_students.lightning_model import PAPER
+    from anomalib_students.model.lightning_model import PAPER
 
     size = (settings.image_size, settings.image_size)
     if cell.method == SSIM:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 
-from anomalib_students.paper_tables import MEAN, PRINTED_MEANS, TABLE_6, TABLE_7
-from anomalib_students.patch_network import Architecture
+from anomalib_students.model.patch_network import Architecture
+from anomalib_students.paper.paper_tables import MEAN, PRINTED_MEANS, TABLE_6, TABLE_7
 
 from .cells import HEADINGS, OURS, Cell, DescriptorMethod, LearningRateSchedule, Precision, table_of
 from .jobs import Compute, Job, Tell
@@ -286,7 +286,7 @@ def create_model(settings: OneClassSettings, method: str, teacher: str) -> Anoma
         ValueError: If an argument is out of range, or the teacher does not fit.
     """
     from anomalib_students import DescriptorBaseline, UninformedStudents
-    from anomalib_students.lightning_model import PAPER
+    from anomalib_students.model.lightning_model import PAPER
 
     if method == OURS:
         return UninformedStudents(

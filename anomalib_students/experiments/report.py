@@ -11,8 +11,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from anomalib_students.comparison import draw_comparison, with_mean
 from anomalib_students.figures.rendering import png_bytes
+from anomalib_students.paper.comparison import draw_comparison, with_mean
 
 __all__ = ["Comparison", "report_files"]
 

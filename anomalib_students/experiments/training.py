@@ -16,9 +16,9 @@ from anomalib.models.components import AnomalibModule
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from anomalib_students.checkpoint_io import CheckpointIO
-from anomalib_students.metrics import create_metrics
-from anomalib_students.termination import HowToResume
+from anomalib_students.engine.checkpoint_io import CheckpointIO
+from anomalib_students.engine.termination import HowToResume
+from anomalib_students.model.metrics import create_metrics
 
 from .jobs import Compute, Tell
 

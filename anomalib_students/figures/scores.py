@@ -15,12 +15,12 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Normalize, Transform
 
-from anomalib_students.anomaly_map import combine_scales, predictive_uncertainty, regression_error
-from anomalib_students.dense import dense_descriptors, split_into_tiles
-from anomalib_students.lightning_model import UninformedStudents
-from anomalib_students.patch_mode import zoom
-from anomalib_students.patch_network import PatchNetwork
-from anomalib_students.torch_model import StudentTeacherEnsemble, UninformedStudentsModel
+from anomalib_students.model.anomaly_map import combine_scales, predictive_uncertainty, regression_error
+from anomalib_students.model.dense import dense_descriptors, split_into_tiles
+from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.model.patch_mode import zoom
+from anomalib_students.model.patch_network import PatchNetwork
+from anomalib_students.model.torch_model import StudentTeacherEnsemble, UninformedStudentsModel
 
 from .examples import name_of
 from .panels import ScoredImage

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 from torchmetrics.utilities import dim_zero_cat
 
-from anomalib_students.metrics import AUPRO, AUROC
+from anomalib_students.model.metrics import AUPRO, AUROC
 
 from .results import ImageResult
 

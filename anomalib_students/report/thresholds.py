@@ -9,7 +9,7 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 
-from anomalib_students.post_processor import Decision
+from anomalib_students.model.post_processor import Decision
 
 __all__ = ["Thresholds", "find_thresholds", "provenance"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import seed_everything
 
 from anomalib_students.files import check_output
-from anomalib_students.patch_network import Architecture
+from anomalib_students.model.patch_network import Architecture
 
 from .distillation import Distillation, valid_points
 from .distillation_data import DistillationData

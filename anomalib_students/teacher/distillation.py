@@ -9,11 +9,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.covariance import RunningCovariance, effective_dimension
-from anomalib_students.dense import dense_descriptors
-from anomalib_students.patch_network import NEGATIVE_SLOPE, Architecture, PatchNetwork
-from anomalib_students.precision import has_bfloat16
-from anomalib_students.schedule import cosine_with_warm_up
+from anomalib_students.engine.precision import has_bfloat16
+from anomalib_students.model.covariance import RunningCovariance, effective_dimension
+from anomalib_students.model.dense import dense_descriptors
+from anomalib_students.model.patch_network import NEGATIVE_SLOPE, Architecture, PatchNetwork
+from anomalib_students.model.schedule import cosine_with_warm_up
 
 from .distillation_data import Batch
 from .feature_source import GRID_STRIDE

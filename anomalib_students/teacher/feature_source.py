@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from anomalib_students.precision import has_bfloat16
+from anomalib_students.engine.precision import has_bfloat16
 
 from .timm_networks import check_name, create_network, load_weights
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from anomalib_students.covariance import RunningCovariance
 from anomalib_students.files import replace_file
+from anomalib_students.model.covariance import RunningCovariance
 
 from .crops import cut_crops
 from .feature_source import GRID_STRIDE, FeatureSource, feature_blocks

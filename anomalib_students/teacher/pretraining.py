@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
-from anomalib_students.patch_network import Architecture, PatchNetwork
-from anomalib_students.schedule import cosine_with_warm_up
-from anomalib_students.statistics import RunningStatistics
+from anomalib_students.model.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
+from anomalib_students.model.patch_network import Architecture, PatchNetwork
+from anomalib_students.model.schedule import cosine_with_warm_up
+from anomalib_students.model.statistics import RunningStatistics
 
 from .images import ImageStore
 from .patches import PatchSampler

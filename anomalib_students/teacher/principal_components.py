@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
-from anomalib_students.covariance import RunningCovariance
 from anomalib_students.files import replace_file
+from anomalib_students.model.covariance import RunningCovariance
 
 __all__ = ["PrincipalComponents"]
 

@@ -13,9 +13,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import IterableDataset
 
 from anomalib_students import __version__
+from anomalib_students.engine.termination import Termination
 from anomalib_students.files import AtomicCheckpointIO
-from anomalib_students.patch_network import PatchNetwork
-from anomalib_students.termination import Termination
+from anomalib_students.model.patch_network import PatchNetwork
 
 from .weights import save_teacher
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lightning.pytorch import seed_everything
 
 from anomalib_students.files import check_output
-from anomalib_students.patch_network import Architecture
+from anomalib_students.model.patch_network import Architecture
 
 from .images import ImageStore, find_images, load_images
 from .pretraining import TeacherPretraining, check_loss_weights

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from anomalib_students.baselines.methods import METHODS
 from anomalib_students.baselines.torch_model import DescriptorBaselineModel
-from anomalib_students.dense import reflect_pad
+from anomalib_students.model.dense import reflect_pad
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 

@@ -8,7 +8,7 @@ import pytest
 
 from anomalib_students.cluster import report
 from anomalib_students.cluster.report import report_files
-from anomalib_students.paper_tables import TABLE_3
+from anomalib_students.paper.paper_tables import TABLE_3
 
 
 def result(category, **scales):

@@ -8,7 +8,7 @@ from anomalib.deploy import ExportType
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
-from anomalib_students import lightning_model
+from anomalib_students.model import lightning_model
 
 from ..reliability.small import small_data, small_engine, small_model
 from .documents import blocks

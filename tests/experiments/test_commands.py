@@ -14,7 +14,7 @@ from anomalib.models import UninformedStudents
 
 from anomalib_students import ScaleMetrics, cli
 from anomalib_students.experiments import commands
-from anomalib_students.merge import merge_scales
+from anomalib_students.model.merge import merge_scales
 from anomalib_students.teacher.weights import read_metadata
 from tests.integration.conftest import write_category
 

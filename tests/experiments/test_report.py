@@ -11,7 +11,7 @@ from anomalib_students.experiments.cells import Cell
 from anomalib_students.experiments.mvtec import mvtec_tables
 from anomalib_students.experiments.one_class import one_class_tables
 from anomalib_students.experiments.report import report_files
-from anomalib_students.paper_tables import TABLE_1, TABLE_3, TABLE_6
+from anomalib_students.paper.paper_tables import TABLE_1, TABLE_3, TABLE_6
 
 SETTINGS = {"epochs": 12, "lr": 0.001}
 

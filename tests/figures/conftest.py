@@ -7,7 +7,7 @@ from anomalib.models import UninformedStudents
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from anomalib_students.lightning_model import PAPER
+from anomalib_students.model.lightning_model import PAPER
 from tests.integration.conftest import write_category
 
 SIDE = 48

@@ -8,7 +8,6 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from anomalib_students.dense import dense_descriptors
 from anomalib_students.figures import scores
 from anomalib_students.figures.examples import find_test_images, named_images, read_examples
 from anomalib_students.figures.pixels import PixelSampler
@@ -22,7 +21,8 @@ from anomalib_students.figures.scores import (
     scale_maps,
     score_image,
 )
-from anomalib_students.torch_model import UninformedStudentsModel
+from anomalib_students.model.dense import dense_descriptors
+from anomalib_students.model.torch_model import UninformedStudentsModel
 
 from .conftest import SIDE, make_model
 

@@ -13,7 +13,7 @@ from anomalib.data import MVTec
 from PIL import Image
 
 from anomalib_students import cli
-from anomalib_students.lightning_model import PAPER
+from anomalib_students.model.lightning_model import PAPER
 
 from .conftest import SMALL, write_category
 

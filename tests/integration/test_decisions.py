@@ -12,9 +12,9 @@ from anomalib.models import UninformedStudents
 from torchvision.transforms.v2 import ColorJitter
 
 from anomalib_students import FalseAlarmPostProcessor
-from anomalib_students.false_alarms import fit_gumbel, margin
-from anomalib_students.merge import merge_scales
-from anomalib_students.normalization_split import split_indices
+from anomalib_students.model.false_alarms import fit_gumbel, margin
+from anomalib_students.model.merge import merge_scales
+from anomalib_students.model.normalization_split import split_indices
 
 from .conftest import write_category
 

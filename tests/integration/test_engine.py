@@ -74,8 +74,8 @@ def test_checkpoint_of_another_model_is_one_clear_error(
 
 def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> None:
     """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
-    from anomalib_students.dense import dense_descriptors
-    from anomalib_students.normalization_split import split_indices
+    from anomalib_students.model.dense import dense_descriptors
+    from anomalib_students.model.normalization_split import split_indices
 
     model = small_model(standardised=True, light_jitter=0.0, lr=1e-3)
     engine = small_engine(tmp_path, max_epochs=2)
@@ -167,7 +167,7 @@ def test_trains_in_bfloat16_where_that_is_native_and_nothing_else_is_said(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("anomalib_students.lightning_model.has_bfloat16", lambda device: native)
+    monkeypatch.setattr("anomalib_students.model.lightning_model.has_bfloat16", lambda device: native)
     model = small_model()
     in_bfloat16: set[bool] = set()
     # Inference applies the layers, and not the network.

@@ -9,8 +9,9 @@ from anomalib.callbacks import ModelCheckpoint
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from anomalib_students import engine_defaults, lightning_model
-from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.engine import engine_defaults
+from anomalib_students.model import lightning_model
+from anomalib_students.model.lightning_model import UninformedStudents
 
 from ..reliability.small import small_data, small_engine, small_model
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from anomalib.deploy import CompressionType
 
-from anomalib_students import UninformedStudents, exact_export
+from anomalib_students import UninformedStudents
+from anomalib_students.export import exact_export
 
 from ..reliability.small import SIDE, small_data, small_engine, small_model
 

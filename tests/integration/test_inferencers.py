@@ -18,8 +18,8 @@ from openvino import Core
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from anomalib_students.lightning_model import PAPER
-from anomalib_students.patch_network import PatchNetwork
+from anomalib_students.model.lightning_model import PAPER
+from anomalib_students.model.patch_network import PatchNetwork
 
 SIDE = 64
 

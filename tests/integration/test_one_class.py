@@ -16,9 +16,9 @@ from anomalib.models.components import AnomalibModule
 from anomalib.visualization import ImageVisualizer
 
 from anomalib_students import ScaleMetrics
-from anomalib_students.lightning_model import PAPER
-from anomalib_students.merge import merge_scales
-from anomalib_students.normalization_split import split_indices
+from anomalib_students.model.lightning_model import PAPER
+from anomalib_students.model.merge import merge_scales
+from anomalib_students.model.normalization_split import split_indices
 
 SMALL = {**PAPER, "mode": "patch", "patch_sizes": (33,), "n_students": 2, "lr": 1e-3}
 

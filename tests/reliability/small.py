@@ -8,7 +8,7 @@ from anomalib.data import MVTec
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
-from anomalib_students.lightning_model import PAPER
+from anomalib_students.model.lightning_model import PAPER
 
 from ..integration.conftest import write_category
 

@@ -7,9 +7,8 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from PIL import Image
 
-from anomalib_students import data_check
-from anomalib_students.data import MVTec
-from anomalib_students.data_check import check_files
+from anomalib_students.data import MVTec, data_check
+from anomalib_students.data.data_check import check_files
 from anomalib_students.image_files import check_image
 
 from ..integration.conftest import write_category

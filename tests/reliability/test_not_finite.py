@@ -13,7 +13,7 @@ from openvino import Core
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_students.anomaly_map import prediction
+from anomalib_students.model.anomaly_map import prediction
 
 from .small import SIDE, small_data, small_engine, small_model
 

@@ -11,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from anomalib_students import patch_network
-from anomalib_students.anomaly_map import (
+from anomalib_students.model import patch_network
+from anomalib_students.model.anomaly_map import (
     combine_scales,
     image_score,
     normalised_score,
@@ -21,13 +21,13 @@ from anomalib_students.anomaly_map import (
     regression_error,
     upsample,
 )
-from anomalib_students.covariance import RunningCovariance, effective_dimension
-from anomalib_students.dense import OUTPUT_STRIDES, dense_descriptors, split_into_tiles
-from anomalib_students.loss import compactness_loss, regression_loss, triplet_loss
-from anomalib_students.metrics import AUROC
-from anomalib_students.statistics import RunningStatistics
+from anomalib_students.model.covariance import RunningCovariance, effective_dimension
+from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, split_into_tiles
+from anomalib_students.model.loss import compactness_loss, regression_loss, triplet_loss
+from anomalib_students.model.metrics import AUROC
+from anomalib_students.model.statistics import RunningStatistics
 
-from ..test_dense import describe_cropped_patches, make_network, sample_positions
+from ..model.test_dense import describe_cropped_patches, make_network, sample_positions
 
 SEEDS = st.integers(0, 2**32 - 1)
 MAGNITUDES = st.sampled_from([1e-3, 1.0, 1e3])

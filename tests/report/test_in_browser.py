@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from anomalib_students.post_processor import Decision
+from anomalib_students.model.post_processor import Decision
 from anomalib_students.report.page import render_page
 from anomalib_students.report.thresholds import Thresholds
 

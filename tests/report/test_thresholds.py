@@ -7,7 +7,7 @@ import pytest
 import torch
 from anomalib.post_processing import PostProcessor
 
-from anomalib_students.post_processor import FalseAlarmPostProcessor
+from anomalib_students.model.post_processor import FalseAlarmPostProcessor
 from anomalib_students.report.thresholds import find_thresholds, provenance
 
 

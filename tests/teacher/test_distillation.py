@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.patch_network import ARCHITECTURES
+from anomalib_students.model.patch_network import ARCHITECTURES
 from anomalib_students.teacher import distillation
 from anomalib_students.teacher.distillation import Distillation, valid_points
 from anomalib_students.teacher.distillation_data import DistillationData

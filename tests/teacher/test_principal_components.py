@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.covariance import RunningCovariance
+from anomalib_students.model.covariance import RunningCovariance
 from anomalib_students.teacher.principal_components import PrincipalComponents
 
 CHANNELS = [3, 2]

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from anomalib_students import cli, files, patch_network
+from anomalib_students import cli, files
+from anomalib_students.model import patch_network
 from anomalib_students.teacher import pretraining, source, weights
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain

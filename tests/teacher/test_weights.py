@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anomalib_students.patch_network import PatchNetwork
+from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.teacher import weights
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, read_metadata, save_teacher, teacher_path
 

@@ -24,11 +24,11 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from anomalib_students.baselines.one_pass import OnePassTraining
-from anomalib_students.checkpoint_check import check_arguments
-from anomalib_students.checkpoint_format import CheckpointFormat
-from anomalib_students.data_check import CheckedImages
-from anomalib_students.exact_export import ExactExport
-from anomalib_students.lightning_model import UninformedStudents
+from anomalib_students.data.data_check import CheckedImages
+from anomalib_students.engine.checkpoint_check import check_arguments
+from anomalib_students.engine.checkpoint_format import CheckpointFormat
+from anomalib_students.export.exact_export import ExactExport
+from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.teacher.source import DistillationSource
 
 from .dictionary import FeatureDictionary

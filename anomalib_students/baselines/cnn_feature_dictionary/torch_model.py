@@ -4,10 +4,10 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_students.anomaly_map import prediction, upsample
 from anomalib_students.baselines.distribution import check_fitted
-from anomalib_students.dense import check_output_stride, reflect_pad
-from anomalib_students.resize import antialiased_resize
+from anomalib_students.export.resize import antialiased_resize
+from anomalib_students.model.anomaly_map import prediction, upsample
+from anomalib_students.model.dense import check_output_stride, reflect_pad
 from anomalib_students.teacher.source import DistillationSource
 
 from .dictionary import FeatureDictionary

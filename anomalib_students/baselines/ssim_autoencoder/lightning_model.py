@@ -29,14 +29,14 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
-from anomalib_students.checkpoint_check import check_arguments
-from anomalib_students.checkpoint_format import CheckpointFormat
-from anomalib_students.data_check import CheckedImages
-from anomalib_students.exact_export import ExactExport
-from anomalib_students.lightning_model import UninformedStudents
-from anomalib_students.random_state import RandomState
-from anomalib_students.termination import Termination
-from anomalib_students.training_time import TrainingTime
+from anomalib_students.data.data_check import CheckedImages
+from anomalib_students.engine.checkpoint_check import check_arguments
+from anomalib_students.engine.checkpoint_format import CheckpointFormat
+from anomalib_students.engine.random_state import RandomState
+from anomalib_students.engine.termination import Termination
+from anomalib_students.engine.training_time import TrainingTime
+from anomalib_students.export.exact_export import ExactExport
+from anomalib_students.model.lightning_model import UninformedStudents
 
 from .similarity import CONSTANTS
 from .torch_model import SSIMAutoencoderModel

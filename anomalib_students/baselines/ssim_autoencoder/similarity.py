@@ -7,7 +7,7 @@ batches of one size only. The tests compare the two.
 import torch
 from torch.nn import functional
 
-from anomalib_students.dense import reflect_pad
+from anomalib_students.model.dense import reflect_pad
 
 __all__ = ["CONSTANTS", "structural_similarity"]
 

@@ -5,7 +5,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torchvision.transforms import v2
 
-from anomalib_students.anomaly_map import prediction
+from anomalib_students.model.anomaly_map import prediction
 
 from .network import ConvolutionalAutoencoder
 from .similarity import CONSTANTS, structural_similarity

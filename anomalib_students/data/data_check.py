@@ -1,0 +1,179 @@
+"""Data before the first step: damaged files, which would be found after hours, and what became of the test images."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+from anomalib.data import AnomalibDataset
+from anomalib.data.utils import LabelName, ValSplitMode
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+from anomalib_students.image_files import check_image
+from anomalib_students.mends import apply_mends
+
+__all__ = ["CheckedImages", "ImageCheck", "check_files"]
+
+logger = logging.getLogger(__name__)
+
+LISTED = 5
+"""Most files that an error names."""
+SUBSETS = {
+    TrainerFn.FITTING: ("train_data", "val_data", "test_data"),
+    TrainerFn.VALIDATING: ("val_data",),
+    TrainerFn.TESTING: ("test_data",),
+}
+"""Subsets of a data module that are checked; before a training all, because a test usually follows."""
+Pair = tuple[str, str | None]
+"""Paths of an image and of its mask."""
+
+# Our models come by here, also where no data module of ours is imported.
+apply_mends()
+
+
+def check_files(pairs: Sequence[Pair]) -> None:
+    """Check images, and that their masks have their sizes.
+
+    Args:
+        pairs: Path of each image, and of its mask or None.
+
+    Raises:
+        ValueError: If a file can't be read, or a mask has another size than its image. It names the first ones.
+    """
+    # Files are read outside of Python's lock.
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(_problem_of_pair, pairs)
+        # Data sets of a few thousand images need no bar.
+        problems = [
+            problem for problem in tqdm(results, "Checking images", len(pairs), leave=False, delay=2) if problem
+        ]
+    if problems:
+        more = f" And {len(problems) - LISTED} more." if len(problems) > LISTED else ""
+        msg = f"{' '.join(problems[:LISTED])}{more}"
+        raise ValueError(msg)
+
+
+def _problem_of_pair(pair: Pair) -> str | None:
+    image, mask = pair
+    try:
+        size = _checked(image)
+        if mask is None:
+            return None
+        mask_size = _checked(mask)
+    except ValueError as error:
+        return str(error)
+    if size == mask_size:
+        return None
+    return f"The mask {mask} has {'x'.join(map(str, mask_size))} pixels, its image {image} {'x'.join(map(str, size))}."
+
+
+def _checked(path: str) -> tuple[int, int]:
+    """Check a file, unless it was and is the same."""
+    status = Path(path).stat()
+    return _checked_once(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2**17)
+def _checked_once(path: str, modified: int, length: int) -> tuple[int, int]:
+    del modified, length
+    return check_image(path)
+
+
+class ImageCheck(Callback):
+    """Check the files of the data before they are used, and say which test images a training validates with."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the data module's.
+
+        Args:
+            trainer: Trainer that begins.
+            pl_module: Model.
+            stage: Function of the trainer.
+
+        Raises:
+            ValueError: If a file can't be used.
+        """
+        del pl_module
+        data = getattr(trainer, "datamodule", None)
+        subsets = [getattr(data, name, None) for name in SUBSETS.get(TrainerFn(stage), ())]
+        _check_datasets(trainer, subsets)
+        if TrainerFn(stage) == TrainerFn.FITTING and trainer.is_global_zero:
+            _say_split(data)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the images to predict.
+
+        Args:
+            trainer: Trainer that predicts.
+            pl_module: Model.
+
+        Raises:
+            ValueError: If a file can't be used.
+        """
+        del pl_module
+        loaders = trainer.predict_dataloaders
+        loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+        _check_datasets(trainer, [getattr(loader, "dataset", None) for loader in loaders])
+
+
+def _check_datasets(trainer: Trainer, datasets: Sequence[object]) -> None:
+    # One process of each machine, which may have files of its own.
+    if trainer.local_rank == 0:
+        check_files(list(dict.fromkeys(pair for dataset in datasets for pair in _pairs(dataset))))
+
+
+def _say_split(data: object) -> None:
+    """Say how many test images anomalib has taken for the validation."""
+    if getattr(data, "val_split_mode", None) != ValSplitMode.FROM_TEST:
+        return
+    taken, left = (getattr(data, name, None) for name in ("val_data", "test_data"))
+    if isinstance(taken, AnomalibDataset) and isinstance(left, AnomalibDataset):
+        logger.warning(
+            "Of the test images, %s became validation images; the test has the other %s. Set val_split_ratio of the "
+            "data for another part, or val_split_mode for validation images from elsewhere.",
+            _count(taken),
+            _count(left),
+        )
+
+
+def _count(dataset: AnomalibDataset) -> str:
+    """Count good and anomalous images."""
+    anomalous = int((dataset.samples["label_index"] == LabelName.ABNORMAL).sum())
+    return f"{len(dataset) - anomalous} good and {anomalous} anomalous ones"
+
+
+def _pairs(dataset: object) -> list[Pair]:
+    if isinstance(dataset, AnomalibDataset):
+        samples = dataset.samples
+        masks = samples["mask_path"] if "mask_path" in samples else [None] * len(samples)
+        # What is good has no mask: an empty text or no value.
+        paths = [
+            (path, mask if _is_image(mask) else None) for path, mask in zip(samples["image_path"], masks, strict=True)
+        ]
+    else:
+        paths = [(path, None) for path in getattr(dataset, "image_filenames", ())]
+    # Data sets of videos are not of our concern.
+    return [(str(image), mask) for image, mask in paths if _is_image(image)]
+
+
+def _is_image(path: object) -> bool:
+    return isinstance(path, str | Path) and Path(path).suffix.lower() in IMG_EXTENSIONS
+
+
+class CheckedImages(LightningModule):
+    """Mixin of anomalib models whose data are checked before they are used.
+
+    It goes before ``AnomalibModule`` among the base classes.
+    """
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Check before other callbacks, which may take images out of the data.
+
+        Returns:
+            The check, and the callbacks of the model.
+        """
+        return [ImageCheck(), *super().configure_callbacks()]  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""How anomalib's engine trains our models: length, time, checkpoints, resuming, precision."""

@@ -1,0 +1,66 @@
+"""Checkpoints that name their format."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from anomalib.models import AnomalibModule
+from anomalib.utils.serialization import anomalib_safe_globals
+from lightning.pytorch import LightningModule
+
+from anomalib_students.file_format import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_checkpoint_format
+
+__all__ = ["CheckpointFormat"]
+
+
+class CheckpointFormat(LightningModule):
+    """Mixin of anomalib models: name the format in checkpoints, refuse newer ones by name, and complete older ones.
+
+    It goes before ``AnomalibModule`` among the base classes.
+
+    Attributes:
+        before_named: Arguments of the model, for checkpoints that were saved before these existed.
+    """
+
+    before_named: ClassVar[Mapping[str, Any]] = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the format.
+
+        Args:
+            checkpoint: Checkpoint about to be written.
+        """
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CHECKPOINT_KEY] = CHECKPOINT_FORMAT
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Load a model, see :meth:`anomalib.models.AnomalibModule.load_from_checkpoint`.
+
+        Args:
+            checkpoint_path: Path of the checkpoint.
+            args: See there.
+            kwargs: Likewise.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: If the checkpoint is of a newer format, or of a model with other networks.
+        """
+        checkpoint = _read(cast("type[AnomalibModule]", cls), checkpoint_path)
+        # Before its arguments are used, which may mean nothing to this version.
+        check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
+        saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, cls.before_named)
+        missing = {name: value for name, value in cls.before_named.items() if name not in saved}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
+
+
+def _read(model: type[AnomalibModule], path: str | Path) -> Mapping[str, Any]:
+    """Read a checkpoint without its weights; nothing if it is damaged, which the reading with them names."""
+    try:
+        with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
+            return torch.load(path, map_location="meta", weights_only=True)
+    except Exception:  # noqa: BLE001
+        return {}

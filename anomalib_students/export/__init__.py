@@ -1,0 +1,1 @@
+"""What leaves PyTorch: ONNX and OpenVINO models that compute what the engine computes, and small ones."""

@@ -1,0 +1,1 @@
+"""The method of the paper (Section 3), one idea a module, in the modules that anomalib's models have."""

@@ -1,0 +1,556 @@
+"""Uninformed Students for anomalib.
+
+Bergmann et al., "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative Latent Embeddings", CVPR
+2020: a teacher describes the neighbourhood of every pixel, an ensemble of students learns to imitate it on good parts
+only, and where they err or disagree, a part is anomalous.
+
+Example:
+    >>> from anomalib.data import MVTec
+    >>> from anomalib.engine import Engine
+    >>> from anomalib.models import UninformedStudents
+    >>> Engine().train(UninformedStudents(), datamodule=MVTec())  # doctest: +SKIP
+
+See Also:
+    :class:`anomalib_students.model.torch_model.UninformedStudentsModel`: the networks, without the training.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from math import inf
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import torch
+from anomalib import LearningType
+from anomalib.data import AnomalibDataset, Batch
+from anomalib.deploy import CompressionType
+from anomalib.metrics import AnomalibMetric, Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from jsonargparse.typing import register_type
+from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from tqdm import tqdm
+
+from anomalib_students.data.data_check import CheckedImages
+from anomalib_students.engine.checkpoint_check import check_arguments
+from anomalib_students.engine.checkpoint_format import CheckpointFormat
+from anomalib_students.engine.engine_defaults import has_open_length, train_for, validate_and_save
+from anomalib_students.engine.precision import has_bfloat16
+from anomalib_students.engine.random_state import RandomState
+from anomalib_students.engine.termination import Termination
+from anomalib_students.engine.training_time import TrainingTime
+from anomalib_students.export.exact_export import ExactExport
+from anomalib_students.mends import anomalib_mends  # noqa: F401
+from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
+
+from .deviation_floors import descriptor_divisor, score_divisor
+from .metrics import AUPRO, AUROC, F1Score
+from .normalization_split import NormalizationSplit
+from .patch_mode import Mode, teacher_descriptors
+from .patch_network import Architecture
+from .post_processor import FalseAlarmPostProcessor
+from .schedule import cosine_with_warm_up
+from .statistics import RunningStatistics
+from .torch_model import TrainingMode, UninformedStudentsModel
+
+__all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents", "choose_components"]
+
+logger = logging.getLogger(__name__)
+
+LearningRateSchedule = Literal["constant", "cosine"]
+
+PAPER_EPOCHS = 100
+"""Epochs that the paper trains for (Section 4.2)."""
+DEFAULT_STEPS = 10_000
+"""Steps that a training takes at least if its length is left open: minutes on two cores."""
+WARM_UP_STEPS = 100
+"""Most steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
+PATCH_BATCH = 64
+"""Images that are described together for the statistics, where each is one patch."""
+IMAGE_SIZE = 288
+PAPER: Mapping[str, Any] = {
+    "image_size": 256,
+    "architecture": "paper",
+    "patch_sizes": (17, 33, 65),
+    "n_students": 3,
+    "standardised": True,
+    "hard_fraction": 1.0,
+    "light_jitter": 0.0,
+    "shared_layers": 0,
+    "score_window": 1,
+    "lr": 1e-4,
+    "lr_schedule": "constant",
+}
+"""Arguments of the paper that are not the defaults: with them, descriptors, loss and scores are those of eqs. 7 to 12.
+
+``output_stride=1`` and ``training_mode="dense"`` compute them at every pixel."""
+BEFORE_NAMED: Mapping[str, Any] = {
+    "mode": "pixel",
+    **{
+        name: PAPER[name]
+        for name in ("architecture", "standardised", "hard_fraction", "light_jitter", "shared_layers", "score_window")
+    },
+}
+"""Values for checkpoints that were saved before these arguments existed."""
+
+
+class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
+    """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
+
+    Args:
+        patch_sizes: Sides p of the receptive fields in pixels. The scores of several are averaged.
+        image_size: Side in pixels of the square that images are resized to, unless there is a ``pre_processor``.
+        n_students: Number M of students for each patch size. One student errs on defects as three do, at half the cost;
+            several also disagree (eq. 10).
+        output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8. The others are interpolated.
+        training_mode: ``"dense"`` trains on every pixel of an image in each step, as the paper; ``"phase"`` on a random
+            part of them, at a fraction of the cost.
+        teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
+            from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
+        descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
+        architecture: ``"medium"`` for deep networks of p = 33 and 65 with the best teachers, ``"light"`` for the
+            cheapest networks, ``"paper"`` for the paper's; the latter two also have p = 17.
+        max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
+            tiles, with the same scores as in one piece.
+        standardised: Whether each component of the teacher's descriptors is divided by its own standard deviation over
+            the training images, as in eq. 7. If not, all are divided by the root of their mean variance, so that
+            components that the teacher is sure of count for more.
+        hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
+            1 for all, as in eq. 7.
+        light_jitter: Strength of random changes of contrast, brightness and colour in training, so that a lamp that
+            drifts is no defect; 0 for none, as in the paper.
+        shared_layers: First layers that the students take over from the teacher and do not train, which saves a third
+            of the training time; 0 for none, as in the paper.
+        score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
+            1 for the maximum of the map.
+        lr: Learning rate of Adam.
+        lr_schedule: ``"cosine"`` to let it decay to zero over the training, or ``"constant"`` as the paper.
+        weight_decay: Weight decay of Adam.
+        normalization_split: Part of the anomaly-free training images that is held out for the statistics of eq. 11 and
+            for the threshold; at least ten, or a quarter of fewer than forty.
+        mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to
+            the patch size and scores it as that one patch, for images that are anomalous as a whole (one-class
+            classification, Section 4.1): there is one descriptor, one score and no anomaly map, and ``output_stride``,
+            ``training_mode`` and ``max_tile`` mean nothing.
+        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size`` and ImageNet normalisation; in the mode
+            ``"patch"``, for resizing to the (largest) patch size.
+        post_processor: Post-processor, or ``True`` for thresholds from held-out good images, see
+            :class:`~anomalib_students.model.post_processor.FalseAlarmPostProcessor`.
+        evaluator: Evaluator, or ``True`` for AUROC and F1 of images and pixels, and AUPRO up to a false positive rate
+            of 0.3; in the mode ``"patch"``, for AUROC and F1 of images.
+        visualizer: Visualizer, or ``True`` for anomalib's default; in the mode ``"patch"``, which has no map to show,
+            for none.
+
+    Attributes:
+        chooses_length: Whether the training lasts as many epochs as have 10,000 steps. anomalib's engine sets it, as
+            the next two, if the user names neither ``max_epochs`` nor ``max_steps`` nor ``max_time`` of the trainer.
+        chooses_precision: Whether training steps compute in bfloat16 if the device does so natively: if the user names
+            no ``precision``. Statistics and predictions stay in the trainer's precision.
+        validates_once: Whether such a training is validated after its last epoch alone.
+
+    Raises:
+        ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
+            and ``architecture``.
+        FileNotFoundError: If a teacher file does not exist.
+
+    Example:
+        >>> model = UninformedStudents(patch_sizes=(33,), n_students=2, output_stride=8)
+        >>> model.model.patch_sizes
+        (33,)
+    """
+
+    before_named: ClassVar[Mapping[str, Any]] = BEFORE_NAMED
+    paper_epochs: ClassVar[int] = PAPER_EPOCHS
+
+    def __init__(
+        self,
+        patch_sizes: Sequence[int] = (65,),
+        image_size: int = IMAGE_SIZE,
+        n_students: int = 1,
+        output_stride: int = 4,
+        training_mode: TrainingMode = "phase",
+        teacher: str | Mapping[int, str] | None = BUNDLED,
+        descriptor_dim: int = 128,
+        architecture: Architecture = "medium",
+        max_tile: int = 512,
+        standardised: bool = False,
+        hard_fraction: float = 0.1,
+        light_jitter: float = 1.0,
+        shared_layers: int = 2,
+        score_window: int = 29,
+        lr: float = 1e-3,
+        lr_schedule: LearningRateSchedule = "cosine",
+        weight_decay: float = 1e-5,
+        normalization_split: float = 0.1,
+        mode: Mode = "pixel",
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            post_processor=post_processor,
+            **choose_components(mode, patch_sizes, image_size, pre_processor, evaluator, visualizer),
+        )
+        self.model: UninformedStudentsModel = UninformedStudentsModel(
+            patch_sizes=patch_sizes,
+            n_students=n_students,
+            output_stride=output_stride,
+            training_mode=training_mode,
+            descriptor_dim=descriptor_dim,
+            max_tile=max_tile,
+            architecture=architecture,
+            mode=mode,
+            hard_fraction=hard_fraction,
+            light_jitter=light_jitter,
+            shared_layers=shared_layers,
+            score_window=score_window,
+        )
+        if lr <= 0 or weight_decay < 0:
+            msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
+            raise ValueError(msg)
+        if lr_schedule not in get_args(LearningRateSchedule):
+            msg = f"lr_schedule must be one of {get_args(LearningRateSchedule)}, got {lr_schedule!r}."
+            raise ValueError(msg)
+        if teacher is not None:
+            for patch_size, ensemble in zip(patch_sizes, self.model.scales, strict=True):
+                path = teacher_path(teacher, patch_size, architecture)
+                ensemble.set_teacher(load_teacher(path, patch_size, descriptor_dim, architecture))
+        self.lr = lr
+        self.standardised = standardised
+        self.lr_schedule = lr_schedule
+        self.weight_decay = weight_decay
+        self.normalization_split = NormalizationSplit(normalization_split)
+        self.chooses_length = False
+        self.chooses_precision = False
+        self.validates_once = False
+        self._scores_normalised_at: int | None = None
+        self._unusual: list[str] = []
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add the hold-out of the normalisation images, and what makes a training resumable, to anomalib's callbacks.
+
+        Returns:
+            Pre- and post-processor, evaluator and visualizer, the hold-out, the state of the random numbers, the
+            status after SIGTERM, and the estimate of the time.
+        """
+        return [*super().configure_callbacks(), self.normalization_split, RandomState(), Termination(), TrainingTime()]
+
+    def on_fit_start(self) -> None:
+        """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""
+        self._scores_normalised_at = None
+        if self.trainer.ckpt_path is None:
+            self._normalise_descriptors()
+
+    def training_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Compute the students' loss (eq. 7).
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            Dictionary with the loss.
+        """
+        images = cast("torch.Tensor", batch.image)
+        with self._training_precision():
+            loss = self.model(images)
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))
+        return {"loss": loss}
+
+    def on_validation_start(self) -> None:
+        """Normalise the scores and choose their threshold, by the images that are held out."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._normalise_scores()
+        else:
+            self._choose_threshold()
+
+    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Predict anomaly maps and scores.
+
+        Args:
+            batch: Batch with images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            The batch, with predictions.
+        """
+        predictions = self.model(batch.image)
+        return batch.update(**predictions._asdict())
+
+    def on_train_end(self) -> None:
+        """Normalise the scores with the final students, if no validation has done so, and say what they decide."""
+        self._normalise_scores()
+        if isinstance(self.post_processor, FalseAlarmPostProcessor):
+            rank_zero_info(self.post_processor.decision)
+        if self._unusual:
+            rank_zero_warn(
+                f"These training images score far from all other good ones. See whether they are good: "
+                f"{', '.join(self._unusual)}. They have no part in the threshold."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint complete: normalised scores, and no need for the teacher's file.
+
+        Args:
+            checkpoint: Checkpoint about to be written.
+        """
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            # The checkpoint refers to the statistics, which change in place.
+            self._normalise_scores()
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["teacher"] = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the pre- and post-processor, and see that the weights fit the model.
+
+        Args:
+            checkpoint: Checkpoint that is loaded.
+
+        Raises:
+            ValueError: If the checkpoint is of a model with other networks.
+        """
+        arguments = {
+            "patch_sizes": self.model.patch_sizes,
+            "n_students": len(self.model.scales[0].students),
+            "descriptor_dim": self.model.scales[0].teacher.descriptor_dim,
+            "architecture": self.model.architecture,
+            "mode": self.model.mode,
+        }
+        check_arguments(checkpoint, arguments, BEFORE_NAMED)
+        saved = {**BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
+        self.model.score_window = saved["score_window"]
+        for ensemble in self.model.scales:
+            ensemble.shared_layers = saved["shared_layers"]
+        super().on_load_checkpoint(checkpoint)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam over the students, with the learning rate of the chosen schedule.
+
+        Returns:
+            The optimizer, and the scheduler where there is one.
+        """
+        optimizer = torch.optim.Adam(
+            (parameter for parameter in self.model.parameters() if parameter.requires_grad),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+        )
+        if self.chooses_length:
+            train_for(self.trainer, DEFAULT_STEPS, self.validates_once)
+        if self.lr_schedule == "constant":
+            return optimizer
+        if self.trainer.estimated_stepping_batches == inf:
+            logger.warning("The learning rate stays constant: to decay, it needs max_epochs or max_steps.")
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = partial(cosine_with_warm_up, steps=steps, warm_up=min(WARM_UP_STEPS, steps / 20))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Configure the default post-processor.
+
+        Returns:
+            Thresholds for a false alarm on 1 % of the good images, chosen by those that are held out.
+        """
+        return FalseAlarmPostProcessor()
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Configure the default pre-processor.
+
+        Args:
+            image_size: Height and width in pixels that images are resized to; None for the default of the argument
+                ``image_size``.
+
+        Returns:
+            Resizing with antialiasing, and ImageNet normalisation.
+        """
+        return AnomalibModule.configure_pre_processor(image_size or (IMAGE_SIZE, IMAGE_SIZE))
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure the default evaluator.
+
+        Returns:
+            AUROC and F1 of images and pixels, and AUPRO up to a false positive rate of 0.3, the paper's measure.
+        """
+        return Evaluator(
+            test_metrics=[
+                *_image_metrics(),
+                AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+                AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False, fpr_limit=0.3),
+            ],
+        )
+
+    def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
+        """Choose what the user leaves open: how long to train, when to validate and to save, and in which precision.
+
+        Args:
+            settings: Arguments of the trainer of anomalib's engine, which are completed.
+        """
+        self.chooses_length = has_open_length(settings)
+        self.chooses_precision = settings.get("precision") is None
+        self.validates_once = validate_and_save(settings)
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Arguments of the trainer that the model depends on: no validation before there are statistics."""
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """The model learns from anomaly-free images."""
+        return LearningType.ONE_CLASS
+
+    def _training_precision(self) -> AbstractContextManager[object]:
+        """Compute in bfloat16 where that is native and the user has not named a precision."""
+        if self.chooses_precision and has_bfloat16(self.device):
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    @torch.no_grad()
+    def _normalise_descriptors(self) -> None:
+        """Compute mean and standard deviation of the teachers' descriptors over the training images."""
+        ensembles = self.model.scales
+        statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
+        # The same light for an image, however many workers share them.
+        first, workers = self.global_rank, self.trainer.world_size
+        for number, images in enumerate(self._images(self.normalization_split.training, "Teacher descriptors")):
+            # In the light of the training: components that follow it would count as nearly constant otherwise.
+            jittered = self.model.jitter(images, torch.Generator().manual_seed(first + number * workers))
+            for ensemble, part in zip(ensembles, statistics, strict=True):
+                for descriptors in teacher_descriptors(
+                    ensemble.teacher, jittered, self.model.scored_stride, self.model.largest_tile
+                ):
+                    part.update(descriptors)
+        for ensemble, part in zip(ensembles, statistics, strict=True):
+            total = self._merge_over_workers(part)
+            std = total.std if self.standardised else total.std.square().mean().sqrt().expand_as(total.std)
+            ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
+            ensemble.descriptor_std.copy_(descriptor_divisor(total.mean, std).view(-1, 1, 1))
+
+    @torch.no_grad()
+    def _normalise_scores(self) -> None:
+        """Compute mean and standard deviation of the scores over the held-out images (eq. 11)."""
+        if self._scores_normalised_at == self.global_step:
+            return
+        ensembles = self.model.scales
+        statistics = [RunningStatistics(dim=2) for _ in ensembles]
+        for images in self._images(self.normalization_split.held_out, "Score statistics"):
+            for ensemble, part in zip(ensembles, statistics, strict=True):
+                scores = ensemble.raw_scores(images, self.model.scored_stride, self.model.largest_tile)
+                part.update(torch.stack(scores, dim=-1).flatten(0, -2))
+        for ensemble, part in zip(ensembles, statistics, strict=True):
+            total = self._merge_over_workers(part)
+            if not total.mean.isfinite().all():
+                msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
+                raise ValueError(msg)
+            std = score_divisor(total.mean, total.std, ensemble.teacher.descriptor_dim)
+            ensemble.error_mean.copy_(total.mean[0])
+            ensemble.error_std.copy_(std[0])
+            ensemble.uncertainty_mean.copy_(total.mean[1])
+            ensemble.uncertainty_std.copy_(std[1])
+        self._scores_normalised_at = self.global_step
+        self._choose_threshold()
+
+    @torch.no_grad()
+    def _choose_threshold(self) -> None:
+        """Choose the threshold by the scores of the held-out images, if there are any."""
+        held_out = self.normalization_split.held_out
+        if held_out is None or not isinstance(self.post_processor, FalseAlarmPostProcessor):
+            return
+        # Each worker fills in the scores of its images.
+        scores = torch.zeros(len(held_out), device=self.device)
+        first, workers = self.global_rank, self.trainer.world_size
+        for images in self._images(held_out, "Threshold"):
+            end = first + len(images) * workers
+            scores[first:end:workers] = cast("torch.Tensor", self.model.predict(images).pred_score)
+            first = end
+        if workers > 1:
+            scores = cast("torch.Tensor", self.all_gather(scores)).sum(dim=0)
+        usual = self.post_processor.choose(scores.cpu()).tolist()
+        paths = held_out.samples.image_path
+        self._unusual = [str(path) for path, is_usual in zip(paths, usual, strict=True) if not is_usual]
+
+    def _merge_over_workers(self, statistics: RunningStatistics) -> RunningStatistics:
+        """Join the statistics of all workers' shares of the images."""
+        if self.trainer.world_size == 1:
+            return statistics
+        total = RunningStatistics(statistics.mean.numel())
+        for packed in cast("torch.Tensor", self.all_gather(statistics.pack().to(self.device))):
+            total.merge(RunningStatistics.unpack(packed.to(total.mean.device)))
+        return total
+
+    def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[torch.Tensor]:
+        """Iterate over this worker's share of a data set: pre-processed images, in the trainer's precision."""
+        if dataset is None:
+            msg = "The statistics can be computed only while the model is fitted."
+            raise RuntimeError(msg)
+        share = range(self.global_rank, len(dataset), self.trainer.world_size)
+        size = PATCH_BATCH if self.model.mode == "patch" else 1
+        batches = [share[start : start + size] for start in range(0, len(share), size)]
+        for batch in tqdm(batches, desc=description, leave=False, disable=self.global_rank > 0):
+            images = dataset.collate_fn([dataset[index] for index in batch]).image.to(self.device)
+            if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+                images = self.pre_processor.transform(images)
+            with self.trainer.precision_plugin.forward_context():
+                yield images
+
+
+def choose_components(
+    mode: Mode,
+    patch_sizes: Sequence[int],
+    image_size: int,
+    pre_processor: PreProcessor | bool,
+    evaluator: Evaluator | bool,
+    visualizer: Visualizer | bool,
+) -> dict[str, Any]:
+    """Choose the components around a model that ``True`` stands for.
+
+    Args:
+        mode: What is scored.
+        patch_sizes: Sides of the patches that an image is zoomed to in the mode ``"patch"``.
+        image_size: Side that images are resized to in the mode ``"pixel"``.
+        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size``, or to the largest patch size in the
+            mode ``"patch"``, and ImageNet normalisation.
+        evaluator: Evaluator, or ``True`` for AUROC and F1 of images.
+        visualizer: Visualizer, or ``True`` for none, since there is no map to show.
+
+    Returns:
+        Arguments of ``AnomalibModule``.
+    """
+    if pre_processor is True:
+        # The model raises an error if there are no patch sizes.
+        side = max(patch_sizes, default=0) if mode == "patch" else image_size
+        if side < 1 and mode != "patch":
+            msg = f"image_size must be a positive number of pixels, got {image_size}."
+            raise ValueError(msg)
+        pre_processor = AnomalibModule.configure_pre_processor((side, side))
+    if mode == "patch":
+        if evaluator is True:
+            evaluator = Evaluator(test_metrics=_image_metrics())
+        if visualizer is True:
+            visualizer = False
+    return {"pre_processor": pre_processor, "evaluator": evaluator, "visualizer": visualizer}
+
+
+def _image_metrics() -> list[AnomalibMetric]:
+    """AUROC and F1 of the scores and labels of images."""
+    return [
+        AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+        F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+    ]
+
+
+def _compression_type(name: str) -> CompressionType:
+    return CompressionType(str(name).lower())
+
+
+# Of itself the command line takes the members' names alone, as INT8_PTQ, and not their values, as int8_ptq.
+register_type(CompressionType, serializer=lambda member: member.name, deserializer=_compression_type)

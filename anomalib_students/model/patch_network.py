@@ -1,0 +1,209 @@
+"""Patch networks: one descriptor for one square patch (Tables 4, 5a and 5b of the paper).
+
+The architectures are data (:data:`ARCHITECTURES`), from which the network, its receptive field and its pooling stride
+follow. Those of the paper correct three slips of the printed tables, each of which contradicts the output sizes beside
+it:
+
+- p = 17: Conv1 has kernel 6 (17 -> 12), not 5;
+- p = 33: Conv1 has kernel 5 (33 -> 29), not 3;
+- p = 65: Conv5 sees a 1 x 1 map and has kernel 1, not 3; Conv3 has 128 outputs.
+
+The light ones describe the same patches, at a tenth of the cost or less where every fourth pixel is described: they
+pool early, and have few channels as long as their maps are large. The shape is that of the patch description network of
+Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies" (WACV 2024).
+
+The medium ones are like the light ones, with twice the channels or more, and have no network for p = 17.
+
+Paper:
+    Bergmann, Fauser, Sattlegger, Steger: "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative
+    Latent Embeddings", CVPR 2020.
+"""
+
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import nn
+
+__all__ = ["ARCHITECTURES", "NEGATIVE_SLOPE", "Architecture", "ConvolutionLayer", "PatchNetwork", "check_architecture"]
+
+Architecture = Literal["paper", "light", "medium"]
+"""Names of the architectures."""
+
+NEGATIVE_SLOPE = 5e-3
+"""Slope of the leaky rectified linear unit that follows every convolution but the last."""
+
+
+class ConvolutionLayer(NamedTuple):
+    """One convolution of a patch network, valid and with stride 1.
+
+    Attributes:
+        kernel_size: Side of the square kernel in pixels.
+        channels: Output channels; ``None`` stands for the descriptor dimension d.
+        pool: Whether a 2 x 2 max-pooling with stride 2 follows the activation.
+    """
+
+    kernel_size: int
+    channels: int | None
+    pool: bool = False
+
+
+ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
+    "paper": {
+        17: (
+            ConvolutionLayer(6, 128),
+            ConvolutionLayer(5, 256),
+            ConvolutionLayer(5, 256),
+            ConvolutionLayer(4, None),
+        ),
+        33: (
+            ConvolutionLayer(5, 128, pool=True),
+            ConvolutionLayer(5, 256, pool=True),
+            ConvolutionLayer(2, 256),
+            ConvolutionLayer(4, None),
+        ),
+        65: (
+            ConvolutionLayer(5, 128, pool=True),
+            ConvolutionLayer(5, 128, pool=True),
+            ConvolutionLayer(5, 128, pool=True),
+            ConvolutionLayer(4, 256),
+            ConvolutionLayer(1, None),
+        ),
+    },
+    "light": {
+        17: (
+            ConvolutionLayer(4, 32, pool=True),
+            ConvolutionLayer(4, 96, pool=True),
+            ConvolutionLayer(2, 256),
+            ConvolutionLayer(1, None),
+        ),
+        33: (
+            ConvolutionLayer(4, 32, pool=True),
+            ConvolutionLayer(4, 64, pool=True),
+            ConvolutionLayer(3, 96),
+            ConvolutionLayer(4, None),
+        ),
+        65: (
+            ConvolutionLayer(4, 24, pool=True),
+            ConvolutionLayer(4, 48, pool=True),
+            ConvolutionLayer(3, 64, pool=True),
+            ConvolutionLayer(3, 64),
+            ConvolutionLayer(4, None),
+        ),
+    },
+    "medium": {
+        33: (
+            ConvolutionLayer(4, 48, pool=True),
+            ConvolutionLayer(4, 96, pool=True),
+            ConvolutionLayer(3, 128),
+            ConvolutionLayer(3, 128),
+            ConvolutionLayer(2, None),
+        ),
+        65: (
+            ConvolutionLayer(4, 48, pool=True),
+            ConvolutionLayer(4, 96, pool=True),
+            ConvolutionLayer(3, 128, pool=True),
+            ConvolutionLayer(3, 192),
+            ConvolutionLayer(4, None),
+        ),
+    },
+}
+"""Layers of the patch network for each patch size p, by architecture."""
+
+
+def check_architecture(architecture: str, patch_size: int) -> None:
+    """Refuse a patch size for which there is no network.
+
+    Args:
+        architecture: Name of the architecture.
+        patch_size: Side p of the patch in pixels.
+
+    Raises:
+        ValueError: If there is no such architecture, or it has no network for ``patch_size``.
+    """
+    if architecture not in ARCHITECTURES:
+        msg = f"architecture must be one of {get_args(Architecture)}, got {architecture!r}."
+        raise ValueError(msg)
+    patch_sizes = sorted(ARCHITECTURES[architecture])
+    if patch_size not in patch_sizes:
+        msg = f"No architecture for patch size {patch_size}: choose from {patch_sizes}."
+        raise ValueError(msg)
+
+
+class PatchNetwork(nn.Module):
+    """Map patches of side p to descriptors (Tables 4, 5a, 5b); teacher and students share the architecture.
+
+    Applied to an image larger than p it is fully convolutional, and describes the patches whose top left corners lie
+    on a grid with the spacing :attr:`stride`. :func:`anomalib_students.model.dense.dense_descriptors` describes the
+    rest.
+
+    Args:
+        patch_size: Side p of the square patch in pixels: 17, 33 or 65.
+        descriptor_dim: Dimension d of the descriptor.
+        architecture: Name of an entry of :data:`ARCHITECTURES`.
+
+    Raises:
+        ValueError: If there is no such architecture, or none for ``patch_size``, or ``descriptor_dim`` is less than 1.
+
+    Example:
+        >>> network = PatchNetwork(patch_size=33)
+        >>> network(torch.rand(4, 3, 33, 33)).shape
+        torch.Size([4, 128, 1, 1])
+    """
+
+    def __init__(self, patch_size: int, descriptor_dim: int = 128, architecture: str = "paper") -> None:
+        super().__init__()
+        check_architecture(architecture, patch_size)
+        if descriptor_dim < 1:
+            msg = f"The descriptor dimension must be at least 1, got {descriptor_dim}."
+            raise ValueError(msg)
+        self.patch_size = patch_size
+        self.descriptor_dim = descriptor_dim
+        self.architecture = architecture
+        self.layers = ARCHITECTURES[architecture][patch_size]
+
+        channels = [3, *(layer.channels or descriptor_dim for layer in self.layers)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(channels[index], channels[index + 1], layer.kernel_size)
+            for index, layer in enumerate(self.layers)
+        )
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        # The maps take the layout of the weights, in which convolution and pooling are up to twice as fast on a CPU.
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def stride(self) -> int:
+        """Spacing in pixels between the patches that one pass over an image describes: 2 to the power of poolings."""
+        return 2 ** sum(layer.pool for layer in self.layers)
+
+    def initialise(self) -> None:
+        """Draw weights that keep the variance from layer to layer (He et al., 2015), and half of it in the last."""
+        for module in self.convolutions:
+            convolution = cast("nn.Conv2d", module)
+            nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
+            nn.init.zeros_(cast("torch.Tensor", convolution.bias))
+        with torch.no_grad():
+            cast("nn.Conv2d", self.convolutions[-1]).weight.mul_(0.5)
+
+    def forward(self, patches: torch.Tensor, first: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Describe patches.
+
+        Args:
+            patches: Patches of shape ``(B, 3, p, p)``, or images of shape ``(B, 3, H, W)`` with ``H, W >= p``; if not
+                all layers are applied, what the layers before ``first`` return.
+            first: First layer to apply.
+            stop: First layer not to apply; by default, all are.
+
+        Returns:
+            Descriptors of shape ``(B, d, 1, 1)``, for images ``(B, d, h, w)`` with one descriptor every
+            :attr:`stride` pixels.
+        """
+        features = patches
+        layers = list(zip(self.layers, self.convolutions, strict=True))
+        for layer, convolution in layers[first:stop]:
+            features = convolution(features)
+            if convolution is not self.convolutions[-1]:
+                features = self.activation(features)
+            if layer.pool:
+                features = self.pool(features)
+        return features

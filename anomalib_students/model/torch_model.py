@@ -1,0 +1,431 @@
+"""Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, cast, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.data.utils.tiler import Tiler
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .anomaly_map import (
+    check_score_window,
+    combine_scales,
+    normalised_score,
+    prediction,
+    predictive_uncertainty,
+    regression_error,
+    upsample,
+)
+from .dense import (
+    SMALLEST_TILE,
+    DensePlan,
+    check_max_tile,
+    check_output_stride,
+    sample_phase,
+    split_into_tiles,
+)
+from .loss import regression_loss
+from .patch_mode import Mode, check_mode, zoom
+from .patch_network import Architecture, PatchNetwork, check_architecture
+from .photometric import PhotometricJitter
+
+__all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
+
+TrainingMode = Literal["phase", "dense"]
+"""Which pixels a training step sees where every pixel is scored."""
+
+TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
+"""Pixels of a batch whose activations are kept for the backward pass, in each way of training. The images of a larger
+batch are worked off in parts, whose activations are computed once more in the backward pass."""
+
+
+class StudentTeacherEnsemble(nn.Module):
+    """A teacher, its M students, and the statistics that make their scores comparable, for one patch size.
+
+    Args:
+        patch_size: Side p of the receptive field: 17, 33 or 65.
+        n_students: Number M of students, at least 1.
+        descriptor_dim: Dimension d of the descriptors.
+        architecture: Architecture of all networks.
+        shared_layers: First layers that the students have in common with the teacher, at least 0; these are not
+            trained.
+
+    Attributes:
+        teacher: Frozen patch network. Its weights are random until they are loaded.
+        students: M patch networks with random weights.
+        descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
+        descriptor_std: What they are divided by then, of shape ``(d, 1, 1)``: their standard deviations, or one of all.
+        error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
+        error_std: Its standard deviation; a scalar.
+        uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
+        uncertainty_std: Its standard deviation; a scalar.
+    """
+
+    descriptor_mean: torch.Tensor
+    descriptor_std: torch.Tensor
+    error_mean: torch.Tensor
+    error_std: torch.Tensor
+    uncertainty_mean: torch.Tensor
+    uncertainty_std: torch.Tensor
+
+    def __init__(
+        self,
+        patch_size: int,
+        n_students: int,
+        descriptor_dim: int,
+        architecture: Architecture = "paper",
+        shared_layers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.shared_layers = shared_layers
+        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
+        self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
+        for student in self.networks if shared_layers else []:
+            # The layers behind frozen ones start with the variance that these were trained to have.
+            student.initialise()
+            for convolution in student.convolutions[:shared_layers]:
+                convolution.requires_grad_(requires_grad=False)
+        self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
+        self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
+        for score in ("error", "uncertainty"):
+            self.register_buffer(f"{score}_mean", torch.zeros(()))
+            self.register_buffer(f"{score}_std", torch.ones(()))
+
+    @property
+    def networks(self) -> list[PatchNetwork]:
+        """The students."""
+        return [cast("PatchNetwork", student) for student in self.students]
+
+    def set_teacher(self, teacher: PatchNetwork) -> None:
+        """Take a teacher, and its first layers for the students.
+
+        Args:
+            teacher: Frozen patch network.
+        """
+        self.teacher = teacher
+        for student in self.networks:
+            for own, its in zip(student.convolutions[: self.shared_layers], teacher.convolutions, strict=False):
+                own.load_state_dict(its.state_dict())
+
+    def describe(
+        self,
+        images: torch.Tensor,
+        describe: Callable[[PatchNetwork, torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe images with all networks.
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            describe: How to apply a patch network to images.
+
+        Returns:
+            Descriptors of the students, of shape ``(M, B, d, h, w)``, and the normalised descriptors of the teacher, of
+            shape ``(B, d, h, w)``.
+        """
+        with torch.no_grad():
+            descriptors = describe(self.teacher, images).float()
+        target = (descriptors - self.descriptor_mean) / self.descriptor_std
+        return torch.stack([describe(student, images) for student in self.networks]), target
+
+    def training_loss(
+        self,
+        images: torch.Tensor,
+        mode: TrainingMode | Literal["patch"],
+        generator: torch.Generator | None = None,
+        hard_fraction: float = 1.0,
+    ) -> torch.Tensor:
+        """Compute the loss of all students (eq. 7).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them, ``"patch"`` for the one descriptor
+                of each image, zoomed to the side of a patch.
+            generator: Source of the random numbers that choose the part, by default torch's own.
+            hard_fraction: Part of the pixels, the hardest, that the loss is the mean of; 1 for all.
+
+        Returns:
+            Sum of the students' losses; a scalar.
+        """
+        if mode == "phase":
+            images = sample_phase(self.teacher, images, generator)
+        elif mode == "patch":
+            images = zoom(images, self.teacher.patch_size)
+        parts = images.split(max(1, TRAINING_PIXELS[mode] // images[0, 0].numel()))
+        if len(parts) == 1:
+            return self._part_loss(images, mode, hard_fraction)
+        losses = [
+            checkpoint(self._part_loss, part, mode, hard_fraction, use_reentrant=False) * len(part) for part in parts
+        ]
+        return torch.stack(losses).sum() / len(images)
+
+    def raw_scores(
+        self, images: torch.Tensor, output_stride: int | None, max_tile: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute regression error and predictive uncertainty (eqs. 8 to 10).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            output_stride: Distance s between scored pixels; None to score each image as one patch.
+            max_tile: Largest side in pixels that is scored at once, to bound the memory; None for the whole images.
+
+        Returns:
+            Regression error e and predictive uncertainty v, each of shape ``(B, ceil(H / s), ceil(W / s))``, or
+            ``(B, 1, 1)`` for patches.
+        """
+        if output_stride is None:
+            students, target = self._describe_patches(zoom(images, self.teacher.patch_size))
+            return regression_error(students, target), predictive_uncertainty(students)
+        if max_tile is None or max(images.shape[-2:]) <= max_tile:
+            return self._scores(images, output_stride)
+        rows, columns = (-(-side // output_stride) for side in images.shape[-2:])
+        error, uncertainty = torch.empty(2, len(images), rows, columns, device=images.device)
+        for tile in split_into_tiles(images, self.teacher.patch_size, output_stride, max_tile):
+            part = ..., tile.rows, tile.columns
+            error[part], uncertainty[part] = self._scores(tile.images, output_stride, padded=True)
+        return error, uncertainty
+
+    def forward(self, images: torch.Tensor, output_stride: int | None, max_tile: int | None = None) -> torch.Tensor:
+        """Compute the normalised score of each pixel, or of each image (eq. 11).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            output_stride: Distance s between pixels whose score is computed; the others are interpolated. None to score
+                each image as one patch.
+            max_tile: Largest side in pixels that is scored at once; None for the whole images.
+
+        Returns:
+            Scores of shape ``(B, 1, H, W)``, or ``(B, 1, 1, 1)`` for patches.
+        """
+        score = self.combined_score(*self.raw_scores(images, output_stride, max_tile)).unsqueeze(1)
+        return score if output_stride is None else upsample(score, output_stride, images.shape[-2:])
+
+    def combined_score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
+        """Add up the normalised error and, where there are several students, uncertainty (eq. 11).
+
+        Args:
+            error: Regression error e of any shape.
+            uncertainty: Predictive uncertainty v of the same shape.
+
+        Returns:
+            Scores of that shape.
+        """
+        score = normalised_score(error, self.error_mean, self.error_std)
+        if len(self.students) > 1:
+            score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
+        return score
+
+    def _scores(
+        self, images: torch.Tensor, output_stride: int, padded: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        students, target = self._describe_pixels(images, output_stride, padded)
+        return regression_error(students, target), predictive_uncertainty(students)
+
+    def _describe_pixels(
+        self, images: torch.Tensor, output_stride: int = 1, padded: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe every s-th pixel; what all networks compute alike is computed once."""
+        plan = DensePlan.of(self.teacher, images, output_stride, padded)
+        with torch.no_grad():
+            features = plan.apply(self.teacher, plan.pad(images), stop=self.shared_layers)
+
+        return self.describe(
+            features,
+            lambda network, features: plan.interleave(plan.apply(network, features, first=self.shared_layers)),
+        )
+
+    def _describe_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe the patches that the networks describe in a plain pass; what they compute alike is computed once."""
+        with torch.no_grad():
+            features = self.teacher(images, stop=self.shared_layers)
+        return self.describe(features, lambda network, features: network(features, first=self.shared_layers))
+
+    def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
+        students, target = self._describe_pixels(images) if mode == "dense" else self._describe_patches(images)
+        return regression_loss(students, target, hard_fraction)
+
+
+class UninformedStudentsModel(nn.Module):
+    """Student-teacher ensembles at several scales.
+
+    The scales know nothing of each other: from the same seed, each gets the same weights and sees the same parts of the
+    images as in a model of its own, so that models of single scales can be merged.
+
+    Args:
+        patch_sizes: Sides p of the receptive fields, which the architecture has a network for.
+        n_students: Number M of students for each patch size, at least 1.
+        output_stride: Distance in pixels between descriptors at inference: 1, 2, 4 or 8.
+        training_mode: ``"phase"`` or ``"dense"``.
+        descriptor_dim: Dimension d of the descriptors.
+        max_tile: Largest side in pixels of what is scored at once. Larger images are cut into tiles, whose patches
+            reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
+            scored together as are no larger. Exported models score whole images.
+        architecture: ``"medium"`` for deep networks of p = 33 and 65, ``"light"`` for the cheapest networks,
+            ``"paper"`` for the paper's.
+        mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
+            that it then is (Section 4.1). ``output_stride``, ``training_mode`` and ``max_tile`` mean nothing to the
+            latter.
+        hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
+            1 for all, as eq. 7.
+        light_jitter: Strength of random changes of the light in training images, see
+            :class:`~anomalib_students.model.photometric.PhotometricJitter`; 0 for none.
+        score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
+            1 for the maximum of the map.
+        shared_layers: First layers that the students take over from the teacher and keep.
+
+    Attributes:
+        tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then stands for ``max_tile``, and
+            the scores are those of the whole image too.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> model = UninformedStudentsModel(patch_sizes=(33,), n_students=2).eval()
+        >>> predictions = model(torch.rand(1, 3, 64, 64))
+        >>> predictions.anomaly_map.shape, predictions.pred_score.shape
+        (torch.Size([1, 1, 64, 64]), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        patch_sizes: Sequence[int] = (65,),
+        n_students: int = 1,
+        output_stride: int = 4,
+        training_mode: TrainingMode = "phase",
+        descriptor_dim: int = 128,
+        max_tile: int = 512,
+        architecture: Architecture = "medium",
+        mode: Mode = "pixel",
+        hard_fraction: float = 0.1,
+        light_jitter: float = 1.0,
+        score_window: int = 29,
+        shared_layers: int = 2,
+    ) -> None:
+        super().__init__()
+        for patch_size in patch_sizes:
+            check_architecture(architecture, patch_size)
+        _check_arguments(patch_sizes, n_students, output_stride, training_mode, max_tile, mode)
+        _check_training(hard_fraction, shared_layers)
+        check_score_window(score_window)
+        self.hard_fraction = hard_fraction
+        self.score_window = score_window
+        self.jitter = PhotometricJitter(light_jitter)
+        self.patch_sizes = tuple(patch_sizes)
+        self.architecture = architecture
+        self.mode = mode
+        self.output_stride = output_stride
+        self.training_mode = training_mode
+        self.max_tile = max_tile
+        self.tiler: Tiler | None = None
+        # Keyed by the patch size, so that the scales of a checkpoint can be told apart.
+        self.ensembles = nn.ModuleDict()
+        seed = _draw_seed()
+        for size in patch_sizes:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed + size)
+                self.ensembles[f"p{size}"] = StudentTeacherEnsemble(
+                    size, n_students, descriptor_dim, architecture, shared_layers
+                )
+
+    @property
+    def scales(self) -> list[StudentTeacherEnsemble]:
+        """The ensembles, in the order of the patch sizes."""
+        return [cast("StudentTeacherEnsemble", ensemble) for ensemble in self.ensembles.values()]
+
+    @property
+    def scored_stride(self) -> int | None:
+        """Distance in pixels between scored pixels; None where each image is one patch."""
+        return None if self.mode == "patch" else self.output_stride
+
+    @property
+    def largest_tile(self) -> int:
+        """Largest side in pixels of what is scored at once."""
+        if self.tiler is None:
+            return self.max_tile
+        return max(SMALLEST_TILE, self.tiler.tile_size_h, self.tiler.tile_size_w)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
+        """Compute the loss in training, and predictions in evaluation.
+
+        Args:
+            images: Normalised images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            In training, the loss of all students of all patch sizes (eq. 7), a scalar. In evaluation, the anomaly map
+            of shape ``(B, 1, H, W)`` (eq. 12) and the score of the image, of shape ``(B,)``; in the mode ``"patch"``
+            the score of eq. 12 alone.
+
+        Raises:
+            ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
+        """
+        if self.training:
+            seed = _draw_seed()
+            images = self.jitter(images, torch.Generator().manual_seed(seed))
+            mode = "patch" if self.mode == "patch" else self.training_mode
+            losses = [
+                ensemble.training_loss(
+                    images, mode, torch.Generator().manual_seed(seed + patch_size), self.hard_fraction
+                )
+                for patch_size, ensemble in zip(self.patch_sizes, self.scales, strict=True)
+            ]
+            return torch.stack(losses).sum()
+        return self.predict(images)
+
+    def predict(self, images: torch.Tensor) -> InferenceBatch:
+        """Compute predictions, in training too.
+
+        Args:
+            images: Normalised images of shape ``(B, 3, H, W)``.
+
+        Returns:
+            See :meth:`forward`.
+
+        Raises:
+            ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
+        """
+        if torch.compiler.is_exporting():
+            return self._prediction(self._scores(images), images)
+        parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
+        # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
+        with torch.no_grad():
+            scores = torch.cat([self._scores(part, self.largest_tile) for part in parts])
+        return self._prediction(scores, images)
+
+    def _prediction(self, scores: torch.Tensor, images: torch.Tensor) -> InferenceBatch:
+        return prediction(scores, images, has_map=self.mode == "pixel", score_window=self.score_window)
+
+    def _scores(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
+        return combine_scales([ensemble(images, self.scored_stride, max_tile) for ensemble in self.scales])
+
+
+def _draw_seed() -> int:
+    """Draw a seed from which each patch size derives its own, so that none of them depends on the others' presence."""
+    return int(torch.randint(2**62, ()))
+
+
+def _check_arguments(
+    patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str, max_tile: int, mode: str
+) -> None:
+    if not patch_sizes or len(set(patch_sizes)) != len(patch_sizes):
+        msg = f"patch_sizes must name at least one patch size, each once; got {tuple(patch_sizes)}."
+        raise ValueError(msg)
+    if n_students < 1:
+        msg = f"n_students must be at least 1, got {n_students}."
+        raise ValueError(msg)
+    check_output_stride(output_stride)
+    if training_mode not in get_args(TrainingMode):
+        msg = f"training_mode must be one of {get_args(TrainingMode)}, got {training_mode!r}."
+        raise ValueError(msg)
+    check_mode(mode)
+    check_max_tile(max_tile)
+
+
+def _check_training(hard_fraction: float, shared_layers: int) -> None:
+    if not 0 < hard_fraction <= 1:
+        msg = f"hard_fraction must lie in (0, 1], got {hard_fraction}."
+        raise ValueError(msg)
+    if shared_layers < 0:
+        msg = f"shared_layers must be at least 0, got {shared_layers}."
+        raise ValueError(msg)

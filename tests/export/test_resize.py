@@ -1,0 +1,53 @@
+"""Exported resizing against torch's own antialiased interpolation."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+
+from anomalib_students.export.resize import AntialiasedResize, antialiased_resize, exportable_transform
+
+
+@pytest.mark.parametrize("size", [(256, 256), (320, 321), (900, 100), (31, 7), (1, 1), (64, 500)])
+@pytest.mark.parametrize("new_size", [(64, 64), (37, 128)])
+def test_resizes_as_torch_does(size: tuple[int, int], new_size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = functional.interpolate(images, new_size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(antialiased_resize(images, *new_size), expected, rtol=0, atol=1e-10)
+
+
+def test_keeps_images_of_the_right_size() -> None:
+    images = torch.rand(1, 3, 48, 48)
+    torch.testing.assert_close(antialiased_resize(images, 48, 48), images, rtol=0, atol=0)
+
+
+def test_replaces_antialiased_resizing_only() -> None:
+    transform = Compose(
+        [
+            Resize((64, 64)),
+            Resize((64, 64), antialias=False),
+            Resize(64),
+            CenterCrop(32),
+            Normalize([0.5] * 3, [0.2] * 3),
+        ]
+    )
+    kinds = [type(part).__name__ for part in exportable_transform(transform).transforms]
+    assert kinds == ["AntialiasedResize", "Resize", "Resize", "ExportableCenterCrop", "Normalize"]
+    assert isinstance(exportable_transform(Resize((64, 64))), AntialiasedResize)
+    assert exportable_transform(None) is None
+
+
+def test_gives_the_images_of_the_original_transform() -> None:
+    transform = Compose([Resize((64, 64), antialias=True), Normalize([0.5] * 3, [0.2] * 3)])
+    images = torch.rand(2, 3, 150, 200, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(exportable_transform(transform)(images), transform(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [288, 500, 801])
+def test_pixels_stay_in_place_in_bfloat16(side):
+    """In which OpenVINO computes by itself on many processors, and which has no odd numbers above 256."""
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    expected = functional.interpolate(images, (288, 288), mode="bilinear", antialias=True)
+    resized = antialiased_resize(images.bfloat16(), 288, 288).float()
+    # A few times the relative step of bfloat16.
+    torch.testing.assert_close(resized, expected, atol=4 * 2**-8, rtol=0)

@@ -1,0 +1,173 @@
+"""Each equation against the paper's formula, written with loops in double precision."""
+
+import numpy as np
+import pytest
+import torch
+from allpairspy import AllPairs
+
+from anomalib_students.model.anomaly_map import (
+    check_score_window,
+    combine_scales,
+    image_score,
+    normalised_score,
+    predictive_uncertainty,
+    regression_error,
+    upsample,
+)
+
+SHAPES = [(1, 1, 1, 1, 1), (1, 2, 3, 4, 5), (3, 1, 8, 2, 3), (5, 2, 4, 3, 1)]
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def equations_8_and_9(students, target):
+    n_students, batch, _, height, width = students.shape
+    error = np.zeros((batch, height, width))
+    for b, r, c in np.ndindex(error.shape):
+        mixture_mean = sum(students[i, b, :, r, c] for i in range(n_students)) / n_students
+        error[b, r, c] = np.linalg.norm(mixture_mean - target[b, :, r, c]) ** 2
+    return error
+
+
+def equation_10(students):
+    n_students, batch, _, height, width = students.shape
+    uncertainty = np.zeros((batch, height, width))
+    for b, r, c in np.ndindex(uncertainty.shape):
+        means = [students[i, b, :, r, c] for i in range(n_students)]
+        mixture_mean = sum(means) / n_students
+        squared_norms = [np.linalg.norm(mean) ** 2 for mean in means]
+        uncertainty[b, r, c] = sum(squared_norms) / n_students - np.linalg.norm(mixture_mean) ** 2
+    return uncertainty
+
+
+def bilinear(grid, stride, height, width):
+    """Interpolate a grid whose entry (i, j) lies at pixel (stride i, stride j); beyond it repeat the border."""
+    rows, columns = grid.shape
+    result = np.zeros((height, width))
+    for r, c in np.ndindex(height, width):
+        y, x = min(r / stride, rows - 1), min(c / stride, columns - 1)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+        upper = (1 - (x - left)) * grid[top, left] + (x - left) * grid[top, right]
+        lower = (1 - (x - left)) * grid[bottom, left] + (x - left) * grid[bottom, right]
+        result[r, c] = (1 - (y - top)) * upper + (y - top) * lower
+    return result
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_regression_error_is_equation_9(shape):
+    students, target = normal(*shape), normal(*shape[1:], seed=1)
+    error = regression_error(torch.from_numpy(students), torch.from_numpy(target))
+    np.testing.assert_allclose(error.numpy(), equations_8_and_9(students, target), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_predictive_uncertainty_is_equation_10(shape):
+    students = normal(*shape)
+    uncertainty = predictive_uncertainty(torch.from_numpy(students))
+    np.testing.assert_allclose(uncertainty.numpy(), equation_10(students), rtol=1e-4, atol=1e-6)
+
+
+def test_predictive_uncertainty_of_one_student_is_zero():
+    assert torch.equal(predictive_uncertainty(100 * torch.randn(1, 2, 8, 3, 4)), torch.zeros(2, 3, 4))
+
+
+def test_predictive_uncertainty_of_equal_students_is_zero():
+    student = torch.randn(1, 1, 8, 3, 4)
+    assert torch.equal(predictive_uncertainty(student.expand(2, -1, -1, -1, -1)), torch.zeros(1, 3, 4))
+
+
+def test_predictive_uncertainty_keeps_its_digits_far_from_zero():
+    students = 1000 + 0.01 * torch.randn(3, 1, 128, 2, 2)
+    uncertainty = predictive_uncertainty(students)
+    assert (uncertainty >= 0).all()
+    np.testing.assert_allclose(uncertainty.numpy(), equation_10(students.double().numpy()), rtol=1e-2)
+
+
+def test_scores_of_half_precision_descriptors_are_single_precision():
+    students, target = torch.randn(2, 1, 4, 2, 2).bfloat16(), torch.randn(1, 4, 2, 2).bfloat16()
+    assert regression_error(students, target).dtype == torch.float32
+    assert predictive_uncertainty(students).dtype == torch.float32
+    torch.testing.assert_close(regression_error(students, target), regression_error(students.float(), target.float()))
+    torch.testing.assert_close(predictive_uncertainty(students), predictive_uncertainty(students.float()))
+
+
+def test_the_sum_of_normalised_scores_is_equation_11():
+    error, uncertainty = normal(2, 3, 4) ** 2, normal(2, 3, 4, seed=1) ** 2
+    e_mean, e_std, v_mean, v_std = 1.5, 0.25, 3.0, 2.0
+    expected = np.zeros((2, 3, 4))
+    for index in np.ndindex(expected.shape):
+        expected[index] = (error[index] - e_mean) / e_std + (uncertainty[index] - v_mean) / v_std
+    score = normalised_score(torch.from_numpy(error), torch.tensor(e_mean), torch.tensor(e_std))
+    score += normalised_score(torch.from_numpy(uncertainty), torch.tensor(v_mean), torch.tensor(v_std))
+    np.testing.assert_allclose(score.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_scales", [1, 2, 3])
+def test_combined_scales_are_equation_12(n_scales):
+    maps = [normal(2, 1, 3, 4, seed=seed) for seed in range(n_scales)]
+    expected = np.zeros((2, 1, 3, 4))
+    for index in np.ndindex(expected.shape):
+        expected[index] = sum(one[index] for one in maps) / n_scales
+    np.testing.assert_allclose(combine_scales([torch.from_numpy(one) for one in maps]).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dtype"),
+    list(AllPairs([[(1, 1), (1, 6), (8, 8), (9, 17), (31, 20)], [1, 2, 4, 8], [torch.float32, torch.float64]])),
+)
+def test_upsample_interpolates_bilinearly_and_repeats_the_last_row_and_column(size, stride, dtype):
+    height, width = size
+    rows, columns = -(-height // stride), -(-width // stride)
+    scores = torch.from_numpy(normal(2, 1, rows, columns)).to(dtype)
+    result = upsample(scores, stride, (height, width))
+    assert result.shape == (2, 1, height, width)
+    assert result.dtype == dtype
+    assert torch.equal(result[..., ::stride, ::stride], scores)
+    for image in range(2):
+        expected = bilinear(scores[image, 0].double().numpy(), stride, height, width)
+        np.testing.assert_allclose(result[image, 0].numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_upsample_is_exact_at_the_grid_of_a_large_map():
+    scores = torch.randn(1, 1, 257, 129)
+    assert torch.equal(upsample(scores, 4, (1027, 516))[..., ::4, ::4], scores)
+
+
+def test_upsample_repeats_beyond_the_last_grid_row():
+    scores = torch.tensor([[0.0], [8.0]]).view(1, 1, 2, 1)
+    assert upsample(scores, 4, (8, 3))[0, 0, :, 2].tolist() == [0, 2, 4, 6, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("score_window", [1, 3, 7, 21])
+def test_image_score_is_the_largest_mean_over_a_window_cut_off_at_the_border(score_window):
+    scores = normal(3, 1, 10, 11)
+    reach = score_window // 2
+    for image, actual in zip(scores, image_score(torch.from_numpy(scores), score_window), strict=True):
+        means = [
+            image[0, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1].mean(axis=0)
+            for row in range(10)
+            for column in range(11)
+        ]
+        # The mean of the columns' means is the mean of the window, which is a rectangle.
+        assert float(actual) == pytest.approx(max(mean.mean() for mean in means), rel=1e-12)
+
+
+@pytest.mark.parametrize("score_window", [0, 2, -3])
+def test_a_window_without_a_middle_is_one_clear_error(score_window):
+    with pytest.raises(ValueError, match="score_window"):
+        check_score_window(score_window)
+
+
+def test_exported_image_score_follows_the_size_of_the_map():
+    class Score(torch.nn.Module):
+        def forward(self, scores):
+            return image_score(scores, 5)
+
+    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    program = torch.export.export(Score(), (torch.rand(2, 1, 20, 30),), dynamic_shapes=(sizes,)).module()
+    for shape in [(3, 1, 20, 30), (2, 1, 41, 17)]:
+        scores = torch.rand(shape)
+        torch.testing.assert_close(program(scores), image_score(scores, 5))

@@ -1,0 +1,269 @@
+"""Dense descriptors against the patch network on patches that are cropped one by one."""
+
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from allpairspy import AllPairs
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import nn
+
+from anomalib_students.model import dense as dense_module
+from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad, sample_phase, split_into_tiles
+from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork
+
+PATCH_SIZES = (17, 33, 65)
+NETWORKS = [(name, size) for name, networks in ARCHITECTURES.items() for size in networks]
+
+
+def make_network(patch_size, descriptor_dim=4, dtype=torch.float64, architecture="paper"):
+    network = PatchNetwork(patch_size, descriptor_dim, architecture).to(dtype)
+    for convolution in network.convolutions:
+        # So that descriptors are of the order of 1, and differ from pixel to pixel as much.
+        nn.init.kaiming_normal_(convolution.weight)
+        nn.init.normal_(convolution.bias, std=0.1)
+    return network.requires_grad_(requires_grad=False)
+
+
+def make_images(*shape, dtype=torch.float64):
+    return torch.from_numpy(np.random.default_rng(0).normal(size=shape)).to(dtype)
+
+
+def sample_positions(rows, columns, limit):
+    """All positions of a grid if they are few, else its corners, samples of its borders, and random ones."""
+    if rows * columns <= limit:
+        return sorted(product(range(rows), range(columns)))
+    random = np.random.default_rng(1)
+    positions = set(product((0, rows - 1), (0, columns - 1)))
+    while len(positions) < limit:
+        row, column = int(random.integers(rows)), int(random.integers(columns))
+        on_border = [(0, column), (rows - 1, column), (row, 0), (row, columns - 1)]
+        positions |= {(row, column), on_border[random.integers(4)]}
+    return sorted(positions)
+
+
+def describe_cropped_patches(network, images, pixels):
+    """Crop the patch around each pixel from the padded images; return descriptors of shape (n, B, d)."""
+    border = (network.patch_size - 1) // 2
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (border, border), (border, border)), mode="reflect")
+    size = network.patch_size
+    descriptors = []
+    for row, column in pixels:
+        patches = padded[:, :, row : row + size, column : column + size]
+        assert patches.shape[-2:] == (size, size)
+        descriptors.append(network(torch.from_numpy(np.ascontiguousarray(patches)))[..., 0, 0])
+    return torch.stack(descriptors)
+
+
+def assert_dense_equals_patches(network, images, output_stride, tolerance, limit=48):
+    dense = dense_descriptors(network, images, output_stride)
+    height, width = images.shape[-2:]
+    rows, columns = -(-height // output_stride), -(-width // output_stride)
+    assert dense.shape == (len(images), network.descriptor_dim, rows, columns)
+    assert dense.dtype == images.dtype
+
+    positions = sample_positions(rows, columns, limit)
+    pixels = [(row * output_stride, column * output_stride) for row, column in positions]
+    expected = describe_cropped_patches(network, images, pixels)
+    actual = torch.stack([dense[..., row, column] for row, column in positions])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize(
+    ("network_name", "size", "output_stride"),
+    list(AllPairs([NETWORKS, [(1, 1), (1, 9), (10, 1), (17, 33), (31, 30), (65, 66)], OUTPUT_STRIDES])),
+)
+def test_dense_equals_patches_for_any_size(network_name, size, output_stride):
+    architecture, patch_size = network_name
+    network = make_network(patch_size, architecture=architecture)
+    assert_dense_equals_patches(network, make_images(2, 3, *size), output_stride, tolerance=1e-12)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize(("patch_size", "output_stride"), [(17, 1), (33, 2), (65, 4), (17, 8)])
+def test_dense_equals_patches_in_single_precision(patch_size, output_stride):
+    network = make_network(patch_size, dtype=torch.float32)
+    images = make_images(2, 3, 21, 18, dtype=torch.float32)
+    assert_dense_equals_patches(network, images, output_stride, tolerance=1e-5)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize(
+    ("size", "max_tile", "patch_size", "output_stride"),
+    [
+        (*tiles, *network)
+        for tiles, *network in AllPairs(
+            [[((1, 1), 8), ((9, 30), 8), ((37, 20), 16), ((40, 41), 19)], PATCH_SIZES, OUTPUT_STRIDES]
+        )
+    ],
+)
+def test_tiles_have_the_descriptors_of_the_image(size, max_tile, patch_size, output_stride):
+    network = make_network(patch_size)
+    images = make_images(2, 3, *size)
+    described = dense_descriptors(network, images, output_stride)
+    filled = torch.full_like(described, torch.nan)
+    for tile in split_into_tiles(images, patch_size, output_stride, max_tile):
+        assert max(tile.images.shape[-2:]) <= max_tile + patch_size - 1
+        assert filled[..., tile.rows, tile.columns].isnan().all()
+        filled[..., tile.rows, tile.columns] = dense_descriptors(network, tile.images, output_stride, padded=True)
+    torch.testing.assert_close(filled, described, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+def test_dense_equals_patches_at_every_pixel(patch_size):
+    images = make_images(1, 3, 14, 11)
+    assert_dense_equals_patches(make_network(patch_size), images, 1, tolerance=1e-12, limit=14 * 11)
+
+
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+def test_dense_equals_patches_at_full_width(patch_size):
+    network = make_network(patch_size, descriptor_dim=128, dtype=torch.float32)
+    images = make_images(1, 3, 9, 10, dtype=torch.float32)
+    for output_stride in (1, 4):
+        # float32 sums of up to 6,400 products, in another order for other sizes: 1.4e-5 was seen.
+        assert_dense_equals_patches(network, images, output_stride, tolerance=5e-5, limit=8)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+def test_neighbouring_descriptors_differ(patch_size):
+    """Else the comparisons above could not tell one pixel from the next."""
+    dense = dense_descriptors(make_network(patch_size), make_images(1, 3, 12, 12))
+    assert (dense.diff(dim=-1).abs().amax(dim=1) > 1e-3).all()
+    assert (dense.diff(dim=-2).abs().amax(dim=1) > 1e-3).all()
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+def test_gradient_of_dense_equals_that_of_patches(patch_size):
+    network = make_network(patch_size).requires_grad_()
+    images = make_images(1, 3, 5, 6)
+    parameters = list(network.parameters())
+
+    dense = dense_descriptors(network, images).square().sum()
+    cropped = describe_cropped_patches(network, images, product(range(5), range(6))).square().sum()
+    actual = torch.autograd.grad(dense, parameters)
+    expected = torch.autograd.grad(cropped, parameters)
+    for gradient, reference in zip(actual, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("output_stride", [0, 3, 16, -1])
+def test_other_output_strides_are_refused(output_stride):
+    with pytest.raises(ValueError, match=rf"output stride must be one of \(1, 2, 4, 8\), got {output_stride}"):
+        dense_descriptors(PatchNetwork(17, 1), torch.rand(1, 3, 8, 8), output_stride)
+
+
+SIDES, MARGINS = st.integers(1, 12), st.integers(0, 30)
+
+
+@given(SIDES, SIDES, MARGINS, MARGINS, MARGINS, MARGINS)
+@example(height=1, width=40, left=32, right=39, top=35, bottom=32)
+def test_reflect_pad_equals_numpy(height, width, left, right, top, bottom):
+    images = make_images(2, 3, height, width)
+    expected = np.pad(images.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect")
+    assert np.array_equal(reflect_pad(images, left, right, top, bottom).numpy(), expected)
+
+
+def coordinates(height, width):
+    """Images whose three channels are row, column and zero, so that a crop tells where it comes from."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([rows, columns, torch.zeros_like(rows)]).double().unsqueeze(0)
+
+
+def drawn_pixels(network, crop):
+    """Rows and columns of the pixels in whose patches a crop of :func:`coordinates` consists."""
+    border, stride = network.patch_size // 2, network.stride
+    rows, columns = crop[0, 0, :, 0], crop[0, 1, 0, :]
+    return tuple(side[border : len(side) - border : stride].long().tolist() for side in (rows, columns))
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize(
+    ("size", "patch_size", "phase_side"),
+    list(AllPairs([[(1, 1), (2, 5), (11, 8), (16, 21)], PATCH_SIZES, [1, 3, 32]])),
+)
+def test_a_sampled_part_has_the_descriptors_of_the_dense_map(size, patch_size, phase_side, monkeypatch):
+    monkeypatch.setattr(dense_module, "PHASE_SIDE", phase_side)
+    network = make_network(patch_size)
+    images = make_images(2, 3, *size)
+    dense = dense_descriptors(network, images)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        rows, columns = drawn_pixels(network, sample_phase(network, coordinates(*size)))
+        torch.manual_seed(seed)
+        descriptors = network(sample_phase(network, images))
+        torch.testing.assert_close(descriptors, dense[:, :, rows][..., columns], rtol=0, atol=1e-12)
+        assert max(len(rows), len(columns)) <= phase_side
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "phase_side", "parts"),
+    # Tiles in each direction, and phases in each tile.
+    [(17, 8, 3 * 6), (33, 4, 2 * 3 * 16), (33, 32, 16), (65, 3, 2 * 64), (65, 32, 64)],
+)
+def test_sampled_parts_are_equally_likely_and_make_up_the_image(patch_size, phase_side, parts, monkeypatch):
+    monkeypatch.setattr(dense_module, "PHASE_SIDE", phase_side)
+    network = PatchNetwork(patch_size, 1)
+    height, width = 24, 48  # Divided by all tiles and strides.
+    images = coordinates(height, width)
+    counts = Counter()
+    for _ in range(30 * parts):
+        rows, columns = drawn_pixels(network, sample_phase(network, images))
+        counts[tuple(rows), tuple(columns)] += 1
+
+    # Each part is drawn 30 times on average, with a deviation of 5.5.
+    assert len(counts) == parts
+    assert all(abs(count - 30) < 25 for count in counts.values())
+    partition = sorted(pixel for rows, columns in counts for pixel in product(rows, columns))
+    assert partition == sorted(product(range(height), range(width)))
+
+
+@pytest.mark.parametrize("phase_side", [1, 2, 32])
+@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+def test_every_pixel_can_be_drawn_where_the_sides_do_not_divide(patch_size, phase_side, monkeypatch):
+    monkeypatch.setattr(dense_module, "PHASE_SIDE", phase_side)
+    network = PatchNetwork(patch_size, 1)
+    images = coordinates(10, 7)
+    drawn = set()
+    for _ in range(1000):
+        drawn |= set(product(*drawn_pixels(network, sample_phase(network, images))))
+    assert drawn == set(product(range(10), range(7)))
+
+
+class Describe(nn.Module):
+    def __init__(self, network, output_stride):
+        super().__init__()
+        self.network = network
+        self.output_stride = output_stride
+
+    def forward(self, images):
+        return dense_descriptors(self.network, images, self.output_stride)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+@pytest.mark.parametrize(
+    ("patch_size", "output_stride", "side"), [(17, 1, 20), (33, 1, 19), (65, 4, 40), (65, 1, 9), (33, 8, 41)]
+)
+class TestExport:
+    def test_exported_program_equals_eager(self, patch_size, output_stride, side):
+        module = Describe(make_network(patch_size), output_stride)
+        program = torch.export.export(module, (make_images(2, 3, side, side + 1),))
+        images = make_images(2, 3, side, side + 1).flip(0)
+        torch.testing.assert_close(program.module()(images), module(images), rtol=0, atol=1e-12)
+
+    def test_exported_program_takes_any_batch(self, patch_size, output_stride, side):
+        module = Describe(make_network(patch_size), output_stride)
+        program = torch.export.export(
+            module,
+            (make_images(2, 3, side, side + 1),),
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        )
+        for batch_size in (1, 3):
+            images = make_images(batch_size, 3, side, side + 1)
+            torch.testing.assert_close(program.module()(images), module(images), rtol=0, atol=1e-12)

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomalib_students.model.normalization_split import NormalizationSplit, split_indices
+
+
+@given(st.integers(2, 300), st.floats(0.001, 0.999))
+def test_images_are_on_one_side_each_in_their_order_and_the_fraction_is_held_out(n_images, fraction):
+    training, held_out = split_indices(n_images, fraction)
+    assert sorted(training + held_out) == list(range(n_images))
+    for side in (training, held_out):
+        assert side == sorted(side)
+        assert side
+    # But from few images, ten or a quarter, whose spread would not be known otherwise.
+    assert abs(len(held_out) - max(n_images * fraction, min(10, n_images // 4))) <= 1
+
+
+def test_a_single_image_is_on_both_sides():
+    assert split_indices(1, 0.1) == ([0], [0])
+
+
+def test_the_split_is_the_same_whatever_was_drawn_before():
+    """So that a resumed training holds out the same images."""
+    torch.manual_seed(1)
+    first = split_indices(100, 0.2)
+    torch.manual_seed(2)
+    assert split_indices(100, 0.2) == first
+
+
+def test_the_split_is_random():
+    _, held_out = split_indices(100, 0.2)
+    assert held_out != list(range(20))
+    assert held_out != list(range(80, 100))
+    assert held_out != list(range(0, 100, 5))
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_fraction_out_of_range_is_refused(fraction):
+    with pytest.raises(ValueError, match="normalization_split must lie between 0 and 1, got"):
+        NormalizationSplit(fraction)

@@ -1,0 +1,245 @@
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_students.model.dense import dense_descriptors
+from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork, check_architecture
+
+# The operation, and the output as side and channels: of the paper as in Tables 4 (p = 65), 5a (p = 33) and 5b (p = 17)
+# with their errata.
+TABLES = {
+    ("paper", 65): [
+        ("conv", 5, 61, 128),
+        ("pool", 2, 30, 128),
+        ("conv", 5, 26, 128),
+        ("pool", 2, 13, 128),
+        ("conv", 5, 9, 128),
+        ("pool", 2, 4, 128),
+        ("conv", 4, 1, 256),
+        ("conv", 1, 1, 128),
+    ],
+    ("paper", 33): [
+        ("conv", 5, 29, 128),
+        ("pool", 2, 14, 128),
+        ("conv", 5, 10, 256),
+        ("pool", 2, 5, 256),
+        ("conv", 2, 4, 256),
+        ("conv", 4, 1, 128),
+    ],
+    ("paper", 17): [
+        ("conv", 6, 12, 128),
+        ("conv", 5, 8, 256),
+        ("conv", 5, 4, 256),
+        ("conv", 4, 1, 128),
+    ],
+    ("light", 65): [
+        ("conv", 4, 62, 24),
+        ("pool", 2, 31, 24),
+        ("conv", 4, 28, 48),
+        ("pool", 2, 14, 48),
+        ("conv", 3, 12, 64),
+        ("pool", 2, 6, 64),
+        ("conv", 3, 4, 64),
+        ("conv", 4, 1, 128),
+    ],
+    ("light", 33): [
+        ("conv", 4, 30, 32),
+        ("pool", 2, 15, 32),
+        ("conv", 4, 12, 64),
+        ("pool", 2, 6, 64),
+        ("conv", 3, 4, 96),
+        ("conv", 4, 1, 128),
+    ],
+    ("medium", 33): [
+        ("conv", 4, 30, 48),
+        ("pool", 2, 15, 48),
+        ("conv", 4, 12, 96),
+        ("pool", 2, 6, 96),
+        ("conv", 3, 4, 128),
+        ("conv", 3, 2, 128),
+        ("conv", 2, 1, 128),
+    ],
+    ("medium", 65): [
+        ("conv", 4, 62, 48),
+        ("pool", 2, 31, 48),
+        ("conv", 4, 28, 96),
+        ("pool", 2, 14, 96),
+        ("conv", 3, 12, 128),
+        ("pool", 2, 6, 128),
+        ("conv", 3, 4, 192),
+        ("conv", 4, 1, 128),
+    ],
+    ("light", 17): [
+        ("conv", 4, 14, 32),
+        ("pool", 2, 7, 32),
+        ("conv", 4, 4, 96),
+        ("pool", 2, 2, 96),
+        ("conv", 2, 1, 256),
+        ("conv", 1, 1, 128),
+    ],
+}
+STRIDES = {("paper", 17): 1, ("paper", 33): 4, ("paper", 65): 8}
+STRIDES |= {("light", 17): 4, ("light", 33): 4, ("light", 65): 8, ("medium", 33): 4, ("medium", 65): 8}
+
+# The poolings of the paper's p = 33 and p = 65 drop the last row and column of an odd map: some pixels are never seen.
+SEEN_SIDES = {("paper", 33): 32, ("paper", 65): 60}
+
+
+@pytest.fixture(params=sorted(TABLES), ids=lambda network: f"{network[0]} {network[1]}")
+def network_name(request):
+    return request.param
+
+
+@pytest.fixture
+def patch_size(network_name):
+    return network_name[1]
+
+
+@pytest.fixture
+def make_network(network_name):
+    architecture, patch_size = network_name
+    return lambda descriptor_dim=128: PatchNetwork(patch_size, descriptor_dim, architecture)
+
+
+def test_every_network_is_in_the_tables():
+    names = {(name, patch_size) for name, networks in ARCHITECTURES.items() for patch_size in networks}
+    assert names == set(TABLES)
+
+
+def test_output_sizes_are_those_of_the_tables(network_name, patch_size, make_network):
+    network = make_network()
+    outputs = []
+    for module in (*network.convolutions, network.pool):
+        module.register_forward_hook(lambda module, _, output: outputs.append((module, output.shape)))
+    network(torch.rand(2, 3, patch_size, patch_size))
+
+    assert len(outputs) == len(TABLES[network_name])
+    for (module, shape), (operation, kernel_size, side, channels) in zip(outputs, TABLES[network_name], strict=True):
+        assert isinstance(module, torch.nn.Conv2d if operation == "conv" else torch.nn.MaxPool2d)
+        assert module.kernel_size in {kernel_size, (kernel_size, kernel_size)}
+        assert shape == (2, channels, side, side)
+
+
+def test_forward_equals_the_tables_written_out(network_name, patch_size, make_network):
+    network = make_network(4).double()
+    patches = torch.randn(3, 3, patch_size, patch_size, dtype=torch.float64)
+
+    convolutions = iter(network.convolutions)
+    features = patches
+    for number, (operation, *_) in enumerate(TABLES[network_name], start=1):
+        if operation == "pool":
+            features = functional.max_pool2d(features, kernel_size=2, stride=2)
+            continue
+        convolution = next(convolutions)
+        features = functional.conv2d(features, convolution.weight, convolution.bias)
+        if number < len(TABLES[network_name]):
+            features = torch.where(features > 0, features, 0.005 * features)
+
+    torch.testing.assert_close(network(patches), features, rtol=0, atol=1e-12)
+
+
+def test_forward_leaves_its_input_alone(patch_size, make_network):
+    patches = torch.randn(1, 3, patch_size, patch_size)
+    before = patches.clone()
+    make_network(2)(patches)
+    assert torch.equal(patches, before)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+def test_every_convolution_but_the_last_is_followed_by_the_leaky_slope(patch_size, make_network):
+    network = make_network(3).double()
+    # One path of unit weights through the network, on which a negative bias alone decides the sign.
+    for convolution in network.convolutions:
+        torch.nn.init.zeros_(convolution.weight)
+        torch.nn.init.constant_(convolution.bias, -1.0)
+        convolution.weight.data[:, 0, 0, 0] = 1.0
+
+    expected = -1.0
+    for _ in range(len(network.convolutions) - 1):
+        expected = 0.005 * expected - 1.0
+    descriptors = network(torch.zeros(1, 3, patch_size, patch_size, dtype=torch.float64))
+    torch.testing.assert_close(descriptors, torch.full_like(descriptors, expected))
+
+
+def test_descriptor_dimension_can_be_chosen(patch_size, make_network):
+    network = make_network(7)
+    assert network.descriptor_dim == 7
+    assert network(torch.rand(2, 3, patch_size, patch_size)).shape == (2, 7, 1, 1)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+def test_on_an_image_it_describes_the_patches_on_a_grid_of_its_stride(network_name, patch_size, make_network):
+    network = make_network(5).double()
+    stride = STRIDES[network_name]
+    assert network.stride == stride
+
+    image = torch.randn(1, 3, patch_size + 2 * stride, patch_size + 3 * stride, dtype=torch.float64)
+    descriptors = network(image)
+    assert descriptors.shape == (1, 5, 3, 4)
+    for row in range(3):
+        for column in range(4):
+            patch = image[..., row * stride :, column * stride :][..., :patch_size, :patch_size]
+            expected = network(patch)[..., 0, 0]
+            torch.testing.assert_close(descriptors[..., row, column], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("narrow_networks")
+def test_a_descriptor_sees_its_patch_and_no_pixel_outside(network_name, patch_size, make_network):
+    network = make_network(8)
+    stride = network.stride
+    images = torch.randn(16, 3, patch_size + 2 * stride, patch_size + 2 * stride, requires_grad=True)
+    network(images)[..., 1, 1].square().sum().backward()
+
+    seen = images.grad.abs().sum(dim=(0, 1)) > 0
+    rows, columns = seen.any(dim=1).nonzero().flatten(), seen.any(dim=0).nonzero().flatten()
+    for span in (rows, columns):
+        assert (int(span.min()), int(span.max())) == (stride, stride + SEEN_SIDES.get(network_name, patch_size) - 1)
+
+
+@pytest.mark.parametrize("architecture", ["paper", "light"])
+@pytest.mark.parametrize("size", [0, 16, 19, 64])
+def test_a_patch_size_without_architecture_is_refused(size, architecture):
+    with pytest.raises(ValueError, match=rf"patch size {size}: choose from \[17, 33, 65\]"):
+        check_architecture(architecture, size)
+    with pytest.raises(ValueError, match=rf"patch size {size}: choose from \[17, 33, 65\]"):
+        PatchNetwork(size, architecture=architecture)
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(ValueError, match=r"architecture must be one of \('paper', 'light', 'medium'\), got 'heavy'"):
+        PatchNetwork(33, architecture="heavy")
+
+
+@pytest.mark.parametrize("patch_size", [17, 33, 65])
+def test_a_light_network_costs_a_tenth_of_the_papers_at_most(patch_size):
+    image = torch.rand(1, 3, 64, 64)
+    operations = {}
+    for architecture in ("paper", "light"):
+        with FlopCounterMode(display=False) as counter:
+            dense_descriptors(PatchNetwork(patch_size, architecture=architecture), image, output_stride=4)
+        operations[architecture] = counter.get_total_flops()
+    assert operations["light"] <= 0.1 * operations["paper"]
+
+
+@pytest.mark.parametrize("descriptor_dim", [0, -1])
+def test_a_descriptor_dimension_below_one_is_refused(descriptor_dim):
+    with pytest.raises(ValueError, match=f"descriptor dimension must be at least 1, got {descriptor_dim}"):
+        PatchNetwork(17, descriptor_dim)
+
+
+def test_layers_applied_in_two_parts_are_those_applied_at_once():
+    network = PatchNetwork(33, descriptor_dim=6, architecture="light")
+    images = torch.rand(2, 3, 45, 41)
+    for index in range(len(network.layers) + 1):
+        torch.testing.assert_close(network(network(images, stop=index), first=index), network(images))
+
+
+def test_initialised_networks_keep_the_variance_of_their_input():
+    network = PatchNetwork(33, descriptor_dim=64, architecture="medium")
+    network.initialise()
+    with torch.no_grad():
+        deviation = network(torch.randn(8, 3, 61, 61)).std()
+    # Half of the input's, and more of it after each pooling, which takes the largest of four. By default, torch draws
+    # weights that leave less than 0.1.
+    assert 0.3 < float(deviation) < 4
