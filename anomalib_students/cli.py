@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,7 +15,6 @@ from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.model.patch_network import ARCHITECTURES
 from anomalib_students.report.command import report
-from anomalib_students.runs.plain_settings import PlainSettings
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
@@ -55,8 +54,6 @@ FUNCTIONS: Functions = {
 }
 SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper's figures."}
 """Summaries of what is no function, but has some."""
-TRAINER = "trainer_arguments"
-"""Argument that takes any object in Python, and plain values here."""
 
 
 def create_parser() -> ArgumentParser:
@@ -65,6 +62,8 @@ def create_parser() -> ArgumentParser:
     Returns:
         Parser with a subcommand for each function.
     """
+    # Fields of dataclasses are described where they are declared.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="anomalib-students", description=__doc__)
     _add_functions(parser, FUNCTIONS)
     return parser
@@ -80,11 +79,7 @@ def _add_functions(parser: ArgumentParser, functions: Functions) -> None:
             _add_functions(subcommand, function)
         else:
             subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
-            subcommand.add_function_arguments(function, as_group=False, skip={TRAINER})
-            if TRAINER in inspect.signature(function).parameters:
-                subcommand.add_argument(
-                    f"--{TRAINER}", type=PlainSettings | None, help="More arguments of Lightning's trainer."
-                )
+            subcommand.add_function_arguments(function, as_group=False)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from rich.table import Table
 from anomalib_students.model.patch_network import ARCHITECTURES, Architecture
 from anomalib_students.teacher.images import ImageStore, find_images, load_images
 from anomalib_students.teacher.patches import PatchSampler
-from anomalib_students.teacher.pretraining import TeacherPretraining
+from anomalib_students.teacher.pretraining import PretrainSettings, TeacherPretraining
 from anomalib_students.teacher.source import DistillationSource
 
 
@@ -64,9 +64,14 @@ def pretraining(
         table.add_column(heading, justify="right")
     for patch_size in sorted(ARCHITECTURES[architecture]):
         sampler = PatchSampler(store, patch_size, batch_size, seed=0, triplets=triplets)
-        module = TeacherPretraining(
-            network, store, store, patch_size, architecture=architecture, lambda_m=float(triplets)
-        ).to(device)
+        settings = PretrainSettings(
+            images=images,
+            output=Path("teacher.safetensors"),
+            patch_size=patch_size,
+            architecture=architecture,
+            lambda_m=float(triplets),
+        )
+        module = TeacherPretraining(network, store, store, settings).to(device)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-4)
         patches = sampler.draw(0)
 

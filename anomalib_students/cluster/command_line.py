@@ -3,18 +3,18 @@
 import json
 import os
 from collections.abc import Collection, Sequence
-from inspect import signature
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import ray
 from anomalib.data import AnomalibDataModule
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from anomalib_students.engine.plain_settings import PlainSettings
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.runs.plain_settings import PlainSettings
 from anomalib_students.teacher.images import find_images
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretraining import PretrainSettings
 
 from .experiment import Experiment
 from .loopback import reached_from_here_only
@@ -30,6 +30,9 @@ __all__ = [
     "pretraining_of",
     "workers_of",
 ]
+
+# Fields of dataclasses are described where they are declared.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def add_experiment_arguments(parser: ArgumentParser, name: str, chosen: set[str | int]) -> None:
@@ -180,8 +183,8 @@ def pretraining_of(settings: Namespace, of_the_job: Collection[str]) -> dict[str
     Raises:
         FileNotFoundError: If there is no folder of images, or no image in it.
     """
-    names = [name for name in signature(pretrain).parameters if name in settings and name not in of_the_job]
-    values = {name: settings[name] for name in names}
+    names = {field.name for field in fields(PretrainSettings)} - set(of_the_job)
+    values = {name: settings[name] for name in names if name in settings}
     values = {name: value.resolve() if isinstance(value, Path) else value for name, value in values.items()}
     if "images" in values:
         find_images(values["images"])

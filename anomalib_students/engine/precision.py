@@ -1,10 +1,14 @@
-"""Which devices compute in bfloat16 natively, and so at least twice as fast as in float32."""
+"""Arithmetic of networks, and which devices compute in bfloat16 natively: at least twice as fast as in float32."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 
-__all__ = ["has_bfloat16"]
+__all__ = ["Precision", "has_bfloat16"]
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Arithmetic of networks, in the words of Lightning's trainer."""
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -1,23 +1,20 @@
 """Distillation from whole images: a teacher learns to predict, at each pixel, what larger networks see around it."""
 
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.model.covariance import RunningCovariance, effective_dimension
 from anomalib_students.model.dense import dense_descriptors
-from anomalib_students.model.patch_network import NEGATIVE_SLOPE, Architecture, PatchNetwork
-from anomalib_students.model.schedule import cosine_with_warm_up
+from anomalib_students.model.patch_network import NEGATIVE_SLOPE
 
 from .distillation_data import Batch
 from .feature_source import GRID_STRIDE
-from .pretraining import IMAGENET_MEAN, IMAGENET_STD
+from .settings import TeacherSettings
+from .training import TeacherTraining, normalise
 
 __all__ = ["Distillation", "valid_points"]
 
@@ -58,37 +55,19 @@ def valid_points(side: int, patch_size: int) -> tuple[slice, slice]:
     return slice(first, last + 1), pixels
 
 
-class Distillation(LightningModule):
+class Distillation(TeacherTraining):
     """Train a patch network to predict targets on a grid, by the mean squared error of its descriptors.
 
     There is no decoder: the descriptors are themselves the predictions. The learning rate rises over the first steps,
     and decays to zero along a cosine.
 
     Args:
-        patch_size: Side p of the patches: 17, 33 or 65.
-        descriptor_dim: Dimension d of the descriptors and of the targets.
-        architecture: Architecture of the teacher.
-        lr: Greatest learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        recorded: What else the result of the run depends on, kept in its checkpoints, so that it is not resumed with
-            anything else.
-
-    Raises:
-        ValueError: If there is no such architecture for ``patch_size``.
+        settings: Settings of the task.
+        data: Name of the targets.
     """
 
-    def __init__(
-        self,
-        patch_size: int = 33,
-        descriptor_dim: int = 128,
-        architecture: Architecture = "paper",
-        lr: float = 1e-3,
-        weight_decay: float = 1e-5,
-        **recorded: Any,
-    ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture)
+    def __init__(self, settings: TeacherSettings, data: str = "") -> None:
+        super().__init__(settings, data=data)
         convolutions = cast("list[nn.Conv2d]", list(self.teacher.convolutions))
         for convolution in convolutions:
             nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
@@ -107,7 +86,7 @@ class Distillation(LightningModule):
         """
         crops, targets = batch
         points, pixels = valid_points(crops.shape[-1], self.teacher.patch_size)
-        images = transforms.normalize(crops[..., pixels, pixels] / 255, IMAGENET_MEAN, IMAGENET_STD)
+        images = normalise(crops[..., pixels, pixels] / 255)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
             descriptors = dense_descriptors(
                 self.teacher, images.contiguous(memory_format=torch.channels_last), GRID_STRIDE, padded=True
@@ -129,8 +108,7 @@ class Distillation(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self._squared_errors = 0.0
-        self._squared_targets = 0.0
+        super().on_validation_epoch_start()
         self._statistics = RunningCovariance(self.teacher.descriptor_dim)
 
     def validation_step(self, batch: Batch) -> None:
@@ -140,24 +118,21 @@ class Distillation(LightningModule):
             batch: Crops and targets.
         """
         descriptors, targets = self.predict(batch)
-        self._squared_errors += float((descriptors - targets).square().sum())
-        self._squared_targets += float(targets.square().sum())
+        self.compare(descriptors, targets)
         self._statistics.update(descriptors.movedim(1, -1).flatten(0, -2))
 
     def on_validation_epoch_end(self) -> None:
         """Log what the teacher has learnt, as measured on the held-out crops.
 
-        ``held_out_r2`` is the part of the targets' variance that the teacher explains, at most 1;
         ``effective_dimension`` is the number of directions that its descriptors vary in, from 1 to d.
         """
-        self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
+        self.log_r2()
         self.log("effective_dimension", effective_dimension(self._statistics.covariance), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero over the run."""
+        settings = self.settings
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.hparams["lr"], betas=BETAS, weight_decay=self.hparams["weight_decay"]
+            self.parameters(), lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay
         )
-        factor = partial(cosine_with_warm_up, steps=self.trainer.max_steps, warm_up=WARM_UP_STEPS)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.decaying(optimizer, WARM_UP_STEPS)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from .feature_targets import FeatureTargets
-from .run import BatchNumbers
+from .training import BatchNumbers
 
 __all__ = ["Batch", "DistillationData"]
 

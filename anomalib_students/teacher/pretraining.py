@@ -1,29 +1,30 @@
 """Pretraining of a teacher: distillation, metric learning and descriptor compactness (Section 3.1)."""
 
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import functional as transforms
 
+from anomalib_students.engine.precision import Precision
 from anomalib_students.model.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
-from anomalib_students.model.patch_network import Architecture, PatchNetwork
-from anomalib_students.model.schedule import cosine_with_warm_up
 from anomalib_students.model.statistics import RunningStatistics
 
 from .images import ImageStore
 from .patches import PatchSampler
-from .run import BatchNumbers
+from .settings import TeacherSettings
 from .source import DistillationSource
+from .training import BatchNumbers, TeacherTraining, normalise
 
-__all__ = ["TeacherPretraining"]
+__all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "PretrainSettings", "TeacherPretraining"]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+LOSS_WEIGHTS = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness": "lambda_c"}
+"""Settings that weigh the terms of eq. 6."""
+PAPER_WEIGHTS = ((1, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0))
+"""Weights that the paper compares (Table 2), in the order of :data:`LOSS_WEIGHTS`."""
 STATISTICS_BATCHES = 64
 """Batches over which the source's descriptors are standardised."""
 HELD_OUT_BATCHES = 16
@@ -34,7 +35,76 @@ HELD_OUT_SEED = 1
 """Added to the seed of the training patches."""
 
 
-class TeacherPretraining(LightningModule):
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(TeacherSettings):
+    """Settings of the pretraining by the loss of eq. 6.
+
+    Raises:
+        ValueError: If a loss weight is negative or not finite, if all are 0, or if the margin is not positive.
+    """
+
+    recorded: ClassVar[tuple[str, ...]] = (*TeacherSettings.recorded, *LOSS_WEIGHTS.values(), "margin")
+
+    max_steps: int = 50_000
+    """Training steps."""
+    batch_size: int = 64
+    """Patches, or triplets, in a step on each device."""
+    lr: float = 2e-4
+    """Initial learning rate of Adam; it decays to zero along a cosine."""
+    lambda_k: float = 1.0
+    """Weight of the distillation loss (eq. 1). With 0 there is no source, and the teacher supervises itself."""
+    lambda_m: float = 0.0
+    """Weight of the metric learning loss on triplets (eq. 2)."""
+    lambda_c: float = 1.0
+    """Weight of the compactness loss (eq. 5)."""
+    margin: float = 1.0
+    """Margin delta of the metric learning loss."""
+    source: str = "resnet18"
+    """Name of the timm model whose knowledge is distilled, or bundled for this package's own for p = 33."""
+    source_checkpoint: Path | None = None
+    """Weights of that model. By default timm downloads its pretrained weights."""
+    source_layer: str | None = None
+    """Layer of that model whose pooled features are distilled, say layer3. By default the model's own pooled feature
+    vector."""
+    source_size: int = 64
+    """Side in pixels at which that model sees a patch."""
+    image_side: int = 256
+    """Images are kept in memory with their shorter side at most this many pixels long."""
+    precision: Precision = "32-true"
+    """Arithmetic of the networks."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        weights = self.loss_weights
+        if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
+            given = ", ".join(f"{name}={weight}" for name, weight in weights.items())
+            msg = f"The loss weights must be at least 0, and not all 0: {given}."
+            raise ValueError(msg)
+        if not 0 < self.margin < float("inf"):
+            msg = f"The margin of the triplet loss must be greater than 0, got {self.margin}."
+            raise ValueError(msg)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of eq. 6, by name."""
+        return {name: getattr(self, name) for name in LOSS_WEIGHTS.values()}
+
+    @property
+    def metadata(self) -> dict[str, object]:
+        """What a teacher file says of the source and the loss."""
+        distilled = {
+            "source": self.source,
+            "source_layer": self.source_layer or "pooled features",
+            "source_size": self.source_size,
+        }
+        return {
+            **(distilled if self.lambda_k else {"source": "none"}),
+            **self.loss_weights,
+            **({"margin": self.margin} if self.lambda_m else {}),
+        }
+
+
+class TeacherPretraining(TeacherTraining):
     """Train a patch network to describe patches (eq. 6).
 
     The descriptors of the source are standardised per dimension, so that eq. 1 weighs them alike. The learning rate
@@ -44,23 +114,13 @@ class TeacherPretraining(LightningModule):
         source: Network P whose descriptors are distilled; ``None`` if ``lambda_k`` is 0.
         train_images: Images from which patches are drawn.
         held_out_images: Images from which the patches come that measure the teacher.
-        patch_size: Side p of the patches: 17, 33 or 65.
-        descriptor_dim: Dimension d of the teacher's descriptors.
-        architecture: Architecture of the teacher.
-        batch_size: Patches, or triplets, in a batch of one process.
-        lambda_k: Weight of the distillation loss (eq. 1), at least 0.
-        lambda_m: Weight of the metric learning loss (eq. 2), at least 0.
-        lambda_c: Weight of the compactness loss (eq. 5), at least 0.
-        margin: Margin delta of eq. 2, greater than 0.
-        lr: Initial learning rate of Adam.
-        weight_decay: Weight decay of Adam.
-        seed: Seed of the patches.
+        settings: Settings of the pretraining.
 
     Raises:
-        ValueError: If a weight is negative or all are 0, if the margin is not positive, if there is no source but
-            ``lambda_k`` is not 0, or if triplets are to be drawn from a single image.
+        ValueError: If there is no source but ``lambda_k`` is not 0.
     """
 
+    settings: PretrainSettings
     target_mean: torch.Tensor
     target_std: torch.Tensor
 
@@ -69,31 +129,18 @@ class TeacherPretraining(LightningModule):
         source: DistillationSource | None,
         train_images: ImageStore,
         held_out_images: ImageStore,
-        patch_size: int = 33,
-        descriptor_dim: int = 128,
-        architecture: Architecture = "paper",
-        batch_size: int = 64,
-        lambda_k: float = 1.0,
-        lambda_m: float = 0.0,
-        lambda_c: float = 1.0,
-        margin: float = 1.0,
-        lr: float = 2e-4,
-        weight_decay: float = 1e-5,
-        seed: int = 0,
+        settings: PretrainSettings,
     ) -> None:
-        super().__init__()
-        check_loss_weights(lambda_k, lambda_m, lambda_c, margin)
-        if lambda_k and source is None:
-            msg = f"Distillation (lambda_k={lambda_k}) needs a source network."
+        super().__init__(settings)
+        if settings.lambda_k and source is None:
+            msg = f"Distillation (lambda_k={settings.lambda_k}) needs a source network."
             raise ValueError(msg)
-        self.save_hyperparameters(ignore=["source", "train_images", "held_out_images"])
         # In a tuple, so that neither its weights nor its mode belong to this module: it is in no checkpoint.
-        self._source: tuple[DistillationSource, ...] = (source,) if source is not None and lambda_k else ()
+        self._source: tuple[DistillationSource, ...] = (source,) if source is not None and settings.lambda_k else ()
         self._train_images = train_images
         self._held_out_images = held_out_images
-        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture)
         for network in self._source:
-            self.decoder = nn.Linear(descriptor_dim, network.dim)
+            self.decoder = nn.Linear(settings.descriptor_dim, network.dim)
             self.register_buffer("target_mean", torch.zeros(network.dim))
             self.register_buffer("target_std", torch.ones(network.dim))
 
@@ -105,8 +152,8 @@ class TeacherPretraining(LightningModule):
         self._to_device()
         self._train_patches = self._sampler(
             self._train_images,
-            self.hparams["batch_size"],
-            triplets=bool(self.hparams["lambda_m"]),
+            self.settings.batch_size,
+            triplets=bool(self.settings.lambda_m),
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
@@ -115,15 +162,15 @@ class TeacherPretraining(LightningModule):
             sampler = self._sampler(self._train_images, MEASURED_BATCH_SIZE, triplets=False)
             statistics = RunningStatistics(self.target_mean.numel())
             for number in range(STATISTICS_BATCHES):
-                statistics.update(network(self._normalise(sampler.draw(number)[0])))
+                statistics.update(network(normalise(sampler.draw(number)[0])))
             self.target_mean.copy_(statistics.mean)
             self.target_std.copy_(statistics.std.clamp_min(1e-6))
 
     def on_validation_start(self) -> None:
-        """Move images and source to the device, where no fit has done so."""
+        """Move images and source to the device, if no fit has done so."""
         self._to_device()
         self._held_out_patches = self._sampler(
-            self._held_out_images, MEASURED_BATCH_SIZE, HELD_OUT_SEED, triplets=bool(self.hparams["lambda_m"])
+            self._held_out_images, MEASURED_BATCH_SIZE, HELD_OUT_SEED, triplets=bool(self.settings.lambda_m)
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -157,23 +204,22 @@ class TeacherPretraining(LightningModule):
         Returns:
             The loss, a scalar, and its terms before they are weighted, by name; those with weight 0 are left out.
         """
-        patches = self._normalise(patches)
+        patches = normalise(patches)
         descriptors = self._describe(patches)
         terms = {}
         if self._source:
             terms["distillation"] = distillation_loss(self._decode(descriptors[0]), self._target(patches[0]))
-        if self.hparams["lambda_m"]:
+        if self.settings.lambda_m:
             anchors, positives, negatives = descriptors.float()
-            terms["triplet"] = triplet_loss(anchors, positives, negatives, self.hparams["margin"])
-        if self.hparams["lambda_c"]:
+            terms["triplet"] = triplet_loss(anchors, positives, negatives, self.settings.margin)
+        if self.settings.lambda_c:
             terms["compactness"] = compactness_loss(descriptors[0].float())
-        weights = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness": "lambda_c"}
-        return torch.stack([self.hparams[weights[name]] * term for name, term in terms.items()]).sum(), terms
+        weighted = [getattr(self.settings, LOSS_WEIGHTS[name]) * term for name, term in terms.items()]
+        return torch.stack(weighted).sum(), terms
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self._squared_errors = 0.0
-        self._squared_targets = 0.0
+        super().on_validation_epoch_start()
         self._n_ordered = 0
 
     def validation_step(self, number: int) -> None:
@@ -182,13 +228,11 @@ class TeacherPretraining(LightningModule):
         Args:
             number: Number of the batch.
         """
-        patches = self._normalise(self._held_out_patches.draw(number))
+        patches = normalise(self._held_out_patches.draw(number))
         descriptors = self._describe(patches)
         if self._source:
-            target = self._target(patches[0])
-            self._squared_errors += float((self._decode(descriptors[0]) - target).square().sum())
-            self._squared_targets += float(target.square().sum())
-        if self.hparams["lambda_m"]:
+            self.compare(self._decode(descriptors[0]), self._target(patches[0]))
+        if self.settings.lambda_m:
             anchors, positives, negatives = descriptors.float()
             positive_distance, negative_distance = triplet_distances(anchors, positives, negatives)
             self._n_ordered += int((positive_distance < negative_distance).sum())
@@ -196,22 +240,17 @@ class TeacherPretraining(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log what the teacher has learnt, as measured on the held-out images.
 
-        ``held_out_r2`` is the part of the source's variance that the teacher explains, at most 1; ``held_out_triplets``
-        is the part of triplets whose positive is nearer than the negative (eqs. 3 and 4).
+        ``held_out_triplets`` is the part of triplets whose positive is nearer than the negative (eqs. 3 and 4).
         """
         if self._source:
-            self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
-        if self.hparams["lambda_m"]:
+            self.log_r2()
+        if self.settings.lambda_m:
             self.log("held_out_triplets", self._n_ordered / (HELD_OUT_BATCHES * MEASURED_BATCH_SIZE), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its learning rate decaying to zero over the run."""
-        optimizer = torch.optim.Adam(
-            self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
-        )
-        factor = partial(cosine_with_warm_up, steps=self.trainer.max_steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        settings = self.settings
+        return self.decaying(torch.optim.Adam(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay))
 
     def _to_device(self) -> None:
         for network in self._source:
@@ -220,10 +259,7 @@ class TeacherPretraining(LightningModule):
         self._held_out_images = self._held_out_images.to(self.device)
 
     def _sampler(self, images: ImageStore, batch_size: int, seed: int = 0, **options: Any) -> PatchSampler:
-        return PatchSampler(images, self.teacher.patch_size, batch_size, self.hparams["seed"] + seed, **options)
-
-    def _normalise(self, patches: torch.Tensor) -> torch.Tensor:
-        return transforms.normalize(patches, IMAGENET_MEAN, IMAGENET_STD)
+        return PatchSampler(images, self.teacher.patch_size, batch_size, self.settings.seed + seed, **options)
 
     def _describe(self, patches: torch.Tensor) -> torch.Tensor:
         """Describe patches of shape (n, B, 3, p, p) in one pass: descriptors of shape (n, B, d)."""
@@ -235,27 +271,3 @@ class TeacherPretraining(LightningModule):
 
     def _target(self, patches: torch.Tensor) -> torch.Tensor:
         return (self._source[0](patches).float() - self.target_mean) / self.target_std
-
-
-def check_loss_weights(lambda_k: float, lambda_m: float, lambda_c: float, margin: float) -> None:
-    """Refuse weights of eq. 6 that cannot be trained with.
-
-    Args:
-        lambda_k: Weight of the distillation loss.
-        lambda_m: Weight of the metric learning loss.
-        lambda_c: Weight of the compactness loss.
-        margin: Margin of the metric learning loss.
-
-    Raises:
-        ValueError: If a weight is negative or not finite, if all are 0, or if the margin is not positive.
-    """
-    weights = (lambda_k, lambda_m, lambda_c)
-    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
-        msg = (
-            "The loss weights must be at least 0, and not all 0: "
-            f"lambda_k={lambda_k}, lambda_m={lambda_m}, lambda_c={lambda_c}."
-        )
-        raise ValueError(msg)
-    if not 0 < margin < float("inf"):
-        msg = f"The margin of the triplet loss must be greater than 0, got {margin}."
-        raise ValueError(msg)

@@ -1,139 +1,133 @@
-"""What the pretraining tasks share: the run of Lightning with checkpoints and logs, and the teacher file."""
+"""The run that makes a teacher: training with checkpoints and logs, measurement, and the teacher file."""
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import IterableDataset
 
 from anomalib_students import __version__
 from anomalib_students.engine.termination import Termination
-from anomalib_students.files import AtomicCheckpointIO
-from anomalib_students.model.patch_network import PatchNetwork
+from anomalib_students.files import AtomicCheckpointIO, check_output
 
-from .weights import save_teacher
+from .images import find_images
+from .settings import TeacherSettings
+from .training import TeacherTraining
+from .weights import check_metadata, save_teacher
 
-__all__ = ["BatchNumbers", "FinishedRun", "fit"]
+__all__ = ["check_run", "make_teacher"]
 
 logger = logging.getLogger(__name__)
 
 
-class BatchNumbers(IterableDataset):
-    """Numbers of the batches that are still to draw; who knows the data draws them.
+def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
+    """Refuse now what would fail after hours.
 
     Args:
-        first: Number of the first batch.
-        total: Batches in the whole run.
-    """
-
-    def __init__(self, first: int, total: int) -> None:
-        self.first = first
-        self.total = total
-
-    def __iter__(self) -> Iterator[int]:
-        """Count from the first batch to the last."""
-        return iter(range(self.first, self.total))
-
-    def __len__(self) -> int:
-        """Count the batches of the whole run, those before the first too, as the progress bar does."""
-        return self.total
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that is at its last step.
-
-    Attributes:
-        steps: Number of its steps.
-        world_size: Processes that took part, each with its own part of a batch.
-        is_first_process: Whether this process is the one that writes files.
-        measured: What the held-out images measure, by name.
-    """
-
-    steps: int
-    world_size: int
-    is_first_process: bool
-    measured: Mapping[str, float]
-
-    def write_teacher(self, teacher: PatchNetwork, output: Path, metadata: Mapping[str, str], licences: str) -> None:
-        """Write the teacher file, in the first process alone.
-
-        Args:
-            teacher: The network.
-            output: Path of the file.
-            metadata: What to say of the pretraining; what was measured is added.
-            licences: What to say of the licences of images and sources.
-
-        Raises:
-            OSError: If the file cannot be written.
-            ValueError: If the weights are not finite in float16.
-        """
-        if not self.is_first_process:
-            return
-        measured = {name: f"{value:.4f}" for name, value in self.measured.items()}
-        made_with = f"anomalib-students {__version__}"
-        save_teacher(teacher, output, {**metadata, **measured, "licences": licences, "made_with": made_with})
-        results = ", ".join(f"{name} {value:.3f}" for name, value in self.measured.items())
-        logger.info("Wrote %s after %d steps: %s.", output, self.steps, results)
-
-
-def fit(
-    module: LightningModule,
-    folder: Path,
-    max_steps: int,
-    checkpoint_every: int,
-    resume: bool,
-    trainer_arguments: Mapping[str, Any],
-    datamodule: LightningDataModule | None = None,
-    **arguments: Any,
-) -> FinishedRun:
-    """Train a module to its last step, and measure it there.
-
-    Args:
-        module: Module, whose validation logs what is measured, and whose hyperparameters a resumed run must have.
-        folder: Folder for checkpoints and logs.
-        max_steps: Training steps.
-        checkpoint_every: Steps between two checkpoints and two measurements.
-        resume: Whether to resume from the last checkpoint in the folder, if there is one.
-        trainer_arguments: The user's arguments of Lightning's trainer, which come before all others; plugins and
-            callbacks are added to those of this function.
-        datamodule: Where the data come from, if not from the module.
-        arguments: The task's arguments of Lightning's trainer.
+        settings: Settings of the task.
+        what: What needs the images, for the error.
+        least: Number of images that it needs.
 
     Returns:
-        What there is to say of the run.
+        Paths of the images.
 
     Raises:
-        OSError: If checkpoints or logs cannot be written.
-        RuntimeError: If the run stops before its last step, or its checkpoint is damaged.
-        ValueError: If the run to be resumed had other hyperparameters.
+        FileNotFoundError: If there is no such folder of images.
+        OSError: If the folder of the teacher file cannot be written to.
+        ValueError: If the output is no path of a teacher file, the metadata are too long, or there are too few images.
     """
+    check_output(settings.output, ".safetensors", "A teacher")
+    check_metadata(settings.described, "The teacher to be written")
+    paths = find_images(settings.images)
+    if len(paths) < least:
+        msg = f"{what} needs at least {least} images, {settings.images} has {len(paths)}."
+        raise ValueError(msg)
+    return paths
+
+
+def make_teacher(
+    module: TeacherTraining,
+    metadata: Mapping[str, object],
+    datamodule: LightningDataModule | None = None,
+    **arguments: Any,
+) -> Path:
+    """Train a teacher to its last step, measure it there, and write its file in the first process.
+
+    Args:
+        module: Module whose validation logs what is measured. A resumed run must have its hyperparameters.
+        metadata: What the teacher file says of the task, beside what all of them say.
+        datamodule: Where the data come from, if not from the module.
+        arguments: Arguments of Lightning's trainer for this task.
+
+    Returns:
+        Path of the teacher file.
+
+    Raises:
+        OSError: If checkpoints, logs or the teacher cannot be written.
+        RuntimeError: If the run stops before its last step, or its checkpoint is damaged.
+        ValueError: If the run to be resumed had other hyperparameters, or the weights are not finite in float16.
+    """
+    settings = module.settings
+    folder = settings.results / settings.output.stem
     last = folder / "last.ckpt"
-    is_resumed = resume and last.is_file()
+    is_resumed = settings.resume and last.is_file()
     if is_resumed:
         # Before Lightning has the data prepared, which may take hours.
         _check_resumed_settings(AtomicCheckpointIO().load_checkpoint(last), module.hparams)
-    more = dict(trainer_arguments)
+    trainer = _create_trainer(settings, folder, arguments)
+    # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
+    trainer.fit(module, datamodule=datamodule, ckpt_path=last if is_resumed else None)
+    if trainer.global_step < settings.max_steps:
+        msg = (
+            f"Pretraining stopped after {trainer.global_step} of {settings.max_steps} steps. Go on with --resume true."
+        )
+        raise RuntimeError(msg)
+    # Anew, since the last step need not be one at which the fit measures.
+    (measured,) = trainer.validate(module, datamodule=datamodule, verbose=False)
+    if trainer.is_global_zero:
+        described = {
+            **settings.described,
+            "iterations": trainer.global_step,
+            "batch_size": settings.batch_size * trainer.world_size,
+            "lr": settings.lr,
+            "seed": settings.seed,
+            **metadata,
+            **{name: f"{value:.4f}" for name, value in measured.items()},
+            "made_with": f"anomalib-students {__version__}",
+        }
+        save_teacher(module.teacher, settings.output, {name: str(value) for name, value in described.items()})
+        results = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+        logger.info("Wrote %s after %d steps: %s.", settings.output, trainer.global_step, results)
+    return settings.output
+
+
+def _create_trainer(settings: TeacherSettings, folder: Path, arguments: Mapping[str, Any]) -> Trainer:
+    more = settings.trainer
+    every = settings.checkpoint_every
     plugins = [AtomicCheckpointIO(), *more.pop("plugins", ())]
     callbacks = [
-        ModelCheckpoint(folder, filename="last", every_n_train_steps=checkpoint_every, enable_version_counter=False),
+        ModelCheckpoint(folder, filename="last", every_n_train_steps=every, enable_version_counter=False),
         LearningRateMonitor("step"),
         Termination("Resume with --resume true."),
         *([RichProgressBar()] if more.get("enable_progress_bar", True) else []),
         *more.pop("callbacks", ()),
     ]
     all_arguments: dict[str, Any] = {
-        "max_steps": max_steps,
-        "val_check_interval": min(checkpoint_every, max_steps),
+        "accelerator": settings.accelerator,
+        "devices": settings.devices,
+        "num_nodes": settings.num_nodes,
+        "strategy": settings.strategy,
+        "max_steps": settings.max_steps,
+        "val_check_interval": min(every, settings.max_steps),
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,
-        "log_every_n_steps": min(50, max(1, checkpoint_every // 5)),
+        "log_every_n_steps": min(50, max(1, every // 5)),
         # Each process draws its own part of a batch.
         "use_distributed_sampler": False,
         "default_root_dir": folder,
@@ -141,18 +135,7 @@ def fit(
         **arguments,
         **more,
     }
-    trainer = Trainer(plugins=plugins, callbacks=callbacks, **all_arguments)
-    # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
-    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-    warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
-    trainer.fit(module, datamodule=datamodule, ckpt_path=last if is_resumed else None)
-
-    if trainer.global_step < max_steps:
-        msg = f"Pretraining stopped after {trainer.global_step} of {max_steps} steps. Go on with --resume true."
-        raise RuntimeError(msg)
-    # Anew, since the last step need not be one at which the fit measures.
-    (measured,) = trainer.validate(module, datamodule=datamodule, verbose=False)
-    return FinishedRun(trainer.global_step, trainer.world_size, trainer.is_global_zero, measured)
+    return Trainer(plugins=plugins, callbacks=callbacks, **all_arguments)
 
 
 def _check_resumed_settings(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

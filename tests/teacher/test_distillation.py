@@ -1,14 +1,17 @@
 """What a teacher predicts at which pixel, and in which order it sees the crops."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from anomalib_students.model.patch_network import ARCHITECTURES
 from anomalib_students.teacher import distillation
+from anomalib_students.teacher.distil import DistilSettings
 from anomalib_students.teacher.distillation import Distillation, valid_points
 from anomalib_students.teacher.distillation_data import DistillationData
-from anomalib_students.teacher.pretraining import IMAGENET_MEAN, IMAGENET_STD
 
 NETWORKS = [(architecture, patch_size) for architecture, sizes in ARCHITECTURES.items() for patch_size in sizes]
 
@@ -18,8 +21,12 @@ def _in_float32(monkeypatch):
     monkeypatch.setattr(distillation, "has_bfloat16", lambda device: False)
 
 
+def create_module(**settings):
+    return Distillation(DistilSettings(images=Path(), output=Path(), **settings))
+
+
 def normalise(crops):
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (crops / 255 - mean) / std
 
 
@@ -42,7 +49,7 @@ def test_a_crop_without_room_for_a_patch_is_refused():
 
 def test_a_network_that_copies_a_pixel_gives_that_in_the_middle_of_the_grid_point(monkeypatch):
     """Descriptor and target of a point agree if the target is the pixel (4 i + 2, 4 j + 2) itself."""
-    module = Distillation(patch_size=17, descriptor_dim=3)
+    module = create_module(patch_size=17, descriptor_dim=3)
     copied = torch.eye(3)
     with torch.no_grad():
         for index, convolution in enumerate(module.teacher.convolutions):
@@ -61,7 +68,7 @@ def test_a_network_that_copies_a_pixel_gives_that_in_the_middle_of_the_grid_poin
 
 @pytest.mark.parametrize(("architecture", "patch_size"), NETWORKS)
 def test_each_descriptor_is_that_of_its_patch(architecture, patch_size, narrow_networks):
-    module = Distillation(patch_size, descriptor_dim=8, architecture=architecture)
+    module = create_module(patch_size=patch_size, descriptor_dim=8, architecture=architecture)
     crops = torch.randint(256, (1, 3, 96, 96), dtype=torch.uint8)
     points = torch.cartesian_prod(torch.arange(24), torch.arange(24)).T.reshape(1, 2, 24, 24).half()
     descriptors, described = module.predict((crops, points))
