@@ -14,7 +14,7 @@ See Also:
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -22,11 +22,8 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
-from anomalib_students.data.data_check import CheckedImages
-from anomalib_students.engine.checkpoint_check import check_arguments
-from anomalib_students.engine.checkpoint_format import CheckpointFormat
-from anomalib_students.export.exact_export import ExactExport
-from anomalib_students.model.lightning_model import BEFORE_NAMED, PAPER, UninformedStudents, choose_components
+from anomalib_students.model.detector import choose_components
+from anomalib_students.model.lightning_model import BEFORE_NAMED, PAPER
 from anomalib_students.model.patch_mode import Mode
 from anomalib_students.model.patch_network import Architecture
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
@@ -39,7 +36,7 @@ from .torch_model import DescriptorBaselineModel
 __all__ = ["DescriptorBaseline"]
 
 
-class DescriptorBaseline(OnePassTraining, CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
+class DescriptorBaseline(OnePassTraining, AnomalibModule):
     """Lightning module of the methods that Bergmann et al. (CVPR 2020) fit to the teacher's descriptors.
 
     It trains in one epoch, in which it collects descriptors of the training images.
@@ -84,6 +81,10 @@ class DescriptorBaseline(OnePassTraining, CheckpointFormat, CheckedImages, Exact
         50000
     """
 
+    before_named: ClassVar[Mapping[str, Any]] = {name: BEFORE_NAMED[name] for name in ("architecture", "mode")}
+    decisive: ClassVar[tuple[str, ...]] = ("method", "patch_size", "descriptor_dim", "architecture", "mode")
+    detached: ClassVar[Mapping[str, Any]] = {"teacher": None}
+
     def __init__(
         self,
         method: Method = "nearest_neighbour",
@@ -125,34 +126,3 @@ class DescriptorBaseline(OnePassTraining, CheckpointFormat, CheckedImages, Exact
             self.model.teacher = load_teacher(path, patch_size, descriptor_dim, architecture)
         paper_samples = MOST_SAMPLES if mode == "patch" else self.model.distribution.paper_samples
         self.n_samples = n_samples or paper_samples
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint independent of the teacher's file.
-
-        Args:
-            checkpoint: Checkpoint about to be written.
-        """
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"]["teacher"] = None
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pre- and post-processor, and see that the weights fit the model.
-
-        Args:
-            checkpoint: Checkpoint that is loaded.
-
-        Raises:
-            ValueError: If the checkpoint is of another method, teacher or mode.
-        """
-        names = ("method", "patch_size", "descriptor_dim", "architecture", "mode")
-        check_arguments(checkpoint, {name: self.hparams[name] for name in names}, BEFORE_NAMED)
-        super().on_load_checkpoint(checkpoint)
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure the default evaluator.
-
-        Returns:
-            That of ``UninformedStudents``, for figures that can be compared.
-        """
-        return UninformedStudents.configure_evaluator()

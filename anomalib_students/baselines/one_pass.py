@@ -4,31 +4,28 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from anomalib import LearningType
 from anomalib.data import Batch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.engine.termination import Termination
+from anomalib_students.model.detector import Detector
 
 from .descriptor_sample import DescriptorSample
 
 __all__ = ["OnePassTraining"]
 
 
-class OnePassTraining(LightningModule):
+class OnePassTraining(Detector):
     """Mixin of anomalib models that are fitted to a sample of descriptors.
 
-    It goes before ``AnomalibModule`` among the base classes. The torch model has a method ``describe``, which turns
-    images into descriptors, and a method ``fit``.
+    The torch model has a method ``describe``, which turns images into descriptors, and a method ``fit``.
 
     Attributes:
-        model: The torch model.
         n_samples: Descriptors that the model is fitted to, drawn uniformly from those of all training images.
     """
 
-    model: Any
     n_samples: int
     _sample: DescriptorSample | None = None
 
@@ -38,8 +35,7 @@ class OnePassTraining(LightningModule):
         Returns:
             Pre- and post-processor, evaluator and visualizer, and the status.
         """
-        callbacks = cast("Sequence[Callback]", super().configure_callbacks())
-        return [*callbacks, Termination("Start anew: training in one pass can't be resumed.")]
+        return [*super().configure_callbacks(), Termination("Start anew: training in one pass can't be resumed.")]
 
     def on_fit_start(self) -> None:
         """Begin a new sample of descriptors."""
@@ -62,20 +58,8 @@ class OnePassTraining(LightningModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._fit()
 
-    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Predict anomaly maps and scores.
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            The batch, with predictions.
-        """
-        predictions = self.model(batch.image)
-        return batch.update(**predictions._asdict())
-
     def on_train_epoch_end(self) -> None:
-        """Fit the model, where no validation has done so."""
+        """Fit the model, if no validation has done so."""
         self._fit()
 
     @staticmethod
@@ -86,15 +70,10 @@ class OnePassTraining(LightningModule):
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments of the trainer that the model depends on: one pass over the images, by one process.
 
-        After the only epoch there must be a validation: anomalib's AUROC takes scores to be logits where it has not
+        After the only epoch there must be a validation: anomalib's AUROC takes scores to be logits if it has not
         measured their range, and large ones are then all the same to it.
         """
         return {"max_epochs": 1, "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0, "devices": 1}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """The model learns from anomaly-free images."""
-        return LearningType.ONE_CLASS
 
     def _fit(self) -> None:
         if self._sample is not None:

@@ -22,10 +22,9 @@ from math import inf
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
-from anomalib import LearningType
 from anomalib.data import AnomalibDataset, Batch
 from anomalib.deploy import CompressionType
-from anomalib.metrics import AnomalibMetric, Evaluator
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -37,20 +36,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from tqdm import tqdm
 
-from anomalib_students.data.data_check import CheckedImages
-from anomalib_students.engine.checkpoint_check import check_arguments
-from anomalib_students.engine.checkpoint_format import CheckpointFormat
 from anomalib_students.engine.engine_defaults import has_open_length, train_for, validate_and_save
 from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.engine.random_state import RandomState
 from anomalib_students.engine.termination import Termination
 from anomalib_students.engine.training_time import TrainingTime
-from anomalib_students.export.exact_export import ExactExport
 from anomalib_students.mends import anomalib_mends  # noqa: F401
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
 
+from .detector import Detector, choose_components
 from .deviation_floors import descriptor_divisor, score_divisor
-from .metrics import AUPRO, AUROC, F1Score
 from .normalization_split import NormalizationSplit
 from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
@@ -59,7 +54,7 @@ from .schedule import cosine_with_warm_up
 from .statistics import RunningStatistics
 from .torch_model import TrainingMode, UninformedStudentsModel
 
-__all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents", "choose_components"]
+__all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +95,7 @@ BEFORE_NAMED: Mapping[str, Any] = {
 """Values for checkpoints that were saved before these arguments existed."""
 
 
-class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
+class UninformedStudents(Detector, AnomalibModule):
     """Lightning module of the student-teacher ensembles of Bergmann et al. (CVPR 2020).
 
     Args:
@@ -166,6 +161,8 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
     """
 
     before_named: ClassVar[Mapping[str, Any]] = BEFORE_NAMED
+    decisive: ClassVar[tuple[str, ...]] = ("patch_sizes", "n_students", "descriptor_dim", "architecture", "mode")
+    detached: ClassVar[Mapping[str, Any]] = {"teacher": None}
     paper_epochs: ClassVar[int] = PAPER_EPOCHS
 
     def __init__(
@@ -270,18 +267,6 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         else:
             self._choose_threshold()
 
-    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Predict anomaly maps and scores.
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            The batch, with predictions.
-        """
-        predictions = self.model(batch.image)
-        return batch.update(**predictions._asdict())
-
     def on_train_end(self) -> None:
         """Normalise the scores with the final students, if no validation has done so, and say what they decide."""
         self._normalise_scores()
@@ -303,10 +288,9 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
             # The checkpoint refers to the statistics, which change in place.
             self._normalise_scores()
         super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"]["teacher"] = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pre- and post-processor, and see that the weights fit the model.
+        """Restore the pre- and post-processor, and how the checkpoint's model is scored.
 
         Args:
             checkpoint: Checkpoint that is loaded.
@@ -314,19 +298,11 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         Raises:
             ValueError: If the checkpoint is of a model with other networks.
         """
-        arguments = {
-            "patch_sizes": self.model.patch_sizes,
-            "n_students": len(self.model.scales[0].students),
-            "descriptor_dim": self.model.scales[0].teacher.descriptor_dim,
-            "architecture": self.model.architecture,
-            "mode": self.model.mode,
-        }
-        check_arguments(checkpoint, arguments, BEFORE_NAMED)
+        super().on_load_checkpoint(checkpoint)
         saved = {**BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
         self.model.score_window = saved["score_window"]
         for ensemble in self.model.scales:
             ensemble.shared_layers = saved["shared_layers"]
-        super().on_load_checkpoint(checkpoint)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam over the students, with the learning rate of the chosen schedule.
@@ -372,22 +348,6 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         """
         return AnomalibModule.configure_pre_processor(image_size or (IMAGE_SIZE, IMAGE_SIZE))
 
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure the default evaluator.
-
-        Returns:
-            AUROC and F1 of images and pixels, and AUPRO up to a false positive rate of 0.3, the paper's measure.
-        """
-        return Evaluator(
-            test_metrics=[
-                *_image_metrics(),
-                AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
-                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
-                AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False, fpr_limit=0.3),
-            ],
-        )
-
     def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
         """Choose what the user leaves open: how long to train, when to validate and to save, and in which precision.
 
@@ -397,16 +357,6 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
         self.chooses_length = has_open_length(settings)
         self.chooses_precision = settings.get("precision") is None
         self.validates_once = validate_and_save(settings)
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments of the trainer that the model depends on: no validation before there are statistics."""
-        return {"num_sanity_val_steps": 0}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """The model learns from anomaly-free images."""
-        return LearningType.ONE_CLASS
 
     def _training_precision(self) -> AbstractContextManager[object]:
         """Compute in bfloat16 where that is native and the user has not named a precision."""
@@ -501,51 +451,6 @@ class UninformedStudents(CheckpointFormat, CheckedImages, ExactExport, AnomalibM
                 images = self.pre_processor.transform(images)
             with self.trainer.precision_plugin.forward_context():
                 yield images
-
-
-def choose_components(
-    mode: Mode,
-    patch_sizes: Sequence[int],
-    image_size: int,
-    pre_processor: PreProcessor | bool,
-    evaluator: Evaluator | bool,
-    visualizer: Visualizer | bool,
-) -> dict[str, Any]:
-    """Choose the components around a model that ``True`` stands for.
-
-    Args:
-        mode: What is scored.
-        patch_sizes: Sides of the patches that an image is zoomed to in the mode ``"patch"``.
-        image_size: Side that images are resized to in the mode ``"pixel"``.
-        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size``, or to the largest patch size in the
-            mode ``"patch"``, and ImageNet normalisation.
-        evaluator: Evaluator, or ``True`` for AUROC and F1 of images.
-        visualizer: Visualizer, or ``True`` for none, since there is no map to show.
-
-    Returns:
-        Arguments of ``AnomalibModule``.
-    """
-    if pre_processor is True:
-        # The model raises an error if there are no patch sizes.
-        side = max(patch_sizes, default=0) if mode == "patch" else image_size
-        if side < 1 and mode != "patch":
-            msg = f"image_size must be a positive number of pixels, got {image_size}."
-            raise ValueError(msg)
-        pre_processor = AnomalibModule.configure_pre_processor((side, side))
-    if mode == "patch":
-        if evaluator is True:
-            evaluator = Evaluator(test_metrics=_image_metrics())
-        if visualizer is True:
-            visualizer = False
-    return {"pre_processor": pre_processor, "evaluator": evaluator, "visualizer": visualizer}
-
-
-def _image_metrics() -> list[AnomalibMetric]:
-    """AUROC and F1 of the scores and labels of images."""
-    return [
-        AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
-        F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
-    ]
 
 
 def _compression_type(name: str) -> CompressionType:

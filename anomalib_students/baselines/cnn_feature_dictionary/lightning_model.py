@@ -14,8 +14,9 @@ See Also:
     :class:`.torch_model.CNNFeatureDictionaryModel`: the network and the dictionary, without the training.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -24,11 +25,6 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
 from anomalib_students.baselines.one_pass import OnePassTraining
-from anomalib_students.data.data_check import CheckedImages
-from anomalib_students.engine.checkpoint_check import check_arguments
-from anomalib_students.engine.checkpoint_format import CheckpointFormat
-from anomalib_students.export.exact_export import ExactExport
-from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.teacher.source import DistillationSource
 
 from .dictionary import FeatureDictionary
@@ -36,10 +32,8 @@ from .torch_model import CNNFeatureDictionaryModel
 
 __all__ = ["CNNFeatureDictionary"]
 
-SOURCE_ARGUMENTS = ("source", "source_layer", "input_size")
 
-
-class CNNFeatureDictionary(OnePassTraining, CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
+class CNNFeatureDictionary(OnePassTraining, AnomalibModule):
     """Lightning module of the CNN Feature Dictionary of Napoletano et al. (2018), as Bergmann et al. evaluate it.
 
     It trains in one epoch, in which it collects features of patches of the training images.
@@ -78,6 +72,9 @@ class CNNFeatureDictionary(OnePassTraining, CheckpointFormat, CheckedImages, Exa
         20
     """
 
+    decisive: ClassVar[tuple[str, ...]] = ("patch_size", "source", "source_layer", "input_size")
+    detached: ClassVar[Mapping[str, Any]] = {"source_checkpoint": None, "pretrained": False}
+
     def __init__(
         self,
         patch_size: int = 65,
@@ -114,33 +111,3 @@ class CNNFeatureDictionary(OnePassTraining, CheckpointFormat, CheckedImages, Exa
             patches_per_image=patches_per_image,
         )
         self.n_samples = n_samples
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint independent of the source's weights elsewhere.
-
-        Args:
-            checkpoint: Checkpoint about to be written.
-        """
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"].update(source_checkpoint=None, pretrained=False)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pre- and post-processor, and see that the weights fit the model.
-
-        Args:
-            checkpoint: Checkpoint that is loaded.
-
-        Raises:
-            ValueError: If the checkpoint is of another source, or of patches of another size.
-        """
-        check_arguments(checkpoint, {name: self.hparams[name] for name in ("patch_size", *SOURCE_ARGUMENTS)})
-        super().on_load_checkpoint(checkpoint)
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure the default evaluator.
-
-        Returns:
-            That of ``UninformedStudents``, for figures that can be compared.
-        """
-        return UninformedStudents.configure_evaluator()

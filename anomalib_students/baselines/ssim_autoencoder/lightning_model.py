@@ -15,10 +15,9 @@ See Also:
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
-from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -29,14 +28,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
-from anomalib_students.data.data_check import CheckedImages
-from anomalib_students.engine.checkpoint_check import check_arguments
-from anomalib_students.engine.checkpoint_format import CheckpointFormat
 from anomalib_students.engine.random_state import RandomState
 from anomalib_students.engine.termination import Termination
 from anomalib_students.engine.training_time import TrainingTime
-from anomalib_students.export.exact_export import ExactExport
-from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.model.detector import Detector
 
 from .similarity import CONSTANTS
 from .torch_model import SSIMAutoencoderModel
@@ -47,7 +42,7 @@ RANGE_TOLERANCE = 1e-3
 """How far pixels may exceed [0, 1], for the rounding of a pre-processor."""
 
 
-class SSIMAutoencoder(CheckpointFormat, CheckedImages, ExactExport, AnomalibModule):
+class SSIMAutoencoder(Detector, AnomalibModule):
     """Lightning module of the SSIM-Autoencoder of Bergmann et al. (VISAPP 2019), as evaluated on MVTec AD.
 
     Args:
@@ -73,6 +68,7 @@ class SSIMAutoencoder(CheckpointFormat, CheckedImages, ExactExport, AnomalibModu
         200
     """
 
+    decisive: ClassVar[tuple[str, ...]] = ("patch_size", "latent_dim")
     paper_epochs: ClassVar[int] = 200
 
     def __init__(
@@ -134,30 +130,6 @@ class SSIMAutoencoder(CheckpointFormat, CheckedImages, ExactExport, AnomalibModu
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))
         return {"loss": loss}
 
-    def validation_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Predict anomaly maps and scores.
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            The batch, with predictions.
-        """
-        predictions = self.model(batch.image)
-        return batch.update(**predictions._asdict())
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pre- and post-processor, and see that the weights fit the model.
-
-        Args:
-            checkpoint: Checkpoint that is loaded.
-
-        Raises:
-            ValueError: If the checkpoint is of another network.
-        """
-        check_arguments(checkpoint, {name: self.hparams[name] for name in ("patch_size", "latent_dim")})
-        super().on_load_checkpoint(checkpoint)
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the network.
 
@@ -177,25 +149,3 @@ class SSIMAutoencoder(CheckpointFormat, CheckedImages, ExactExport, AnomalibModu
             Pre-processor that resizes images, and leaves their range as it is.
         """
         return PreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure the default evaluator.
-
-        Returns:
-            That of ``UninformedStudents``, for figures that can be compared.
-        """
-        return UninformedStudents.configure_evaluator()
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments of the trainer that the model depends on: no validation before it is trained.
-
-        anomalib would warn that the few images of it are not enough to set a threshold.
-        """
-        return {"num_sanity_val_steps": 0}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """The model learns from anomaly-free images."""
-        return LearningType.ONE_CLASS
