@@ -13,6 +13,7 @@ class DescriptorSample:
 
     Args:
         size: Number of descriptors to keep, at least 1.
+        generator: Where the keys come from. By default torch's own random numbers.
 
     Raises:
         ValueError: If ``size`` is less than 1.
@@ -25,11 +26,12 @@ class DescriptorSample:
         torch.Size([10, 128])
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, generator: torch.Generator | None = None) -> None:
         if size < 1:
             msg = f"n_samples must be at least 1, got {size}."
             raise ValueError(msg)
         self._size = size
+        self._generator = generator
         self._keys = torch.empty(0)
         self._slots = torch.empty(0)
 
@@ -47,7 +49,7 @@ class DescriptorSample:
         if self._slots.ndim == 1:
             self._slots = torch.empty(self._size, descriptors.shape[1])
         n_before = len(self._keys)
-        keys = torch.cat([self._keys, torch.rand(len(descriptors))])
+        keys = torch.cat([self._keys, torch.rand(len(descriptors), generator=self._generator)])
         kept = keys.topk(min(self._size, len(keys)), largest=False).indices
         arriving = kept[kept >= n_before]
         is_free = torch.ones(len(kept), dtype=torch.bool)

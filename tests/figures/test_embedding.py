@@ -91,7 +91,7 @@ def test_lines_lead_from_the_teacher_to_circles_as_large_as_the_uncertainty(monk
     axes = draw_embedding({"p = 33": make_sampler()}).axes[0]
     # The sampler draws them in another order.
     drawn = make_sampler().drawn
-    order = [int(np.flatnonzero(pixels.score == score)[0]) for score in drawn.score]
+    order = [int(np.flatnonzero(pixels.score.astype(np.float32) == score)[0]) for score in drawn.score]
     circles = [one for one in axes.collections if isinstance(one, EllipseCollection)]
     lines = [one for one in axes.collections if isinstance(one, LineCollection)]
     centres = np.concatenate([np.asarray(one.get_offsets()) for one in circles])
@@ -119,7 +119,7 @@ def test_the_histogram_has_all_pixels_and_tells_the_auroc():
 def test_one_class_alone_is_drawn(is_anomalous):
     pixels = make_pixels()
     sampler = PixelSampler(100)
-    sampler.add(pixels.take(np.flatnonzero(pixels.is_anomalous == is_anomalous)))
+    sampler.add(Pixels(*(values[pixels.is_anomalous == is_anomalous] for values in pixels)))
     figure = draw_embedding({"p = 33": sampler})
     assert "AUROC" not in figure.axes[1].get_title()
     assert png_bytes(figure, dpi=50)

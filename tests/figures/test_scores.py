@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from anomalib_students.figures import scores
 from anomalib_students.figures.examples import find_test_images, named_images, read_examples
-from anomalib_students.figures.pixels import PixelSampler
+from anomalib_students.figures.pixels import Pixels, PixelSampler
 from anomalib_students.figures.scores import (
     MULTI_SCALE,
     describe_patches,
@@ -84,9 +84,7 @@ def test_described_pixels_are_those_of_the_grid(model, max_tile):
     stride = 4
     parts = list(describe_pixels(ensemble, image, truth, stride, max_tile))
     assert (len(parts) > 1) == (max_tile < 57)
-    pixels = parts[0]
-    for part in parts[1:]:
-        pixels = pixels.join(part)
+    pixels = Pixels(*map(np.concatenate, zip(*parts, strict=True)))
 
     with torch.no_grad():
         teacher = (dense_descriptors(ensemble.teacher, image, stride) - ensemble.descriptor_mean) / (
@@ -105,8 +103,8 @@ def test_described_pixels_are_those_of_the_grid(model, max_tile):
             expected[row, column] = (teacher[place].numpy(), mean, spread, score[row, column], truth[row, column])
     order = np.argsort(pixels.score)
     wanted = sorted(expected.values(), key=lambda values: values[3])
-    for found, column in zip(pixels.take(order), zip(*wanted, strict=True), strict=True):
-        np.testing.assert_allclose(found.astype(float), np.array(column, float), rtol=1e-3, atol=1e-4)
+    for found, column in zip(pixels, zip(*wanted, strict=True), strict=True):
+        np.testing.assert_allclose(found[order].astype(float), np.array(column, float), rtol=1e-3, atol=1e-4)
 
 
 def test_described_patches_are_whole_images(patch_model):
