@@ -24,9 +24,9 @@ class Autoencoder(TrainedDistribution):
         self.decoder = fully_connected(widths[::-1])
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Reconstruction error; see the base class."""
+        """Reconstruction error."""
         return (self.decoder(self.encoder(descriptors)) - descriptors).square().sum(dim=1)
 
     def loss(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Mean reconstruction error; see the base class."""
+        """Mean reconstruction error."""
         return self(descriptors).mean()

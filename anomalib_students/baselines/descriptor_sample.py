@@ -41,11 +41,7 @@ class DescriptorSample:
         return self._slots[: len(self._keys)]
 
     def update(self, descriptors: torch.Tensor) -> None:
-        """Let descriptors take part in the draw.
-
-        Args:
-            descriptors: Descriptors of shape ``(n, d)``, on any device.
-        """
+        """Let descriptors of shape ``(n, d)``, on any device, take part in the draw."""
         if self._slots.ndim == 1:
             self._slots = torch.empty(self._size, descriptors.shape[1])
         n_before = len(self._keys)

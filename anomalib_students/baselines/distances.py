@@ -9,29 +9,14 @@ REFERENCES_AT_ONCE = 2048
 
 
 def squared_distances(vectors: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """Squared Euclidean distance of each vector from each reference.
-
-    Args:
-        vectors: Vectors of shape ``(N, k)``.
-        references: References of shape ``(M, k)``.
-
-    Returns:
-        Squared distances of shape ``(N, M)``, not negative.
-    """
+    """Squared Euclidean distance of each vector ``(N, k)`` from each reference ``(M, k)``, of shape ``(N, M)``."""
     # |v - r|^2 = |v|^2 + |r|^2 - 2 v r, which rounding can take below zero.
     partial = torch.addmm(references.square().sum(dim=1), vectors, references.T, alpha=-2)
     return (partial + vectors.square().sum(dim=1, keepdim=True)).clamp_min(0)
 
 
 def nearest_distance(vectors: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """Euclidean distance of each vector from its nearest reference.
-
-    Args:
-        vectors: Vectors of shape ``(N, k)``.
-        references: References of shape ``(M, k)`` with ``M >= 1``.
-
-    Returns:
-        Distances of shape ``(N,)``.
+    """Euclidean distance of each vector ``(N, k)`` from its nearest reference ``(M, k)``, of shape ``(N,)``.
 
     Example:
         >>> nearest_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[0.0, 0.0], [4.0, 3.0]]))

@@ -13,23 +13,16 @@ MOST_SAMPLES = 1_000_000
 
 
 def check_fitted(is_fitted: torch.Tensor) -> None:
-    """Refuse to score before a model of descriptors is fitted.
-
-    Args:
-        is_fitted: Whether it is; a scalar.
-
-    Raises:
-        RuntimeError: If it is not.
-    """
+    """Raise a ``RuntimeError`` if a model of descriptors is not fitted."""
     if not is_fitted:
         msg = "The model is not fitted yet: train it, or load a checkpoint of one that was trained."
         raise RuntimeError(msg)
 
 
 class DescriptorDistribution(DynamicBufferMixin):
-    """A model of the descriptors of anomaly-free images, which tells how far others are from it.
+    """A model of the descriptors of anomaly-free images, which scores how far others are from it.
 
-    What is fitted lies in parameters and buffers, so that checkpoints and exported models contain it. The mixin of
+    The fitted values are parameters and buffers, so that checkpoints and exported models contain them. The mixin of
     anomalib lets the buffers take the sizes that a checkpoint has.
 
     Attributes:
@@ -40,19 +33,8 @@ class DescriptorDistribution(DynamicBufferMixin):
 
     @abstractmethod
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Fit the model.
-
-        Args:
-            descriptors: Descriptors of anomaly-free images, of shape ``(n, d)`` in float32, on the model's device.
-        """
+        """Fit the model to descriptors of shape ``(n, d)`` in float32, on the model's device."""
 
     @abstractmethod
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Score descriptors.
-
-        Args:
-            descriptors: Descriptors of shape ``(N, d)`` in float32.
-
-        Returns:
-            Scores of shape ``(N,)``: the larger, the less likely in an anomaly-free image.
-        """
+        """Score descriptors ``(N, d)``, to shape ``(N,)``: the larger, the less likely in an anomaly-free image."""

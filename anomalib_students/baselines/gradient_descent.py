@@ -20,14 +20,7 @@ HIDDEN_WIDTHS = (64, 32, 10)
 
 
 def fully_connected(widths: Sequence[int]) -> nn.Sequential:
-    """Make a network of linear layers with leaky rectified linear units between them.
-
-    Args:
-        widths: Number of values before, between and after the layers.
-
-    Returns:
-        The network; its last layer is linear.
-    """
+    """Make linear layers of the given widths, with leaky rectified linear units between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(NEGATIVE_SLOPE)]
@@ -76,10 +69,7 @@ class TrainedDistribution(DescriptorDistribution):
         self.max_gradient_norm = max_gradient_norm
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Train on the descriptors; see the base class.
-
-        Args:
-            descriptors: Descriptors of shape ``(n, d)``.
+        """Train on the descriptors.
 
         Raises:
             ValueError: If the training diverges.
@@ -100,11 +90,4 @@ class TrainedDistribution(DescriptorDistribution):
 
     @abstractmethod
     def loss(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Compute the loss of a batch.
-
-        Args:
-            descriptors: Descriptors of shape ``(B, d)``.
-
-        Returns:
-            Loss, a scalar.
-        """
+        """Compute the loss of a batch of descriptors ``(B, d)``, a scalar."""

@@ -42,10 +42,7 @@ class KMeans(DescriptorDistribution):
         self.register_buffer("centres", torch.empty(0, 0))
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Find the principal components, and cluster them; see the base class.
-
-        Args:
-            descriptors: Descriptors of shape ``(n, d)``.
+        """Find the principal components, and cluster them.
 
         Raises:
             ValueError: If there are fewer descriptors than centres.
@@ -67,5 +64,5 @@ class KMeans(DescriptorDistribution):
         self.centres = descriptors.new_tensor(clustering.cluster_centers_)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Distance to the nearest centre; see the base class."""
+        """Distance to the nearest centre."""
         return nearest_distance(self.reduction(descriptors), self.centres)

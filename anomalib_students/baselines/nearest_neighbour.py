@@ -41,11 +41,11 @@ class NearestNeighbour(DescriptorDistribution):
         self.register_buffer("dictionary", torch.empty(0, 0))
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Find the principal components, and draw the dictionary; see the base class."""
+        """Find the principal components, and draw the dictionary."""
         self.reduction.fit(descriptors)
         chosen = torch.randperm(len(descriptors))[: self.dictionary_size]
         self.dictionary = self.reduction(descriptors[chosen.to(descriptors.device)])
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Distance to the nearest descriptor of the dictionary; see the base class."""
+        """Distance to the nearest descriptor of the dictionary."""
         return nearest_distance(self.reduction(descriptors), self.dictionary)

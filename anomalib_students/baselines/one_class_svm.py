@@ -66,7 +66,7 @@ class OneClassSVM(DescriptorDistribution):
         self.register_buffer("kernel_gamma", torch.ones(()))
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Find the principal components, and the support vectors among them; see the base class."""
+        """Find the principal components, and the support vectors among them."""
         # Not every program that knows the model fits it.
         from sklearn import svm
 
@@ -84,7 +84,7 @@ class OneClassSVM(DescriptorDistribution):
         self.kernel_gamma = descriptors.new_tensor(gamma)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Offset minus kernel expansion, which is positive outside of the region; see the base class."""
+        """Offset minus kernel expansion, which is positive outside of the region."""
         components = self.reduction(descriptors)
         blocks = zip(
             self.support_vectors.split(REFERENCES_AT_ONCE), self.weights.split(REFERENCES_AT_ONCE), strict=True

@@ -30,11 +30,7 @@ class OnePassTraining(Detector):
     _sample: DescriptorSample | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the status after SIGTERM to anomalib's callbacks.
-
-        Returns:
-            Pre- and post-processor, evaluator and visualizer, and the status.
-        """
+        """Add the exit status after SIGTERM to anomalib's callbacks."""
         return [*super().configure_callbacks(), Termination("Start anew: training in one pass can't be resumed.")]
 
     def on_fit_start(self) -> None:
@@ -44,11 +40,8 @@ class OnePassTraining(Detector):
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Let the descriptors of a batch take part in the sample.
 
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
         Returns:
-            Zero, for Lightning to count the step: the descriptors are modelled when all are there.
+            Zero, for Lightning to count the step: the descriptors are modelled when all of them are collected.
         """
         cast("DescriptorSample", self._sample).update(self.model.describe(batch.image))
         return torch.zeros((), device=self.device, requires_grad=True)
@@ -70,8 +63,7 @@ class OnePassTraining(Detector):
     def trainer_arguments(self) -> dict[str, Any]:
         """Arguments of the trainer that the model depends on: one pass over the images, by one process.
 
-        After the only epoch there must be a validation: anomalib's AUROC takes scores to be logits if it has not
-        measured their range, and large ones are then all the same to it.
+        After the only epoch there must be a validation, which measures the range of the scores.
         """
         return {"max_epochs": 1, "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0, "devices": 1}
 

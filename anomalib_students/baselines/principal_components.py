@@ -39,11 +39,7 @@ class PrincipalComponents(DynamicBufferMixin):
         self.register_buffer("directions", torch.empty(0, 0))
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Find the principal components.
-
-        Args:
-            descriptors: Descriptors of shape ``(n, d)``.
-        """
+        """Find the principal components of descriptors of shape ``(n, d)``."""
         # Not every program that knows the model fits it.
         from sklearn.decomposition import PCA
 
@@ -52,12 +48,5 @@ class PrincipalComponents(DynamicBufferMixin):
         self.directions = descriptors.new_tensor(analysis.components_.T)
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Project descriptors.
-
-        Args:
-            descriptors: Descriptors of shape ``(N, d)``.
-
-        Returns:
-            Their principal components, of shape ``(N, k)``, with mean zero where the descriptors are those of ``fit``.
-        """
+        """Project descriptors ``(N, d)`` to their principal components ``(N, k)``."""
         return (descriptors - self.mean) @ self.directions

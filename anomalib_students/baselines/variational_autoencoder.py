@@ -46,13 +46,13 @@ class VariationalAutoencoder(TrainedDistribution):
         self.register_buffer("noise", torch.randn(n_passes, 1, code_dim))
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Negative logarithm of the reconstruction probability, averaged over the passes; see the base class."""
+        """Negative logarithm of the reconstruction probability, averaged over the passes."""
         mean, log_variance = self._encode(descriptors)
         codes = mean + (log_variance / 2).exp() * self.noise
         return self._negative_log_likelihood(descriptors, codes).mean(dim=0)
 
     def loss(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Negative evidence lower bound, from one code for each descriptor; see the base class."""
+        """Negative evidence lower bound, from one code for each descriptor."""
         mean, log_variance = self._encode(descriptors)
         codes = mean + (log_variance / 2).exp() * torch.randn_like(mean)
         # Kullback-Leibler divergence from the standard normal distribution.

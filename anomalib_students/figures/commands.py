@@ -43,9 +43,9 @@ def maps(
         data: Data module of anomalib, whose test images are shown with their ground truth.
         images: Files or folders of images; with data, test images of them by the ends of their paths, such as
             crack/000.png. By default defective test images, the first of each type of defect.
-        n_images: How many images are shown where none are named.
+        n_images: Number of images that are shown if none are named.
         images_as: Whether an image is a row (Figure 5) or a column (Figures 1 and 6).
-        show_images: Show the images and their ground truth beside the maps. Mind their licence.
+        show_images: Show the images and their ground truth beside the maps. Check whether their licence allows it.
         shared_colours: A colour is the same score in the maps of all images; otherwise each map has colours of its own.
         dpi: Pixels per inch; a figure is at most 8.3 inches wide.
         device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
@@ -90,14 +90,14 @@ def embedding(
     """Draw descriptors of normal and anomalous pixels in the plane, and a histogram of the scores (Figure 4).
 
     The descriptors of the teacher and the means of the students are embedded by multidimensional scaling. The larger
-    the circle around the mean of the students, the less they agree. For a model with mode patch, whole images stand in
-    the place of pixels.
+    the circle around the mean of the students, the less they agree. For a model with mode patch, the points are whole
+    images.
 
     Args:
         checkpoint: Checkpoint of a trained model.
         output: PNG file to write.
         data: Data module of anomalib, whose test images are described.
-        n_images: How many of them, of all types of defects, and good ones; by default all.
+        n_images: Number of images, spread over the types of defects and the good ones; by default all.
         n_pixels: Pixels, or whole images, of each class whose descriptors are shown, drawn from all that the model
             scores.
         seed: Seed of the draw.
@@ -107,8 +107,8 @@ def embedding(
     Raises:
         OSError: If checkpoint or data are missing, or the output cannot be written.
         RuntimeError: If there is no such device.
-        ValueError: If there are no test images, one of them or the checkpoint cannot be read, the data do not tell what
-            is anomalous, or a number is out of range.
+        ValueError: If there are no test images, one of them or the checkpoint cannot be read, the data have neither
+            masks nor labels, or a number is out of range.
     """
     from .scores import load_model, sample_patches, sample_pixels
 

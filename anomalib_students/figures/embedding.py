@@ -44,14 +44,8 @@ def embed(pixels: Pixels) -> Embedding:
     """Embed the descriptors of teacher and students together by multidimensional scaling.
 
     Metric scaling (SMACOF) moves the points until their distances are as close as possible to those of the descriptors.
-    It starts from classical scaling, which for Euclidean distances is the projection on the first two principal
-    components, so that the result does not depend on chance.
-
-    Args:
-        pixels: Pixels, at least two.
-
-    Returns:
-        The embedding.
+    It starts from classical scaling, the projection on the first two principal components, so that the result does not
+    depend on chance.
 
     Raises:
         ValueError: If there are less than two pixels.
@@ -80,7 +74,7 @@ def draw_embedding(scales: Mapping[str, PixelSampler], what: Literal["pixels", "
 
     Args:
         scales: Sampled pixels, by the names of the scales.
-        what: What each of them stands for: itself, or the image that is one patch.
+        what: What a point stands for: a pixel, or an image that is one patch.
 
     Returns:
         The figure.

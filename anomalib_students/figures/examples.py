@@ -17,13 +17,7 @@ Images = AnomalibDataset | ConcatDataset[ImageItem]
 
 
 def find_test_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
-    """Take the test images of a data module.
-
-    Args:
-        datamodule: Data module of anomalib, set up or not.
-
-    Returns:
-        All its test images, with their ground truth.
+    """Return the test images of a data module, with their ground truth.
 
     Raises:
         OSError: If the data cannot be found.
@@ -78,23 +72,17 @@ def named_images(dataset: AnomalibDataset, paths: Sequence[Path]) -> AnomalibDat
         The chosen images, in the order of the data set.
 
     Raises:
-        ValueError: If no path or more than one of the data set ends in one of the names.
+        ValueError: If a path is that of none, or of several of the images.
     """
     return dataset.subsample(sorted({_position(dataset.samples, path) for path in paths}))
 
 
 def image_files(paths: Sequence[Path]) -> Images:
-    """Read images from files, without ground truth.
-
-    Args:
-        paths: Files, and folders of them.
-
-    Returns:
-        The images, in the order of the paths.
+    """Read images from files and folders of them, without ground truth, in the order of the paths.
 
     Raises:
         OSError: If there is no such file or folder.
-        ValueError: If a file is no image, or there are none in a folder.
+        ValueError: If a file is no image, or there are none.
     """
     if not paths:
         msg = "There are no images to show: name some."
@@ -107,7 +95,7 @@ def read_examples(dataset: Images, description: str | None = None) -> Iterator[I
 
     Args:
         dataset: Images.
-        description: What a progress bar says is done with them; None for no bar.
+        description: What a progress bar says; None for no bar.
 
     Yields:
         Batches of one image, with its ground truth if it has one.
@@ -126,14 +114,7 @@ def read_examples(dataset: Images, description: str | None = None) -> Iterator[I
 
 
 def name_of(path: str | Path) -> str:
-    """Name an image in a figure.
-
-    Args:
-        path: Path of the image.
-
-    Returns:
-        Its folder, which tells the type of its defect, and its name: ``crack/000``.
-    """
+    """Name an image in a figure by its folder, which tells the type of its defect, and its name: ``crack/000``."""
     path = Path(path)
     return f"{path.parent.name}/{path.stem}" if path.parent.name else path.stem
 

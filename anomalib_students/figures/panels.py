@@ -49,7 +49,7 @@ def draw_panels(
 ) -> Figure:
     """Draw images, their ground truth, and the anomaly maps of each scale and of all together.
 
-    The colours of a map begin at 0, the mean score of anomaly-free pixels, and end at its 99.9th percentile. Where they
+    The colours of a map begin at 0, the mean score of anomaly-free pixels, and end at its 99.9th percentile. If they
     are shared, they end at the highest of those of all images at this scale, and go with the square root of the score,
     so that slight anomalies are seen beside strong ones.
 
@@ -57,7 +57,7 @@ def draw_panels(
         images: Scored images, at least one.
         show_images: Show the images and their ground truth, and its outline in the maps; if not, the maps alone.
         images_as: ``"rows"`` or ``"columns"``.
-        shared_colours: Whether a colour is the same score in the maps of all images, and a colour bar tells which.
+        shared_colours: Whether a colour is the same score in the maps of all images, with a colour bar.
 
     Returns:
         The figure.
@@ -95,10 +95,7 @@ def _size(rows: int, columns: int, bars: Layout | None) -> tuple[float, float]:
 
 
 def _cells(figure: Figure, rows: int, columns: int, bars: Layout | None) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a figure into cells for pictures, and narrow ones for colour bars below or beside them.
-
-    The colour bars have cells of their own, so that pictures with and without one are in line.
-    """
+    """Divide a figure into cells for pictures, and narrow cells for colour bars, so that all pictures are in line."""
     if bars is None:
         return figure.subplots(rows, columns, squeeze=False), np.array([])
     if bars == "rows":

@@ -8,15 +8,7 @@ __all__ = ["png_bytes"]
 
 
 def png_bytes(figure: Figure, dpi: int = 150) -> bytes:
-    """Render a figure.
-
-    Args:
-        figure: Figure.
-        dpi: Pixels per inch.
-
-    Returns:
-        Content of a PNG file.
-    """
+    """Render a figure as a PNG file with so many pixels per inch."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()

@@ -28,16 +28,13 @@ def cut_crops(path: Path, number: int, crops: int, side: int, seed: int) -> np.n
 
     Args:
         path: Path of the photograph.
-        number: Number of the photograph, from which its random numbers follow.
+        number: Number of the photograph, which seeds its random numbers.
         crops: Number K of crops.
         side: Side S in pixels to which they are resized.
         seed: Seed of the random numbers.
 
     Returns:
         Crops of shape ``(K, 3, S, S)`` in uint8.
-
-    Raises:
-        ValueError: If the file cannot be read as an image.
     """
     image = read_rgb(path)
     return np.stack([_cut(image, crop, side, np.random.default_rng([number, crop, seed])) for crop in range(crops)])

@@ -68,7 +68,7 @@ class DistilSettings(TeacherSettings):
         return {**defaults, **(self.source_weights or {})}
 
     def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
+        """Check the settings."""
         if not self.files:
             msg = "Distillation needs at least one source network."
             raise ValueError(msg)

@@ -94,14 +94,7 @@ class Distillation(TeacherTraining):
         return descriptors.float(), targets[..., points, points].float()
 
     def training_step(self, batch: Batch) -> torch.Tensor:
-        """Compute the mean squared error on a batch.
-
-        Args:
-            batch: Crops and targets.
-
-        Returns:
-            The loss, a scalar.
-        """
+        """Compute the mean squared error on a batch of crops and targets."""
         loss = nn.functional.mse_loss(*self.predict(batch))
         self.log("distillation", loss, prog_bar=True, sync_dist=True)
         return loss
@@ -112,11 +105,7 @@ class Distillation(TeacherTraining):
         self._statistics = RunningCovariance(self.teacher.descriptor_dim)
 
     def validation_step(self, batch: Batch) -> None:
-        """Compare descriptors of held-out crops with their targets.
-
-        Args:
-            batch: Crops and targets.
-        """
+        """Compare descriptors of held-out crops with their targets."""
         descriptors, targets = self.predict(batch)
         self.compare(descriptors, targets)
         self._statistics.update(descriptors.movedim(1, -1).flatten(0, -2))

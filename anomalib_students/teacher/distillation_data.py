@@ -22,7 +22,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class DistillationData(LightningDataModule):
-    """Crops and targets, which the first process computes before the training if they are not there.
+    """Crops and targets, which the first process computes before the training if they are missing.
 
     Each batch follows from the seed and its number, so that a run can be resumed anywhere.
 
@@ -32,7 +32,7 @@ class DistillationData(LightningDataModule):
         dim: Dimension d of the targets, at most that of all components.
         batch_size: Crops in a batch of one process.
         seed: Seed of the order and of the flips.
-        progress: Whether the computation of the targets draws progress bars.
+        progress: Whether to draw progress bars while the targets are computed.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class DistillationData(LightningDataModule):
         self.progress = progress
 
     def prepare_data(self) -> None:
-        """Compute crops and targets that are not there."""
+        """Compute the crops and targets that are missing."""
         self.targets.write(self._trainer.strategy.root_device, self.progress)
 
     def train_dataloader(self) -> DataLoader:

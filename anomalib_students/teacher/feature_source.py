@@ -28,8 +28,8 @@ class FeatureSource(nn.Module):
 
     Args:
         name: Name of a timm model that has such features.
-        checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm's pretrained
-            weights are downloaded.
+        checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm downloads its
+            pretrained weights.
 
     Attributes:
         channels: Number of features in each block.
@@ -61,18 +61,11 @@ class FeatureSource(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Compute features.
-
-        Args:
-            images: Images of shape ``(B, 3, H, W)`` with values in [0, 1].
-
-        Returns:
-            Features at strides 8 and 16, of shape ``(B, C, H / 8, W / 8)`` and ``(B, C', H / 16, W / 16)``.
-        """
+        """Map images ``(B, 3, H, W)`` in [0, 1] to features ``(B, C, H / 8, W / 8)`` and ``(B, C, H / 16, W / 16)``."""
         return list(self.model((images - self.mean) / self.std))
 
     def check_side(self, side: int) -> None:
-        """Refuse crops that the model cannot see, such as one for a single size, before the others are described.
+        """Raise an error if the model cannot see crops of this side, as one that takes a single size.
 
         Args:
             side: Side S of the crops in pixels.

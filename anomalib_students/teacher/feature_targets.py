@@ -37,8 +37,8 @@ VERSION = 1
 class FeatureTargets:
     """Crops of photographs, and on a grid the principal components of the features that networks see in them.
 
-    All is written in parts, so that an interrupted computation is resumed with the first part that is not there. The
-    files lie in a folder that is named after all that they depend on, and shared by all runs that need the same.
+    They are written in parts, so that an interrupted computation resumes at the first missing part. Their folder is
+    named after all that they depend on, and shared by all runs that need the same.
 
     Args:
         folder: Folder for the folder of these targets.
@@ -51,7 +51,6 @@ class FeatureTargets:
         seed: Seed of the crops and of the sample on which the components are measured.
 
     Attributes:
-        paths: Paths of the photographs.
         n_components: Number of principal components.
         name: Name of the folder.
         folder: The folder.
@@ -99,7 +98,7 @@ class FeatureTargets:
         return len(self.paths) * self.crops
 
     def check_space(self) -> None:
-        """Refuse to begin what the disk has no room for.
+        """Raise an error if the disk has no room for the missing files.
 
         Raises:
             OSError: If the folder cannot be made, or there is less free space than the missing files need.
@@ -117,9 +116,9 @@ class FeatureTargets:
             raise OSError(msg)
 
     def write(self, device: torch.device, progress: bool = True) -> None:
-        """Compute all files that are not there yet.
+        """Compute all missing files.
 
-        All photographs are read first, so that one that is damaged is found before the sources have worked for long.
+        All photographs are read first, so that a damaged one is found before the sources have worked for long.
 
         Args:
             device: Device that the sources work on.
@@ -159,12 +158,9 @@ class FeatureTargets:
             Crops of shape ``(B, 3, S, S)`` in uint8, and targets of shape ``(B, d, S / 4, S / 4)`` in float16, of which
             entry ``(i, j)`` is centred in the pixels from ``(4 i, 4 j)`` to ``(4 i + 3, 4 j + 3)`` of the crop.
         """
-        crops, targets = [], []
-        for index in indices:
-            part, place = divmod(index, PART * self.crops)
-            crops.append(np.load(self._path("crops", part), mmap_mode="r")[place])
-            targets.append(np.load(self._path("targets", part), mmap_mode="r")[place, ..., :dim])
-        return torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(targets)).movedim(-1, 1)
+        crops = np.stack([self._stored("crops", index) for index in indices])
+        targets = np.stack([self._stored("targets", index)[..., :dim] for index in indices])
+        return torch.from_numpy(crops), torch.from_numpy(targets).movedim(-1, 1)
 
     @property
     def _grid(self) -> int:
@@ -182,7 +178,7 @@ class FeatureTargets:
         return [part for part in range(n_parts) if not self._path(kind, part).is_file()]
 
     def _each_missing(self, kind: str, compute: Callable[[int], np.ndarray], description: str, progress: bool) -> None:
-        """Compute and write the parts that are not there."""
+        """Compute and write the missing parts."""
         missing = self._missing(kind)
         for part in track(missing, description, disable=not (missing and progress)):
             content = BytesIO()
@@ -205,7 +201,7 @@ class FeatureTargets:
         statistics = RunningCovariance(sum(self._channels))
         starts = range(0, len(sample), BATCH_SIZE)
         for start in track(starts, "Measuring features", disable=not progress):
-            crops = np.stack([self._crop(index) for index in sample[start : start + BATCH_SIZE]])
+            crops = np.stack([self._stored("crops", index) for index in sample[start : start + BATCH_SIZE]])
             points = torch.from_numpy(random.permutation(self._grid**2)[:SAMPLED_POINTS])
             features = self._features(torch.from_numpy(crops), device).flatten(1, 2)
             statistics.update(features[:, points.to(device)].flatten(0, 1))
@@ -213,9 +209,9 @@ class FeatureTargets:
             self._components_path
         )
 
-    def _crop(self, index: int) -> np.ndarray:
+    def _stored(self, kind: str, index: int) -> np.ndarray:
         part, place = divmod(int(index), PART * self.crops)
-        return np.load(self._path("crops", part), mmap_mode="r")[place]
+        return np.load(self._path(kind, part), mmap_mode="r")[place]
 
     def _features(self, crops: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Describe crops by all features: shape (B, S / 4, S / 4, C)."""
@@ -223,7 +219,7 @@ class FeatureTargets:
 
 
 def _digest(source: FeatureSource) -> str:
-    """Digest the weights of a source, which may be others in a file of the same name."""
+    """Digest the weights of a source: a file of the same name may have others."""
     digest = hashlib.sha256()
     for name, weight in sorted(source.state_dict().items()):
         digest.update(name.encode())

@@ -56,13 +56,7 @@ class ImageStore:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """List the images below a folder in a stable order.
-
-    Args:
-        folder: Folder, searched recursively.
-
-    Returns:
-        Paths of all files with the suffix of an image, sorted.
+    """List the images below a folder, sorted by their paths.
 
     Raises:
         FileNotFoundError: If the folder does not exist or has no images.
@@ -78,14 +72,11 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def load_images(paths: Sequence[Path], side: int) -> list[torch.Tensor]:
-    """Decode images.
+    """Decode images to RGB of shape ``(3, H, W)`` in uint8.
 
     Args:
         paths: Paths of images in any mode that Pillow reads.
         side: Greatest length of the shorter side in pixels: larger images are reduced to it.
-
-    Returns:
-        RGB images of shape ``(3, H, W)`` in uint8.
 
     Raises:
         ValueError: If a file cannot be read as an image.

@@ -89,7 +89,7 @@ class PatchSampler:
 
         Returns:
             Patches of shape ``(1, B, 3, p, p)``, or with triplets anchors, positives and negatives of shape
-            ``(3, B, 3, p, p)``; values in ``[0, 1]`` but for the positives' noise.
+            ``(3, B, 3, p, p)``; values in ``[0, 1]`` except for the positives' noise.
         """
         random = np.random.default_rng((self.seed, number))
         anchors = self._draw_crops(random.integers(len(self.images), size=self.total), random)

@@ -74,7 +74,7 @@ class PretrainSettings(TeacherSettings):
     """Arithmetic of the networks."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
+        """Check the loss weights and the margin."""
         weights = self.loss_weights
         if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
             given = ", ".join(f"{name}={weight}" for name, weight in weights.items())
@@ -182,14 +182,7 @@ class TeacherPretraining(TeacherTraining):
         return DataLoader(BatchNumbers(0, HELD_OUT_BATCHES), batch_size=None)
 
     def training_step(self, number: int) -> torch.Tensor:
-        """Compute the loss of eq. 6 on a batch of random patches.
-
-        Args:
-            number: Number of the batch.
-
-        Returns:
-            The loss, a scalar.
-        """
+        """Compute the loss of eq. 6 on the random patches of a batch."""
         loss, terms = self.loss(self._train_patches.draw(number))
         self.log_dict(terms, prog_bar=True, sync_dist=True)
         return loss
@@ -223,11 +216,7 @@ class TeacherPretraining(TeacherTraining):
         self._n_ordered = 0
 
     def validation_step(self, number: int) -> None:
-        """Compare decoded descriptors of held-out patches with the source's, and order held-out triplets.
-
-        Args:
-            number: Number of the batch.
-        """
+        """Compare decoded descriptors of held-out patches with the source's, and order held-out triplets."""
         patches = normalise(self._held_out_patches.draw(number))
         descriptors = self._describe(patches)
         if self._source:

@@ -67,14 +67,7 @@ class PrincipalComponents:
         return cls((scale[:, None] * directions / deviation).float(), statistics.mean.float())
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """Project features.
-
-        Args:
-            features: Features of shape ``(..., C)``.
-
-        Returns:
-            Components of shape ``(..., n)``.
-        """
+        """Project features of shape ``(..., C)`` to components of shape ``(..., n)``."""
         return (features - self.mean) @ self.matrix
 
     def to(self, device: torch.device) -> "PrincipalComponents":
@@ -82,14 +75,7 @@ class PrincipalComponents:
         return PrincipalComponents(self.matrix.to(device), self.mean.to(device))
 
     def save(self, path: Path) -> None:
-        """Write the map to a file, whole or not at all.
-
-        Args:
-            path: Path of the file.
-
-        Raises:
-            OSError: If the file cannot be written.
-        """
+        """Write the map to a file, whole or not at all."""
         replace_file(path, save({"matrix": self.matrix.contiguous(), "mean": self.mean}))
 
     @classmethod
@@ -99,5 +85,5 @@ class PrincipalComponents:
 
 
 def _divisor(std: torch.Tensor) -> torch.Tensor:
-    """Return 1 in place of a standard deviation of 0."""
+    """Replace standard deviations of 0 by 1."""
     return torch.where(std > 0, std, torch.ones_like(std)).float()

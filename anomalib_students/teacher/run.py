@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
-    """Refuse now what would fail after hours.
+    """Check what would otherwise fail after hours.
 
     Args:
         settings: Settings of the task.
@@ -139,7 +139,7 @@ def _create_trainer(settings: TeacherSettings, folder: Path, arguments: Mapping[
 
 
 def _check_resumed_settings(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse to resume a run of other settings."""
+    """Raise an error if the run to be resumed had other settings."""
     saved = checkpoint["hyper_parameters"]
     changed = [f"{name}={saved.get(name)}" for name, value in settings.items() if saved.get(name) != value]
     if changed:

@@ -20,17 +20,17 @@ LAST_LAYER_HINT = "If it ends before, name the last layer that it has as source_
 
 
 class DistillationSource(nn.Module):
-    """Describe patches with a frozen network, as a rule one of timm.
+    """Describe patches with a frozen network, usually one of timm.
 
     Args:
         name: Name of a timm model, or ``"bundled"`` for the teacher for p = 33 that comes with the package, which needs
-            no weights from elsewhere.
-        checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm's pretrained
-            weights are downloaded.
+            no other weights.
+        checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm downloads its
+            pretrained weights.
         layer: Name of an intermediate layer whose globally pooled features are the descriptor (``"layer3"`` of a
             ResNet). By default the model's own pooled feature vector.
         input_size: Side in pixels to which patches are resized before the model sees them.
-        pretrained: Whether the model gets weights at all. Without, they are random, until others are loaded.
+        pretrained: Whether the model gets weights. If not, they are random until others are loaded.
 
     Raises:
         ValueError: If there is no model, or no layer, of that name.
@@ -72,14 +72,7 @@ class DistillationSource(nn.Module):
 
     @torch.no_grad()
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Describe patches.
-
-        Args:
-            patches: Patches of shape ``(B, 3, p, p)``, normalised as for ImageNet.
-
-        Returns:
-            Descriptors of shape ``(B, k)``.
-        """
+        """Map patches of shape ``(B, 3, p, p)``, normalised as for ImageNet, to descriptors of shape ``(B, k)``."""
         resized = transforms.resize(patches, [self.input_size, self.input_size], antialias=True)
         features = self.model(resized.to(memory_format=torch.channels_last))
         if isinstance(features, list):
@@ -91,14 +84,10 @@ def _create_model(name: str, layer: str | None, pretrained: bool) -> nn.Module:
     check_name(name)
     arguments: dict[str, Any] = {"num_classes": 0}
     if layer is not None:
-        layers = _layer_names(name)
+        model: Any = timm.create_model(name, features_only=True)
+        layers = list(model.feature_info.module_name())
         if layer not in layers:
             msg = f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}."
             raise ValueError(msg)
         arguments = {"features_only": True, "out_indices": (layers.index(layer),)}
     return create_network(name, pretrained, **arguments)
-
-
-def _layer_names(name: str) -> list[str]:
-    model: Any = timm.create_model(name, features_only=True)
-    return list(model.feature_info.module_name())

@@ -14,14 +14,7 @@ __all__ = ["check_name", "create_network", "load_weights"]
 
 
 def check_name(name: str) -> None:
-    """Refuse a model that timm does not have.
-
-    Args:
-        name: Name of a timm model.
-
-    Raises:
-        ValueError: If there is no model of that name.
-    """
+    """Raise a ``ValueError`` if timm has no model of that name."""
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name.partition('_')[0].partition('.')[0]}*")[:8]
         hint = f" Similar names: {', '.join(similar)}." if similar else ""
@@ -34,14 +27,11 @@ def create_network(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
 
     Args:
         name: Name of a timm model.
-        pretrained: Whether timm downloads the pretrained weights. Without, they are random, until others are loaded.
+        pretrained: Whether timm downloads the pretrained weights. If not, they are random.
         arguments: More arguments of :func:`timm.create_model`.
 
-    Returns:
-        The network.
-
     Raises:
-        RuntimeError: If timm cannot make it, without a network for example.
+        RuntimeError: If timm cannot make it, for example because there is no network.
     """
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
@@ -52,7 +42,7 @@ def create_network(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path, name: str, hint: str) -> None:
-    """Load the weights of a file, which may have more layers than the network, but none that are not the model's.
+    """Load the weights of a file, which may have more layers than the network, but only layers of the model.
 
     Args:
         model: Network, the model or its first layers. It is changed.

@@ -58,14 +58,7 @@ def teacher_path(teacher: Teachers, patch_size: int, architecture: str = "paper"
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read what a teacher file says of itself.
-
-    Args:
-        path: Path of a teacher file.
-
-    Returns:
-        Metadata: ``patch_size``, ``descriptor_dim``, ``architecture``, the ``teacher_format``, and the source, data and
-        settings of its pretraining.
+    """Read what a teacher file says of itself: the settings of the network and of its training, and the format.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -89,8 +82,8 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, is no teacher file, is of a newer format, or holds a teacher of another p,
-            d or architecture; or if its weights are not floating-point numbers, or not finite in float32, or give what
-            is not finite.
+            d or architecture; or if its weights are not floating-point numbers, or not finite in float32, or give
+            descriptors that are not finite.
     """
     metadata, state = _read(path)
     needed = {"patch_size": patch_size, "descriptor_dim": descriptor_dim, "architecture": architecture}
@@ -147,7 +140,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
 
 
 def check_metadata(metadata: Mapping[str, str], what: str) -> None:
-    """Refuse metadata that are too long, or that would change the terminal that shows them.
+    """Raise an error if metadata are too long, or would change the terminal that shows them.
 
     Args:
         metadata: Metadata of a teacher file.

@@ -41,9 +41,6 @@ class FeatureDictionary(KMeans):
     def fit(self, descriptors: torch.Tensor) -> None:
         """Find the principal components, cluster them, and move each centre to the nearest of them.
 
-        Args:
-            descriptors: Features of shape ``(n, d)``.
-
         Raises:
             ValueError: If there are fewer features than entries.
         """
@@ -59,14 +56,7 @@ class FeatureDictionary(KMeans):
         self.centres = components[squared_distances(self.centres, components).argmin(dim=1)]
 
     def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Score features by the mean distance to the nearest entries.
-
-        Args:
-            descriptors: Features of shape ``(N, d)``.
-
-        Returns:
-            Scores of shape ``(N,)``.
-        """
+        """Score features ``(N, d)`` by the mean distance to the nearest entries, to shape ``(N,)``."""
         components = self.reduction(functional.normalize(descriptors, p=1, dim=1))
         distances = squared_distances(components, self.centres).sqrt()
         return distances.topk(self.n_nearest, dim=1, largest=False).values.mean(dim=1)

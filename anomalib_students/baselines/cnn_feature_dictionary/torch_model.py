@@ -21,8 +21,8 @@ PATCHES_AT_ONCE = 64
 class CNNFeatureDictionaryModel(nn.Module):
     """Score each pixel by how far the features of the patch around it are from those of anomaly-free patches.
 
-    The network sees every patch by itself, cut out and enlarged or reduced to its input size. Its convolutions pad with
-    zeros, so that the features of a patch are not among those of the whole image, and cannot be had in one pass.
+    The network sees every patch alone, cut out and resized to its input size. Its convolutions pad with zeros, so that
+    the features of a patch are not among those of the whole image, and cannot be computed in one pass.
 
     Args:
         source: Network that describes patches.
@@ -73,14 +73,7 @@ class CNNFeatureDictionaryModel(nn.Module):
 
     @torch.no_grad()
     def describe(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute the features of random patches.
-
-        Args:
-            images: Normalised images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            Features of patches around random pixels, as many of each image, of shape ``(n, d)``.
-        """
+        """Compute the features of random patches of normalised images ``(B, 3, H, W)``, of shape ``(n, d)``."""
         features = []
         for windows in self._windows(images, stride=1):
             rows, columns = (torch.randint(side, (self.patches_per_image,)) for side in windows.shape[1:3])
@@ -90,11 +83,7 @@ class CNNFeatureDictionaryModel(nn.Module):
         return torch.cat(features)
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Fit the dictionary.
-
-        Args:
-            descriptors: Features of anomaly-free patches, of shape ``(n, d)``.
-        """
+        """Fit the dictionary to features of anomaly-free patches, of shape ``(n, d)``."""
         device = self.is_fitted.device
         with torch.autocast(device.type, enabled=False):
             self.dictionary.fit(descriptors.to(device))

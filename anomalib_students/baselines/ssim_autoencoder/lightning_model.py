@@ -98,22 +98,11 @@ class SSIMAutoencoder(Detector, AnomalibModule):
         self.weight_decay = weight_decay
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add what makes a training resumable to anomalib's callbacks.
-
-        Returns:
-            Pre- and post-processor, evaluator and visualizer, the state of the random numbers, the status after
-            SIGTERM, and the estimate of the time.
-        """
+        """Add to anomalib's callbacks what makes a training resumable, and the estimate of its time."""
         return [*super().configure_callbacks(), RandomState(), Termination(), TrainingTime()]
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the loss, the mean of 1 - SSIM.
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            Dictionary with the loss.
 
         Raises:
             ValueError: If the pixels are not in ``[0, 1]``.
@@ -131,21 +120,14 @@ class SSIMAutoencoder(Detector, AnomalibModule):
         return {"loss": loss}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over the network.
-
-        Returns:
-            The optimizer.
-        """
+        """Adam over the network."""
         return torch.optim.Adam(self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Configure the default pre-processor.
+        """Resize images, by default to 256 x 256 pixels, and leave their range as it is.
 
         Args:
-            image_size: Height and width of the images in pixels, by default 256 x 256.
-
-        Returns:
-            Pre-processor that resizes images, and leaves their range as it is.
+            image_size: Height and width of the images in pixels.
         """
         return PreProcessor(transform=Resize(image_size or (256, 256), antialias=True))

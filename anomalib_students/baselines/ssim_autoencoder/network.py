@@ -84,12 +84,5 @@ class ConvolutionalAutoencoder(nn.Module):
         self.decoder = nn.Sequential(*decoder[1:])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Reconstruct images.
-
-        Args:
-            images: Grey images of shape ``(B, 1, p, p)`` in ``[0, 1]``.
-
-        Returns:
-            Reconstructions of the same shape, which may exceed the range.
-        """
+        """Reconstruct grey images ``(B, 1, p, p)`` in ``[0, 1]``; the values may exceed the range."""
         return self.decoder(self.encoder(images))
