@@ -53,7 +53,7 @@ FUNCTIONS: Functions = {
     "experiments": {"mvtec": mvtec, "one-class": one_class},
 }
 SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper's figures."}
-"""Summaries of what is no function, but has some."""
+"""Summaries of the groups of functions."""
 
 
 def create_parser() -> ArgumentParser:

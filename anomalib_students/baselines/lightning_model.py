@@ -1,16 +1,10 @@
-"""The methods of the paper that model the distribution of the teacher's descriptors, for anomalib.
-
-Bergmann et al. compare their students with five ways to tell unusual descriptors from usual ones: 1-NN, K-Means, a
-one-class support vector machine, and a deterministic and a variational autoencoder (Tables 1 and 2).
+"""The methods that the paper fits to the teacher's descriptors (Tables 1 and 2), for anomalib.
 
 Example:
     >>> from anomalib.data import MVTec
     >>> from anomalib.engine import Engine
     >>> from anomalib.models import DescriptorBaseline
     >>> Engine().train(DescriptorBaseline(method="k_means"), datamodule=MVTec())  # doctest: +SKIP
-
-See Also:
-    :class:`.torch_model.DescriptorBaselineModel`: the teacher and the method, without the training.
 """
 
 from collections.abc import Mapping
@@ -54,7 +48,7 @@ class DescriptorBaseline(OnePassTraining, AnomalibModule):
         n_samples: Descriptors that the method is fitted to, drawn uniformly from those of all training images. ``None``
             for 50,000, as the paper, and for the autoencoders, and in the mode ``"patch"`` for all methods, which it
             fits to all descriptors, at most a million.
-        max_tile: Largest side in pixels of what is described at once, which bounds the memory.
+        max_tile: Largest side in pixels of the tiles that images are described in, which bounds the memory.
         standardise: Whether each dimension of the descriptors is standardised first, as it is for the students (eq. 7).
             The paper does not say it of these methods.
         settings: Settings of the method that differ from the paper's, such as ``{"n_centres": 20}``: the arguments of

@@ -19,7 +19,7 @@ __all__ = ["Embedding", "draw_embedding", "embed"]
 SIZE = (8.3, 3.6)
 """Width of a figure, and height for each scale, in inches."""
 CLASSES = {False: ("normal", "#0072b2"), True: ("anomalous", "#d55e00")}
-"""Names and colours, which the colour-blind tell apart: of the palette of Okabe and Ito."""
+"""Names and colours, which the colour-blind can distinguish: of the palette of Okabe and Ito."""
 N_BINS = 60
 SHOWN = (0.01, 99.5)
 """Percentiles of the scores of both classes between which the histogram lies."""

@@ -107,14 +107,14 @@ def read_examples(dataset: Images, description: str | None = None) -> Iterator[I
         try:
             item = dataset[position]
         except (OSError, SyntaxError, ValueError) as error:
-            # The decoder does not tell which image it is.
+            # The decoder does not say which image it is.
             msg = f"Cannot read {_path(dataset, position)}: {error}. Repair or remove it."
             raise ValueError(msg) from error
         yield cast("ImageBatch", ImageBatch.collate([cast("ImageItem", item)]))
 
 
 def name_of(path: str | Path) -> str:
-    """Name an image in a figure by its folder, which tells the type of its defect, and its name: ``crack/000``."""
+    """Name an image in a figure by its folder, which is the type of its defect, and its name: ``crack/000``."""
     path = Path(path)
     return f"{path.parent.name}/{path.stem}" if path.parent.name else path.stem
 

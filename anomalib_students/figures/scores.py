@@ -15,7 +15,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Normalize, Transform
 
-from anomalib_students.model.anomaly_map import combine_scales, predictive_uncertainty, regression_error
+from anomalib_students.model.anomaly_map import MULTI_SCALE, combine_scales, predictive_uncertainty, regression_error
 from anomalib_students.model.dense import dense_descriptors, split_into_tiles
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.model.patch_mode import zoom
@@ -27,7 +27,6 @@ from .panels import ScoredImage
 from .pixels import Pixels, PixelSampler
 
 __all__ = [
-    "MULTI_SCALE",
     "describe_patches",
     "describe_pixels",
     "load_model",
@@ -39,8 +38,6 @@ __all__ = [
     "visible_image",
 ]
 
-MULTI_SCALE = "multi-scale"
-"""Name of the map of all scales together."""
 PATCHES_AT_ONCE = 64
 """Images that are described together, where each is one patch."""
 
@@ -253,7 +250,7 @@ def _label(batch: ImageBatch) -> bool:
     """Tell whether an image is anomalous, as a whole."""
     if batch.gt_label is None:
         (path,) = batch.image_path or ("an image",)
-        msg = f"The data do not tell whether {path} is anomalous: choose data with masks or labels."
+        msg = f"The data do not say whether {path} is anomalous: choose data with masks or labels."
         raise ValueError(msg)
     return bool(batch.gt_label[0])
 

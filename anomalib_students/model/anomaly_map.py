@@ -9,6 +9,7 @@ from torch.nn import functional
 from .finite import never_good
 
 __all__ = [
+    "MULTI_SCALE",
     "check_score_window",
     "combine_scales",
     "image_score",
@@ -18,6 +19,9 @@ __all__ = [
     "regression_error",
     "upsample",
 ]
+
+MULTI_SCALE = "multi-scale"
+"""Name of the scores of all scales together (eq. 12)."""
 
 
 def regression_error(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -105,7 +105,7 @@ def distil(**settings: Any) -> Path:
     Raises:
         FileNotFoundError: If images or weights of a source are missing.
         OSError: If targets, checkpoints, logs or the teacher cannot be written.
-        RuntimeError: If the weights of a source cannot be had, or the run stops before its last step.
+        RuntimeError: If the weights of a source cannot be loaded, or the run stops before its last step.
         ValueError: If an image cannot be read, there are too few, timm has no such model, or a setting is out of range.
     """
     task = DistilSettings(**settings)

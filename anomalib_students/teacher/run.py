@@ -58,8 +58,8 @@ def make_teacher(
     """Train a teacher to its last step, measure it there, and write its file in the first process.
 
     Args:
-        module: Module whose validation logs what is measured. A resumed run must have its hyperparameters.
-        metadata: What the teacher file says of the task, beside what all of them say.
+        module: Module whose validation logs measurements. A resumed run must have its hyperparameters.
+        metadata: Metadata of the teacher file that only this task has.
         datamodule: Where the data come from, if not from the module.
         arguments: Arguments of Lightning's trainer for this task.
 

@@ -60,9 +60,9 @@ class TeacherSettings:
     resume: bool = False
     """Resume from the last checkpoint of the same output, if there is one."""
     data_name: str | None = None
-    """What the file's metadata call the images. By default the name of the folder."""
+    """Name of the images in the file's metadata. By default that of the folder."""
     licences: str = "unknown"
-    """What the file's metadata say of the licences of images and sources."""
+    """Licences of images and sources, for the file's metadata."""
     trainer_arguments: PlainSettings | None = None
     """More arguments of Lightning's trainer, which replace those of the task; plugins and callbacks are added."""
 
@@ -73,7 +73,7 @@ class TeacherSettings:
 
     @property
     def described(self) -> dict[str, str]:
-        """What the teacher file's metadata say of the images."""
+        """Name and licences of the images, for the teacher file's metadata."""
         return {"data": self.data_name or self.images.resolve().name, "licences": self.licences}
 
     @property

@@ -28,7 +28,7 @@ def pretrain(**settings: Any) -> Path:
     Raises:
         FileNotFoundError: If images or checkpoint are missing.
         OSError: If checkpoints, logs or the teacher cannot be written.
-        RuntimeError: If the source's weights cannot be had, or the run stops before its last step.
+        RuntimeError: If the source's weights cannot be loaded, or the run stops before its last step.
         ValueError: If an image cannot be read, there are too few, or a setting is out of range.
     """
     task = PretrainSettings(**settings)

@@ -1,4 +1,4 @@
-"""Networks of timm with weights that are downloaded or come from a file, and errors that say what is wrong."""
+"""Networks of timm, with weights that are downloaded or come from a file."""
 
 from pathlib import Path
 from pickle import UnpicklingError

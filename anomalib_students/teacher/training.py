@@ -66,7 +66,7 @@ class TeacherTraining(LightningModule):
         self._squared_targets = 0.0
 
     def compare(self, predictions: torch.Tensor, targets: torch.Tensor) -> None:
-        """Add predictions of held-out targets to what is measured."""
+        """Add predictions of held-out targets to the measurement."""
         self._squared_errors += float((predictions - targets).square().sum())
         self._squared_targets += float(targets.square().sum())
 

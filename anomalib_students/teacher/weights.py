@@ -1,4 +1,4 @@
-"""Teacher files: the weights of a patch network as safetensors, with metadata that says where they come from."""
+"""Teacher files: the weights of a patch network as safetensors, with metadata of their origin."""
 
 from collections.abc import Mapping
 from importlib.resources import files
@@ -58,7 +58,7 @@ def teacher_path(teacher: Teachers, patch_size: int, architecture: str = "paper"
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read what a teacher file says of itself: the settings of the network and of its training, and the format.
+    """Read the metadata of a teacher file: the settings of the network and of its training, and the format.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -91,7 +91,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
         if metadata[name] != str(expected):
             msg = f"The teacher {path} has {name} {metadata[name]}, but {name} {expected} is needed."
             raise ValueError(msg)
-    # Weights that are replaced need not be drawn, nor disturb the random numbers of what is.
+    # Weights that are replaced need not be drawn, nor change the random numbers after them.
     with torch.device("meta"):
         network = PatchNetwork(patch_size, descriptor_dim, architecture)
     try:
@@ -117,7 +117,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
     Args:
         network: Patch network.
         path: Path of the file. An older file of that name is replaced.
-        metadata: What to say of the pretraining; p, d, the architecture and the format are added.
+        metadata: Metadata of the pretraining; p, d, the architecture and the format are added.
 
     Raises:
         ValueError: If the weights are not finite in float16.
@@ -182,7 +182,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
                     taken = ", ".join(DTYPES)
                     msg = f"The teacher {path} has the weight {name[:MAX_REASON]} in {dtype}: only {taken} are taken."
                     raise ValueError(msg)
-            # What is finite in float64 need not be in float32, which is what is checked.
+            # A value that is finite in float64 need not be in float32, in which it is used.
             state = {name: file.get_tensor(name).float() for name in names}
     except SafetensorError as error:
         msg = f"{path} is not a teacher file, or is damaged: {error}"

@@ -12,7 +12,6 @@ from anomalib_students.figures import scores
 from anomalib_students.figures.examples import find_test_images, named_images, read_examples
 from anomalib_students.figures.pixels import Pixels, PixelSampler
 from anomalib_students.figures.scores import (
-    MULTI_SCALE,
     describe_patches,
     describe_pixels,
     load_model,
@@ -21,6 +20,7 @@ from anomalib_students.figures.scores import (
     scale_maps,
     score_image,
 )
+from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.model.dense import dense_descriptors
 from anomalib_students.model.torch_model import UninformedStudentsModel
 

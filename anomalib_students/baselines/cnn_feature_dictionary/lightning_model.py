@@ -1,17 +1,14 @@
 """CNN Feature Dictionary for anomalib.
 
 Napoletano, Piccoli and Schettini, "Anomaly Detection in Nanofibrous Materials by CNN-Based Self-Similarity", Sensors
-2018: a pretrained network describes patches of good parts, a few typical ones are kept, and where a patch is like none
-of them, a part is anomalous.
+2018: a pretrained network describes patches of good parts, a few typical ones are kept, and a part is anomalous where a
+patch is like none of them.
 
 Example:
     >>> from anomalib.data import MVTec
     >>> from anomalib.engine import Engine
     >>> from anomalib.models import CNNFeatureDictionary
     >>> Engine().train(CNNFeatureDictionary(), datamodule=MVTec())  # doctest: +SKIP
-
-See Also:
-    :class:`.torch_model.CNNFeatureDictionaryModel`: the network and the dictionary, without the training.
 """
 
 from collections.abc import Mapping

@@ -1,17 +1,14 @@
 """SSIM-Autoencoder for anomalib.
 
 Bergmann et al., "Improving Unsupervised Defect Segmentation by Applying Structural Similarity to Autoencoders", VISAPP
-2019: an autoencoder learns to reconstruct images of good parts, and where the structure of an image differs from that
-of its reconstruction, a part is anomalous.
+2019: an autoencoder learns to reconstruct images of good parts, and a part is anomalous where its structure differs
+from that of the reconstruction.
 
 Example:
     >>> from anomalib.data import MVTec
     >>> from anomalib.engine import Engine
     >>> from anomalib.models import SSIMAutoencoder
     >>> Engine().train(SSIMAutoencoder(), datamodule=MVTec(train_batch_size=16))  # doctest: +SKIP
-
-See Also:
-    :class:`.torch_model.SSIMAutoencoderModel`: the network and the similarity, without the training.
 """
 
 from collections.abc import Sequence
@@ -46,8 +43,8 @@ class SSIMAutoencoder(Detector, AnomalibModule):
     """Lightning module of the SSIM-Autoencoder of Bergmann et al. (VISAPP 2019), as evaluated on MVTec AD.
 
     Args:
-        patch_size: Side in pixels of what is reconstructed at once: 256, the network that was extended for objects, or
-            128, the original one, for textures. Larger images are trained on in random patches.
+        patch_size: Side in pixels of the patches that are reconstructed: 256, the network that was extended for
+            objects, or 128, the original one, for textures. Larger images are trained on in random patches.
         latent_dim: Dimension of the latent vector.
         patch_stride: Distance in pixels between the patches that images larger than ``patch_size`` are scored in.
         ssim_constants: Constants ``c1`` and ``c2`` of the similarity, by default ``0.01 ** 2`` and ``0.03 ** 2`` as in

@@ -40,7 +40,7 @@ def structural_similarity(images: torch.Tensor, others: torch.Tensor, c1: float,
         >>> structural_similarity(images, images, c1=1e-4, c2=9e-4).min()
         tensor(1.)
     """
-    # The variances are differences of nearly equal numbers, which half precision cannot tell apart.
+    # The variances are differences of nearly equal numbers, which half precision cannot distinguish.
     with torch.autocast(images.device.type, enabled=False):
         x, y = (image.to(torch.promote_types(image.dtype, torch.float32)) for image in (images, others))
         moments = torch.cat([x, y, x * x, y * y, x * y], dim=1)

@@ -19,7 +19,7 @@ class SSIMAutoencoderModel(nn.Module):
     Images are made grey, since the similarity is defined for grey images (Bergmann et al., CVPR 2019, Section 4.1.2).
 
     Args:
-        patch_size: Side in pixels of what is reconstructed at once: 256, or 128 for the original network.
+        patch_size: Side in pixels of the patches that are reconstructed: 256, or 128 for the original network.
         latent_dim: Dimension of the latent vector.
         patch_stride: Distance in pixels between the patches that larger images are covered with. Where they overlap,
             their scores are averaged.
@@ -62,7 +62,7 @@ class SSIMAutoencoderModel(nn.Module):
             images: Images of shape ``(B, 3, H, W)`` in ``[0, 1]``, at least as large as a patch.
 
         Returns:
-            In training, the mean of 1 - SSIM over a patch of each image, at random where the image is larger; a scalar.
+            In training, the mean of 1 - SSIM over a patch of each image, a random one if the image is larger; a scalar.
             In evaluation, the anomaly map of shape ``(B, 1, H, W)`` in ``[0, 2]``, and its maximum as the score of the
             image, of shape ``(B,)``.
 
