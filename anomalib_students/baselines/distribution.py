@@ -29,7 +29,7 @@ class DescriptorDistribution(DynamicBufferMixin):
         paper_samples: Descriptors that the paper fits the model to on MVTec AD.
     """
 
-    paper_samples: ClassVar[int]
+    paper_samples: ClassVar[int] = 50_000
 
     @abstractmethod
     def fit(self, descriptors: torch.Tensor) -> None:

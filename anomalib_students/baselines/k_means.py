@@ -1,7 +1,5 @@
 """K-Means: the distance to the nearest of a few cluster centres."""
 
-from typing import ClassVar
-
 import torch
 
 from .distances import nearest_distance
@@ -15,7 +13,6 @@ class KMeans(DescriptorDistribution):
     """Cluster the descriptors, and score others by their distance to the nearest centre (Appendices B and C).
 
     Args:
-        descriptor_dim: Dimension d of the descriptors.
         n_centres: Number of cluster centres.
         n_init: Number of random starts, of which the best counts. The paper names none.
         kept_variance: Part of the variance that the principal components before it keep.
@@ -24,14 +21,9 @@ class KMeans(DescriptorDistribution):
         ValueError: If an argument is out of range.
     """
 
-    paper_samples: ClassVar[int] = 50_000
-
     centres: torch.Tensor
 
-    def __init__(
-        self, descriptor_dim: int = 128, n_centres: int = 10, n_init: int = 3, kept_variance: float = 0.95
-    ) -> None:
-        del descriptor_dim
+    def __init__(self, n_centres: int = 10, n_init: int = 3, kept_variance: float = 0.95) -> None:
         super().__init__()
         if n_centres < 1 or n_init < 1:
             msg = f"n_centres and n_init must be at least 1, got {n_centres} and {n_init}."

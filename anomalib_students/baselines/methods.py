@@ -41,17 +41,13 @@ the defaults of the methods' classes."""
 def create_distribution(
     method: str, descriptor_dim: int = 128, settings: Mapping[str, Any] | None = None, mode: Mode = "pixel"
 ) -> DescriptorDistribution:
-    """Make the model of a method.
+    """Make the model of a method, with the paper's settings for the mode.
 
     Args:
         method: Name of the method.
         descriptor_dim: Dimension d of the descriptors.
         settings: Arguments of the method's class that differ from the paper's.
-        mode: Which of the paper's settings: ``"pixel"`` for those on MVTec AD, ``"patch"`` for those of one-class
-            classification.
-
-    Returns:
-        The model, not fitted yet.
+        mode: What is scored: ``"pixel"`` as on MVTec AD, ``"patch"`` as in one-class classification.
 
     Raises:
         ValueError: If there is no such method, it has no such setting, or a setting is out of range.
@@ -70,7 +66,8 @@ def create_distribution(
         msg = f"The method {method} has no setting {', '.join(sorted(unknown))}: its settings are {', '.join(known)}."
         raise ValueError(msg)
     defaults = PATCH_SETTINGS.get(method, {}) if mode == "patch" else {}
-    return METHODS[method](descriptor_dim, **{**defaults, **settings})
+    dimension = {"descriptor_dim": descriptor_dim} if issubclass(METHODS[method], TrainedDistribution) else {}
+    return METHODS[method](**dimension, **{**defaults, **settings})
 
 
 def _setting_names(method: type[DescriptorDistribution]) -> list[str]:

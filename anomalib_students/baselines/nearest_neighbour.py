@@ -1,7 +1,5 @@
 """1-NN: the distance to the nearest of many stored descriptors."""
 
-from typing import ClassVar
-
 import torch
 
 from .distances import nearest_distance
@@ -15,7 +13,6 @@ class NearestNeighbour(DescriptorDistribution):
     """Keep a dictionary of descriptors, and score others by their distance to the nearest one (Appendix C).
 
     Args:
-        descriptor_dim: Dimension d of the descriptors.
         dictionary_size: Number of descriptors to keep, drawn at random; ``None`` keeps all, as the paper does on MNIST
             and CIFAR-10 (Appendix B).
         kept_variance: Part of the variance that the principal components before it keep.
@@ -24,14 +21,9 @@ class NearestNeighbour(DescriptorDistribution):
         ValueError: If an argument is out of range.
     """
 
-    paper_samples: ClassVar[int] = 50_000
-
     dictionary: torch.Tensor
 
-    def __init__(
-        self, descriptor_dim: int = 128, dictionary_size: int | None = 5000, kept_variance: float = 0.95
-    ) -> None:
-        del descriptor_dim
+    def __init__(self, dictionary_size: int | None = 5000, kept_variance: float = 0.95) -> None:
         super().__init__()
         if dictionary_size is not None and dictionary_size < 1:
             msg = f"dictionary_size must be at least 1, or None for all descriptors; got {dictionary_size}."

@@ -1,7 +1,7 @@
 """One-class support vector machine with a radial basis function kernel."""
 
 import logging
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
@@ -24,7 +24,6 @@ class OneClassSVM(DescriptorDistribution):
     vectors are found by scikit-learn. Their kernel expansion is evaluated here, in large products of matrices.
 
     Args:
-        descriptor_dim: Dimension d of the descriptors.
         nu: Bound on the part of the descriptors outside of the region, and on the part that become support vectors
             from below; in ``(0, 1]``. A smaller one is faster, at fit and at inference.
         gamma: Coefficient of the kernel ``exp(-gamma |x - y|^2)``, or ``"scale"`` for one over the sum of the variances
@@ -35,21 +34,12 @@ class OneClassSVM(DescriptorDistribution):
         ValueError: If an argument is out of range.
     """
 
-    paper_samples: ClassVar[int] = 50_000
-
     support_vectors: torch.Tensor
     weights: torch.Tensor
     offset: torch.Tensor
     kernel_gamma: torch.Tensor
 
-    def __init__(
-        self,
-        descriptor_dim: int = 128,
-        nu: float = 0.5,
-        gamma: float | Literal["scale"] = "scale",
-        kept_variance: float = 0.95,
-    ) -> None:
-        del descriptor_dim
+    def __init__(self, nu: float = 0.5, gamma: float | Literal["scale"] = "scale", kept_variance: float = 0.95) -> None:
         super().__init__()
         if not 0 < nu <= 1:
             msg = f"nu must lie between 0 and 1, got {nu}."

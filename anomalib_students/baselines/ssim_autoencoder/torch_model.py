@@ -17,13 +17,8 @@ class SSIMAutoencoderModel(nn.Module):
     """Score each pixel by how much its surroundings differ from their reconstruction.
 
     Images are made grey, since the similarity is defined for grey images (Bergmann et al., CVPR 2019, Section 4.1.2).
-
-    Args:
-        patch_size: Side in pixels of the patches that are reconstructed: 256, or 128 for the original network.
-        latent_dim: Dimension of the latent vector.
-        patch_stride: Distance in pixels between the patches that larger images are covered with. Where they overlap,
-            their scores are averaged.
-        ssim_constants: Constants ``c1`` and ``c2`` of the similarity.
+    Where the patches that larger images are covered with overlap, their scores are averaged. For the arguments see
+    :class:`.lightning_model.SSIMAutoencoder`.
 
     Raises:
         ValueError: If an argument is out of range.
