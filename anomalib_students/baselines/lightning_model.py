@@ -76,8 +76,8 @@ class DescriptorBaseline(OnePassTraining, AnomalibModule):
     """
 
     before_named: ClassVar[Mapping[str, Any]] = {name: BEFORE_NAMED[name] for name in ("architecture", "mode")}
-    decisive: ClassVar[tuple[str, ...]] = ("method", "patch_size", "descriptor_dim", "architecture", "mode")
-    detached: ClassVar[Mapping[str, Any]] = {"teacher": None}
+    checked_arguments: ClassVar[tuple[str, ...]] = ("method", "patch_size", "descriptor_dim", "architecture", "mode")
+    saved_arguments: ClassVar[Mapping[str, Any]] = {"teacher": None}
 
     def __init__(
         self,

@@ -25,58 +25,39 @@ __all__ = ["Detector", "choose_components"]
 class Detector(CheckpointFormat, CheckedImages, ExactExport):
     """Mixin of anomalib models that learn from good images.
 
-    It goes before ``AnomalibModule`` among the base classes. That has to be one of them, or anomalib does not find the
-    model by its name.
+    It goes before ``AnomalibModule`` among the base classes: anomalib finds by name only its direct subclasses.
 
     Attributes:
         model: The torch model.
-        decisive: Arguments that the weights depend on; checkpoints of models with others are refused.
-        detached: Arguments that checkpoints have with these values, to need no file that the model was made from.
+        checked_arguments: Arguments that the weights depend on; checkpoints with other values are refused.
+        saved_arguments: Values of arguments in checkpoints, so that they need no file that the model was made from.
     """
 
     model: Any
-    decisive: ClassVar[tuple[str, ...]]
-    detached: ClassVar[Mapping[str, Any]] = {}
+    checked_arguments: ClassVar[tuple[str, ...]]
+    saved_arguments: ClassVar[Mapping[str, Any]] = {}
 
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Predict anomaly maps and scores.
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            The batch, with predictions.
-        """
+        """Predict anomaly maps and scores of a batch with images of shape ``(B, 3, H, W)``."""
         return batch.update(**self.model(batch.image)._asdict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint independent of other files.
-
-        Args:
-            checkpoint: Checkpoint about to be written.
-        """
+        """Make the checkpoint independent of other files."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"].update(self.detached)
+        checkpoint["hyper_parameters"].update(self.saved_arguments)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the pre- and post-processor, and check that the weights fit the model.
 
-        Args:
-            checkpoint: Checkpoint that is loaded.
-
         Raises:
             ValueError: If the checkpoint is of a model with other arguments that the weights depend on.
         """
-        check_arguments(checkpoint, {name: self.hparams[name] for name in self.decisive}, self.before_named)
+        check_arguments(checkpoint, {name: self.hparams[name] for name in self.checked_arguments}, self.before_named)
         super().on_load_checkpoint(checkpoint)
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
-        """Configure the default evaluator.
-
-        Returns:
-            AUROC and F1 of images and pixels, and AUPRO up to a false positive rate of 0.3, the paper's measure.
-        """
+        """Configure AUROC and F1 of images and pixels, and the paper's AUPRO up to a false positive rate of 0.3."""
         pixel_f1 = F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False)
         image_auroc, pixel_auroc, pixel_aupro = create_metrics()
         return Evaluator(test_metrics=[image_auroc, _image_f1(), pixel_auroc, pixel_f1, pixel_aupro])
@@ -102,14 +83,9 @@ def choose_components(
 ) -> dict[str, Any]:
     """Choose the components around a model that ``True`` stands for.
 
-    Args:
-        mode: What is scored.
-        patch_sizes: Sides of the patches that an image is zoomed to in the mode ``"patch"``.
-        image_size: Side that images are resized to in the mode ``"pixel"``.
-        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size``, or to the largest patch size in the
-            mode ``"patch"``, and ImageNet normalisation.
-        evaluator: Evaluator, or ``True`` for the default, in the mode ``"patch"`` AUROC and F1 of images.
-        visualizer: Visualizer, or ``True`` for the default, in the mode ``"patch"`` none: there is no map to show.
+    Without a pre-processor, images are resized to ``image_size``, or in the mode ``"patch"`` to the largest patch size,
+    and normalised as for ImageNet. The mode ``"patch"`` has no maps: only the scores of images are evaluated, and there
+    is no visualizer.
 
     Returns:
         Arguments of ``AnomalibModule``.

@@ -161,8 +161,14 @@ class UninformedStudents(Detector, AnomalibModule):
     """
 
     before_named: ClassVar[Mapping[str, Any]] = BEFORE_NAMED
-    decisive: ClassVar[tuple[str, ...]] = ("patch_sizes", "n_students", "descriptor_dim", "architecture", "mode")
-    detached: ClassVar[Mapping[str, Any]] = {"teacher": None}
+    checked_arguments: ClassVar[tuple[str, ...]] = (
+        "patch_sizes",
+        "n_students",
+        "descriptor_dim",
+        "architecture",
+        "mode",
+    )
+    saved_arguments: ClassVar[Mapping[str, Any]] = {"teacher": None}
     paper_epochs: ClassVar[int] = PAPER_EPOCHS
 
     def __init__(

@@ -69,8 +69,8 @@ class CNNFeatureDictionary(OnePassTraining, AnomalibModule):
         20
     """
 
-    decisive: ClassVar[tuple[str, ...]] = ("patch_size", "source", "source_layer", "input_size")
-    detached: ClassVar[Mapping[str, Any]] = {"source_checkpoint": None, "pretrained": False}
+    checked_arguments: ClassVar[tuple[str, ...]] = ("patch_size", "source", "source_layer", "input_size")
+    saved_arguments: ClassVar[Mapping[str, Any]] = {"source_checkpoint": None, "pretrained": False}
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class SSIMAutoencoder(Detector, AnomalibModule):
         200
     """
 
-    decisive: ClassVar[tuple[str, ...]] = ("patch_size", "latent_dim")
+    checked_arguments: ClassVar[tuple[str, ...]] = ("patch_size", "latent_dim")
     paper_epochs: ClassVar[int] = 200
 
     def __init__(
