@@ -43,14 +43,11 @@ PATCHES_AT_ONCE = 64
 
 
 def load_model(checkpoint: Path, device: str | torch.device | None = None) -> UninformedStudents:
-    """Load a trained model.
+    """Load a trained model in evaluation mode.
 
     Args:
         checkpoint: Checkpoint of :class:`UninformedStudents`.
         device: Device to put it on; None for the accelerator, if there is one.
-
-    Returns:
-        Model in evaluation mode.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -109,15 +106,7 @@ def scale_maps(model: UninformedStudentsModel, images: torch.Tensor) -> dict[str
 
 
 def score_image(model: UninformedStudents, batch: ImageBatch) -> ScoredImage:
-    """Score an image.
-
-    Args:
-        model: Trained model.
-        batch: Batch of one image as it was read.
-
-    Returns:
-        What a panel shows of it.
-    """
+    """Score the image of a batch of one, as it was read."""
     network_input, mask = pre_process(model, batch)
     maps = scale_maps(model.model, network_input)
     return ScoredImage(
@@ -129,15 +118,7 @@ def score_image(model: UninformedStudents, batch: ImageBatch) -> ScoredImage:
 
 
 def visible_image(model: AnomalibModule, image: torch.Tensor) -> np.ndarray:
-    """Undo what the model's pre-processor does to the colours of an image.
-
-    Args:
-        model: Model.
-        image: Pre-processed image of shape ``(3, H, W)``.
-
-    Returns:
-        RGB image of shape ``(H, W, 3)`` in ``[0, 1]``, as it is seen.
-    """
+    """Turn a pre-processed image ``(3, H, W)`` into RGB ``(H, W, 3)`` in [0, 1], in the colours that it was read in."""
     image = image.float().cpu()
     for normalisation in extract_transforms_by_type(_transform(model), Normalize):
         mean, std = (image.new_tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
@@ -146,12 +127,7 @@ def visible_image(model: AnomalibModule, image: torch.Tensor) -> np.ndarray:
 
 
 def sample_pixels(model: UninformedStudents, examples: Iterable[ImageBatch], samplers: Sequence[PixelSampler]) -> None:
-    """Let the pixels of images pass by samplers.
-
-    Args:
-        model: Trained model.
-        examples: Batches of one image as it was read.
-        samplers: Sampler of each scale.
+    """Let the pixels of images pass by the samplers of the scales.
 
     Raises:
         ValueError: If an image has neither mask nor label.
@@ -166,12 +142,7 @@ def sample_pixels(model: UninformedStudents, examples: Iterable[ImageBatch], sam
 
 
 def sample_patches(model: UninformedStudents, examples: Iterable[ImageBatch], samplers: Sequence[PixelSampler]) -> None:
-    """Let images, each of which is one patch, pass by samplers.
-
-    Args:
-        model: Trained model with mode patch.
-        examples: Batches of one image as it was read.
-        samplers: Sampler of each scale.
+    """Let images, each of which is one patch, pass by the samplers of the scales.
 
     Raises:
         ValueError: If an image has no label.
