@@ -38,7 +38,7 @@ from anomalib.models import UninformedStudents
 from sklearn.decomposition import PCA
 
 from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
-from anomalib_students.model.dense import dense_descriptors
+from anomalib_students.model.dense import dense_patches
 
 # %% [markdown]
 # The default model has one student; three can also disagree. 300 steps are enough to look at, and done in a minute or two.
@@ -64,7 +64,7 @@ scratched = [test[index] for index, path in enumerate(test.samples.image_path) i
 batch = test.collate_fn([max(scratched, key=lambda item: item.gt_mask.sum())])
 with torch.no_grad():
     images = model.pre_processor(batch.image)
-    students, teacher = ensemble.describe(images, lambda network, image: dense_descriptors(network, image, 4))
+    students, teacher = ensemble.describe(dense_patches(ensemble.teacher, images, output_stride=4))
 students.shape, teacher.shape  # (M, B, d, h, w) and (B, d, h, w)
 
 # %% [markdown]

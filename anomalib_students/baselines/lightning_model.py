@@ -16,9 +16,9 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
+from anomalib_students.model.describers import Mode
 from anomalib_students.model.detector import choose_components
 from anomalib_students.model.lightning_model import BEFORE_NAMED, PAPER
-from anomalib_students.model.patch_mode import Mode
 from anomalib_students.model.patch_network import Architecture
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from anomalib_students.model.patch_mode import Mode
+from anomalib_students.model.describers import Mode
 
 from .autoencoder import Autoencoder
 from .distribution import DescriptorDistribution

@@ -1,16 +1,17 @@
 """The teacher, and a model of the distribution of its descriptors."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_students.model.anomaly_map import prediction, upsample
-from anomalib_students.model.dense import check_max_tile, check_output_stride, dense_descriptors, split_into_tiles
+from anomalib_students.model.anomaly_map import prediction
+from anomalib_students.model.dense import Patches
+from anomalib_students.model.describers import Mode, create_describer
 from anomalib_students.model.deviation_floors import descriptor_divisor
-from anomalib_students.model.patch_mode import Mode, check_mode, teacher_descriptors, zoom
 from anomalib_students.model.patch_network import Architecture, PatchNetwork
 
 from .distribution import check_fitted
@@ -75,12 +76,8 @@ class DescriptorBaselineModel(nn.Module):
         mode: Mode = "pixel",
     ) -> None:
         super().__init__()
-        check_output_stride(output_stride)
-        check_max_tile(max_tile)
-        check_mode(mode)
-        # None where each image is one patch.
-        self.scored_stride = None if mode == "patch" else output_stride
-        self.max_tile = max_tile
+        self.mode = mode
+        self.describer = create_describer(mode, output_stride, max_tile)
         self.standardise = standardise
         self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
         self.distribution = create_distribution(method, descriptor_dim, settings, mode)
@@ -98,12 +95,8 @@ class DescriptorBaselineModel(nn.Module):
         Returns:
             Descriptors of every s-th pixel of all images, or of the images, of shape ``(n, d)``.
         """
-        parts = [
-            descriptors
-            for part in self._parts(images)
-            for descriptors in teacher_descriptors(self.teacher, part, self.scored_stride, self.max_tile)
-        ]
-        return torch.cat(parts).float()
+        parts = self.describer.patches(self.teacher, images)
+        return torch.cat([_vectors(patches.describe(self.teacher)) for patches in parts]).float()
 
     def fit(self, descriptors: torch.Tensor) -> None:
         """Fit the model of the descriptors.
@@ -133,48 +126,29 @@ class DescriptorBaselineModel(nn.Module):
         Raises:
             RuntimeError: If the model is not fitted yet.
         """
-        if torch.compiler.is_exporting():
-            descriptors = self._described(images)
-            scores = self.distribution(self._vectors(descriptors)).reshape(descriptors[:, 0].shape)
-        else:
+        is_exporting = torch.compiler.is_exporting()
+        if not is_exporting:
             check_fitted(self.is_fitted)
-            scores = torch.cat([self._scores(part) for part in self._parts(images)])
-        scores = scores.unsqueeze(1)
-        if self.scored_stride is None:
-            return prediction(scores, images, has_map=False)
-        return prediction(upsample(scores, self.scored_stride, images.shape[-2:]), images)
+        with nullcontext() if is_exporting else torch.no_grad():
+            scores = self.describer.score(self.teacher, images, self._scores)
+        return prediction(scores, images, has_map=self.mode == "pixel")
 
-    def _parts(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Split a batch into as many images as are no larger than a tile together, at least one."""
-        return images.split(max(1, self.max_tile**2 // images[0, 0].numel()))
-
-    @torch.no_grad()
-    def _scores(self, images: torch.Tensor) -> torch.Tensor:
-        """Score images, to shape ``(B, h, w)``, tile by tile."""
-        if self.scored_stride is None:
-            return self._scores_of(self._described(images))
-        rows, columns = (-(-side // self.scored_stride) for side in images.shape[-2:])
-        scores = torch.empty(len(images), rows, columns, device=images.device)
-        for tile in split_into_tiles(images, self.teacher.patch_size, self.scored_stride, self.max_tile):
-            scores[..., tile.rows, tile.columns] = self._scores_of(self._described(tile.images, padded=True))
-        return scores
-
-    def _described(self, images: torch.Tensor, padded: bool = False) -> torch.Tensor:
-        """Describe images, to shape ``(B, d, h, w)``."""
-        if self.scored_stride is None:
-            return self.teacher(zoom(images, self.teacher.patch_size))
-        return dense_descriptors(self.teacher, images, self.scored_stride, padded)
-
-    def _scores_of(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Score descriptors of shape ``(B, d, h, w)``, to shape ``(B, h, w)``."""
-        # Differences between distances are lost in half precision.
-        with torch.autocast(descriptors.device.type, enabled=False):
-            parts = [self.distribution(part) for part in self._vectors(descriptors).split(DESCRIPTORS_AT_ONCE)]
-        return torch.cat(parts).reshape(descriptors[:, 0].shape)
-
-    def _vectors(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Put descriptors of shape ``(B, d, h, w)`` below each other, normalised, to ``(B h w, d)``."""
-        return self._normalised(descriptors.float().movedim(1, -1).flatten(0, -2))
+    def _scores(self, patches: Patches) -> torch.Tensor:
+        """Score patches, to shape ``(B, rows, columns)``."""
+        descriptors = patches.describe(self.teacher)
+        vectors = self._normalised(_vectors(descriptors.float()))
+        if torch.compiler.is_exporting():
+            scores = self.distribution(vectors)
+        else:
+            # Differences between distances are lost in half precision.
+            with torch.autocast(vectors.device.type, enabled=False):
+                scores = torch.cat([self.distribution(part) for part in vectors.split(DESCRIPTORS_AT_ONCE)])
+        return scores.reshape(descriptors[:, 0].shape)
 
     def _normalised(self, vectors: torch.Tensor) -> torch.Tensor:
         return (vectors - self.descriptor_mean) / self.descriptor_std
+
+
+def _vectors(descriptors: torch.Tensor) -> torch.Tensor:
+    """Put descriptors of shape ``(B, d, h, w)`` below each other, to ``(B h w, d)``."""
+    return descriptors.movedim(1, -1).flatten(0, -2)

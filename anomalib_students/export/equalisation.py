@@ -14,8 +14,9 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from anomalib_students.model.patch_network import PatchNetwork
+from anomalib_students.model.patch_network import NEGATIVE_SLOPE, PatchNetwork
 from anomalib_students.model.torch_model import StudentTeacherEnsemble
 
 __all__ = ["equalised"]
@@ -36,10 +37,10 @@ def equalised(model: nn.Module, images: Iterable[torch.Tensor]) -> Iterator[None
     """
     chains = _chains(model)
     original = [{name: value.clone() for name, value in chain.network.state_dict().items()} for chain in chains]
-    ranges = _ranges(model.eval(), chains, images) if chains else []
+    ranges = _ranges(model.eval(), chains, images) if chains else {}
     try:
-        for chain, of_chain in zip(chains, ranges, strict=True):
-            _equalise(chain, of_chain)
+        for chain in chains:
+            _equalise(chain, ranges)
         yield
     finally:
         for chain, state in zip(chains, original, strict=True):
@@ -72,14 +73,20 @@ def _chains(model: nn.Module) -> list[_Chain]:
 
 
 @torch.no_grad()
-def _ranges(model: nn.Module, chains: list[_Chain], images: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Measure the largest absolute value of each channel of each hidden layer of networks, while a model predicts."""
-    ranges: list[list[torch.Tensor]] = []
-    hooks = []
-    for chain in chains:
-        hidden = [cast("nn.Conv2d", module) for module in chain.network.convolutions][chain.first : -1]
-        ranges.append([layer.weight.new_zeros(layer.out_channels) for layer in hidden])
-        hooks.append(chain.network.activation.register_forward_hook(_Recorder(ranges[-1])))
+def _ranges(model: nn.Module, chains: list[_Chain], images: Iterable[torch.Tensor]) -> dict[nn.Module, torch.Tensor]:
+    """Measure the largest absolute value of each channel behind each hidden convolution, while a model predicts."""
+    hidden = [
+        _convolution(chain.network, layer)
+        for chain in chains
+        for layer in range(chain.first, len(chain.network.layers) - 1)
+    ]
+    ranges: dict[nn.Module, torch.Tensor] = {layer: layer.weight.new_zeros(layer.out_channels) for layer in hidden}
+
+    def record(convolution: nn.Module, _inputs: tuple[torch.Tensor, ...], features: torch.Tensor) -> None:
+        activated = functional.leaky_relu(features, NEGATIVE_SLOPE)
+        ranges[convolution] = torch.maximum(ranges[convolution], activated.abs().amax(dim=(0, 2, 3)))
+
+    hooks = [convolution.register_forward_hook(record) for convolution in hidden]
     try:
         for batch in images:
             model(batch)
@@ -89,31 +96,15 @@ def _ranges(model: nn.Module, chains: list[_Chain], images: Iterable[torch.Tenso
     return ranges
 
 
-class _Recorder:
-    """Hook of a network's activation, which it calls for one hidden layer after the other.
-
-    Args:
-        ranges: For each hidden layer, the largest absolute value of each channel so far; is updated.
-    """
-
-    def __init__(self, ranges: list[torch.Tensor]) -> None:
-        self.ranges = ranges
-        self.calls = 0
-
-    def __call__(self, _module: nn.Module, _inputs: tuple[torch.Tensor, ...], features: torch.Tensor) -> None:
-        layer = self.calls % len(self.ranges)
-        self.ranges[layer] = torch.maximum(self.ranges[layer], features.abs().amax(dim=(0, 2, 3)))
-        self.calls += 1
-
-
 @torch.no_grad()
-def _equalise(chain: _Chain, ranges: list[torch.Tensor]) -> None:
+def _equalise(chain: _Chain, ranges: dict[nn.Module, torch.Tensor]) -> None:
     """Scale each hidden channel by the root of its range, and of that of the weights that read it."""
-    for layer, of_values in enumerate(ranges, start=chain.first):
+    for layer in range(chain.first, len(chain.network.layers) - 1):
         convolution = _convolution(chain.network, layer)
         following = [_convolution(chain.network, layer + 1)]
         following += [_convolution(heir.network, layer + 1) for heir in chain.heirs if heir.first == layer + 1]
-        factor = (of_values / torch.stack([_of_weights(reader) for reader in following]).amax(dim=0)).sqrt()
+        of_weights = torch.stack([_of_weights(reader) for reader in following]).amax(dim=0)
+        factor = (ranges[convolution] / of_weights).sqrt()
         # Channels that are always zero, or that nothing reads.
         factor = torch.where(factor.isfinite() & (factor > 0), factor, 1)
         convolution.weight.div_(factor[:, None, None, None])

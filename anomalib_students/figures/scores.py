@@ -1,7 +1,6 @@
 """What a trained model makes of single images: anomaly maps of each scale and of all together, and descriptors."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,10 +15,9 @@ from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Normalize, Transform
 
 from anomalib_students.model.anomaly_map import MULTI_SCALE, combine_scales, predictive_uncertainty, regression_error
-from anomalib_students.model.dense import dense_descriptors, split_into_tiles
+from anomalib_students.model.dense import Patches
+from anomalib_students.model.describers import PixelDescriber, zoom
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.model.patch_mode import zoom
-from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.model.torch_model import StudentTeacherEnsemble, UninformedStudentsModel
 
 from .examples import name_of
@@ -99,7 +97,7 @@ def scale_maps(model: UninformedStudentsModel, images: torch.Tensor) -> dict[str
         on, and :data:`MULTI_SCALE`.
     """
     maps = {
-        f"p = {patch_size}": ensemble(images, model.output_stride, model.largest_tile)
+        f"p = {patch_size}": ensemble(images, model.describer)
         for patch_size, ensemble in zip(model.patch_sizes, model.scales, strict=True)
     }
     return {**maps, MULTI_SCALE: combine_scales(list(maps.values()))} if len(maps) > 1 else maps
@@ -137,7 +135,7 @@ def sample_pixels(model: UninformedStudents, examples: Iterable[ImageBatch], sam
         image, mask = pre_process(model, batch)
         truth = np.full(tuple(image.shape[-2:]), _label(batch)) if mask is None else mask
         for ensemble, sampler in zip(networks.scales, samplers, strict=True):
-            for pixels in describe_pixels(ensemble, image, truth, networks.output_stride, networks.largest_tile):
+            for pixels in describe_pixels(ensemble, image, truth, networks.output_stride, networks.describer.max_tile):
                 sampler.add(pixels)
 
 
@@ -171,10 +169,9 @@ def describe_pixels(
     Yields:
         The pixels of one part of the image after the other, row by row.
     """
-    describe = partial(dense_descriptors, output_stride=output_stride, padded=True)
     truth = is_anomalous[::output_stride, ::output_stride]
-    for tile in split_into_tiles(image, ensemble.teacher.patch_size, output_stride, max_tile):
-        yield _pixels(ensemble, tile.images, describe, truth[tile.rows, tile.columns].ravel())
+    for part in PixelDescriber(max_tile, output_stride).patches(ensemble.teacher, image):
+        yield _pixels(ensemble, part, truth[part.rows, part.columns].ravel())
 
 
 @torch.no_grad()
@@ -192,17 +189,12 @@ def describe_patches(
         What the ensemble says of the images, in their order.
     """
     patches = torch.cat([zoom(image, ensemble.teacher.patch_size) for image in images])
-    return _pixels(ensemble, patches, PatchNetwork.__call__, is_anomalous)
+    return _pixels(ensemble, Patches(patches), is_anomalous)
 
 
-def _pixels(
-    ensemble: StudentTeacherEnsemble,
-    images: torch.Tensor,
-    describe: Callable[[PatchNetwork, torch.Tensor], torch.Tensor],
-    is_anomalous: np.ndarray,
-) -> Pixels:
-    """Put what an ensemble says of all described pixels below each other, row by row."""
-    students, target = ensemble.describe(images, describe)
+def _pixels(ensemble: StudentTeacherEnsemble, patches: Patches, is_anomalous: np.ndarray) -> Pixels:
+    """Put what an ensemble says of all patches below each other, row by row."""
+    students, target = ensemble.describe(patches)
     error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
     teacher, mean = (
         descriptors.movedim(1, -1).flatten(0, -2).cpu().numpy()

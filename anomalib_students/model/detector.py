@@ -16,8 +16,8 @@ from anomalib_students.engine.checkpoint_check import check_arguments
 from anomalib_students.engine.checkpoint_format import CheckpointFormat
 from anomalib_students.export.exact_export import ExactExport
 
+from .describers import Mode
 from .metrics import F1Score, create_metrics
-from .patch_mode import Mode
 
 __all__ = ["Detector", "choose_components"]
 

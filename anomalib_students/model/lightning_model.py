@@ -44,10 +44,10 @@ from anomalib_students.engine.training_time import TrainingTime
 from anomalib_students.mends import anomalib_mends  # noqa: F401
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
 
+from .describers import Mode
 from .detector import Detector, choose_components
 from .deviation_floors import descriptor_divisor, score_divisor
 from .normalization_split import NormalizationSplit
-from .patch_mode import Mode, teacher_descriptors
 from .patch_network import Architecture
 from .post_processor import FalseAlarmPostProcessor
 from .schedule import cosine_with_warm_up
@@ -381,10 +381,8 @@ class UninformedStudents(Detector, AnomalibModule):
             # In the light of the training: components that follow it would count as nearly constant otherwise.
             jittered = self.model.jitter(images, torch.Generator().manual_seed(first + number * workers))
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                for descriptors in teacher_descriptors(
-                    ensemble.teacher, jittered, self.model.scored_stride, self.model.largest_tile
-                ):
-                    part.update(descriptors)
+                for patches in self.model.describer.patches(ensemble.teacher, jittered):
+                    part.update(patches.describe(ensemble.teacher).movedim(1, -1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             std = total.std if self.standardised else total.std.square().mean().sqrt().expand_as(total.std)
@@ -400,8 +398,8 @@ class UninformedStudents(Detector, AnomalibModule):
         statistics = [RunningStatistics(dim=2) for _ in ensembles]
         for images in self._images(self.normalization_split.held_out, "Score statistics"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
-                scores = ensemble.raw_scores(images, self.model.scored_stride, self.model.largest_tile)
-                part.update(torch.stack(scores, dim=-1).flatten(0, -2))
+                for patches in self.model.describer.patches(ensemble.teacher, images):
+                    part.update(torch.stack(ensemble.raw_scores(patches), dim=-1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
             total = self._merge_over_workers(part)
             if not total.mean.isfinite().all():

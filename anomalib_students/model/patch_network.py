@@ -23,8 +23,17 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-__all__ = ["ARCHITECTURES", "NEGATIVE_SLOPE", "Architecture", "ConvolutionLayer", "PatchNetwork", "check_architecture"]
+__all__ = [
+    "ARCHITECTURES",
+    "NEGATIVE_SLOPE",
+    "Architecture",
+    "ConvolutionLayer",
+    "LayerStep",
+    "PatchNetwork",
+    "check_architecture",
+]
 
 Architecture = Literal["paper", "light", "medium"]
 """Names of the architectures."""
@@ -110,6 +119,22 @@ ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
 """Layers of the patch network for each patch size p, by architecture."""
 
 
+class LayerStep(NamedTuple):
+    """How a pass over images evaluates a layer.
+
+    Attributes:
+        kernel_size: Side of the square kernel in pixels.
+        stride: Stride of the convolution.
+        pool: Whether a pooling follows.
+        split: Whether the pooling splits its input into phases.
+    """
+
+    kernel_size: int
+    stride: int
+    pool: bool
+    split: bool
+
+
 def check_architecture(architecture: str, patch_size: int) -> None:
     """Refuse a patch size for which there is no network.
 
@@ -133,8 +158,7 @@ class PatchNetwork(nn.Module):
     """Map patches of side p to descriptors (Tables 4, 5a, 5b); teacher and students share the architecture.
 
     Applied to an image larger than p it is fully convolutional, and describes the patches whose top left corners lie
-    on a grid with the spacing :attr:`stride`. :func:`anomalib_students.model.dense.dense_descriptors` describes the
-    rest.
+    on a grid with the spacing :attr:`stride`, or a smaller one if poolings split their input into phases.
 
     Args:
         patch_size: Side p of the square patch in pixels: 17, 33 or 65.
@@ -185,25 +209,68 @@ class PatchNetwork(nn.Module):
         with torch.no_grad():
             cast("nn.Conv2d", self.convolutions[-1]).weight.mul_(0.5)
 
-    def forward(self, patches: torch.Tensor, first: int = 0, stop: int | None = None) -> torch.Tensor:
+    def steps(self, output_stride: int | None = None) -> list[LayerStep]:
+        """Decide how to evaluate each layer so that the patches around every s-th pixel are described.
+
+        Args:
+            output_stride: Distance s in pixels between the patches, a power of 2; by default, :attr:`stride`.
+
+        Returns:
+            A step for each layer. Poolings that would leave out pixels in between split; if there are too few poolings,
+            the last convolution takes larger steps.
+        """
+        steps = []
+        output_stride = output_stride or self.stride
+        pooling_stride = 1
+        for index, layer in enumerate(self.layers):
+            is_last = index == len(self.layers) - 1
+            stride = max(1, output_stride // self.stride) if is_last else 1
+            split = layer.pool and pooling_stride >= output_stride
+            steps.append(LayerStep(layer.kernel_size, stride, layer.pool, split))
+            pooling_stride *= 2 if layer.pool else 1
+        return steps
+
+    def forward(
+        self, patches: torch.Tensor, output_stride: int | None = None, first: int = 0, stop: int | None = None
+    ) -> torch.Tensor:
         """Describe patches.
 
         Args:
             patches: Patches of shape ``(B, 3, p, p)``, or images of shape ``(B, 3, H, W)`` with ``H, W >= p``; if not
                 all layers are applied, what the layers before ``first`` return.
+            output_stride: Distance in pixels between the described patches of an image, a power of 2; by default,
+                :attr:`stride`. If it is smaller, poolings split their input into phases, and the images must be padded
+                as by :func:`~anomalib_students.model.dense.dense_patches`.
             first: First layer to apply.
             stop: First layer not to apply; by default, all are.
 
         Returns:
-            Descriptors of shape ``(B, d, 1, 1)``, for images ``(B, d, h, w)`` with one descriptor every
-            :attr:`stride` pixels.
+            Descriptors of shape ``(B, d, 1, 1)``, for images ``(n B, d, h, w)``, where n is the number of phases.
         """
         features = patches
-        layers = list(zip(self.layers, self.convolutions, strict=True))
-        for layer, convolution in layers[first:stop]:
-            features = convolution(features)
+        for step, module in list(zip(self.steps(output_stride), self.convolutions, strict=True))[first:stop]:
+            convolution = cast("nn.Conv2d", module)
+            if step.stride == 1:
+                features = convolution(features)
+            else:
+                features = functional.conv2d(features, convolution.weight, convolution.bias, stride=step.stride)
             if convolution is not self.convolutions[-1]:
                 features = self.activation(features)
-            if layer.pool:
+            if step.split:
+                features = _pool_every_phase(features)
+            elif step.pool:
                 features = self.pool(features)
         return features
+
+
+def _pool_every_phase(features: torch.Tensor) -> torch.Tensor:
+    """Pool features of shape ``(B, C, 2h + 1, 2w + 1)`` at each of 2 x 2 offsets to ``(4B, C, h, w)``."""
+    # Not by the pooling module, which would copy each of the four shifted maps first.
+    larger = torch.maximum(features[..., :-1, :], features[..., 1:, :])
+    return torch.cat(
+        [
+            torch.maximum(larger[..., row::2, column:-1:2], larger[..., row::2, column + 1 :: 2])
+            for row in (0, 1)
+            for column in (0, 1)
+        ]
+    )

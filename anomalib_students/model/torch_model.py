@@ -1,6 +1,7 @@
 """Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal, cast, get_args
 
 import torch
@@ -16,29 +17,22 @@ from .anomaly_map import (
     prediction,
     predictive_uncertainty,
     regression_error,
-    upsample,
 )
-from .dense import (
-    SMALLEST_TILE,
-    DensePlan,
-    check_max_tile,
-    check_output_stride,
-    sample_phase,
-    split_into_tiles,
-)
+from .dense import Patches, dense_patches
+from .describers import Describer, Mode, create_describer, split_batch, zoom
 from .loss import regression_loss
-from .patch_mode import Mode, check_mode, zoom
 from .patch_network import Architecture, PatchNetwork, check_architecture
+from .phase import sample_phase
 from .photometric import PhotometricJitter
+from .tiles import SMALLEST_TILE
 
 __all__ = ["StudentTeacherEnsemble", "TrainingMode", "UninformedStudentsModel"]
 
 TrainingMode = Literal["phase", "dense"]
-"""Which pixels a training step sees where every pixel is scored."""
+"""Which pixels a training step sees in the mode ``"pixel"``."""
 
 TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
-"""Pixels of a batch whose activations are kept for the backward pass, in each way of training. The images of a larger
-batch are worked off in parts, whose activations are computed once more in the backward pass."""
+"""Most pixels of a batch whose activations are kept for the backward pass, in each way of training."""
 
 
 class StudentTeacherEnsemble(nn.Module):
@@ -109,25 +103,21 @@ class StudentTeacherEnsemble(nn.Module):
             for own, its in zip(student.convolutions[: self.shared_layers], teacher.convolutions, strict=False):
                 own.load_state_dict(its.state_dict())
 
-    def describe(
-        self,
-        images: torch.Tensor,
-        describe: Callable[[PatchNetwork, torch.Tensor], torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Describe images with all networks.
+    def describe(self, patches: Patches) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe patches with all networks; what these compute alike is computed once.
 
         Args:
-            images: Images of shape ``(B, 3, H, W)``.
-            describe: How to apply a patch network to images.
+            patches: Patches of B images.
 
         Returns:
             Descriptors of the students, of shape ``(M, B, d, h, w)``, and the normalised descriptors of the teacher, of
             shape ``(B, d, h, w)``.
         """
         with torch.no_grad():
-            descriptors = describe(self.teacher, images).float()
+            patches = patches.through(self.teacher, self.shared_layers)
+            descriptors = patches.describe(self.teacher).float()
         target = (descriptors - self.descriptor_mean) / self.descriptor_std
-        return torch.stack([describe(student, images) for student in self.networks]), target
+        return torch.stack([patches.describe(student) for student in self.networks]), target
 
     def training_loss(
         self,
@@ -135,6 +125,7 @@ class StudentTeacherEnsemble(nn.Module):
         mode: TrainingMode | Literal["patch"],
         generator: torch.Generator | None = None,
         hard_fraction: float = 1.0,
+        grad_checkpointing: bool = True,
     ) -> torch.Tensor:
         """Compute the loss of all students (eq. 7).
 
@@ -144,6 +135,8 @@ class StudentTeacherEnsemble(nn.Module):
                 of each image, zoomed to the side of a patch.
             generator: Source of the random numbers that choose the part, by default torch's own.
             hard_fraction: Part of the pixels, the hardest, that the loss is the mean of; 1 for all.
+            grad_checkpointing: Whether a batch of more than :data:`TRAINING_PIXELS` is worked off in parts, whose
+                activations are not kept, but computed once more in the backward pass.
 
         Returns:
             Sum of the students' losses; a scalar.
@@ -152,54 +145,37 @@ class StudentTeacherEnsemble(nn.Module):
             images = sample_phase(self.teacher, images, generator)
         elif mode == "patch":
             images = zoom(images, self.teacher.patch_size)
-        parts = images.split(max(1, TRAINING_PIXELS[mode] // images[0, 0].numel()))
-        if len(parts) == 1:
+        parts = split_batch(images, TRAINING_PIXELS[mode])
+        if len(parts) == 1 or not grad_checkpointing:
             return self._part_loss(images, mode, hard_fraction)
         losses = [
             checkpoint(self._part_loss, part, mode, hard_fraction, use_reentrant=False) * len(part) for part in parts
         ]
         return torch.stack(losses).sum() / len(images)
 
-    def raw_scores(
-        self, images: torch.Tensor, output_stride: int | None, max_tile: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def raw_scores(self, patches: Patches) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute regression error and predictive uncertainty (eqs. 8 to 10).
 
         Args:
-            images: Images of shape ``(B, 3, H, W)``.
-            output_stride: Distance s between scored pixels; None to score each image as one patch.
-            max_tile: Largest side in pixels that is scored at once, to bound the memory; None for the whole images.
+            patches: Patches of B images.
 
         Returns:
-            Regression error e and predictive uncertainty v, each of shape ``(B, ceil(H / s), ceil(W / s))``, or
-            ``(B, 1, 1)`` for patches.
+            Regression error e and predictive uncertainty v, each of shape ``(B, rows, columns)``.
         """
-        if output_stride is None:
-            students, target = self._describe_patches(zoom(images, self.teacher.patch_size))
-            return regression_error(students, target), predictive_uncertainty(students)
-        if max_tile is None or max(images.shape[-2:]) <= max_tile:
-            return self._scores(images, output_stride)
-        rows, columns = (-(-side // output_stride) for side in images.shape[-2:])
-        error, uncertainty = torch.empty(2, len(images), rows, columns, device=images.device)
-        for tile in split_into_tiles(images, self.teacher.patch_size, output_stride, max_tile):
-            part = ..., tile.rows, tile.columns
-            error[part], uncertainty[part] = self._scores(tile.images, output_stride, padded=True)
-        return error, uncertainty
+        students, target = self.describe(patches)
+        return regression_error(students, target), predictive_uncertainty(students)
 
-    def forward(self, images: torch.Tensor, output_stride: int | None, max_tile: int | None = None) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, describer: Describer) -> torch.Tensor:
         """Compute the normalised score of each pixel, or of each image (eq. 11).
 
         Args:
             images: Images of shape ``(B, 3, H, W)``.
-            output_stride: Distance s between pixels whose score is computed; the others are interpolated. None to score
-                each image as one patch.
-            max_tile: Largest side in pixels that is scored at once; None for the whole images.
+            describer: What is scored.
 
         Returns:
-            Scores of shape ``(B, 1, H, W)``, or ``(B, 1, 1, 1)`` for patches.
+            Scores of shape ``(B, 1, H, W)``, or ``(B, 1, 1, 1)`` if each image is one patch.
         """
-        score = self.combined_score(*self.raw_scores(images, output_stride, max_tile)).unsqueeze(1)
-        return score if output_stride is None else upsample(score, output_stride, images.shape[-2:])
+        return describer.score(self.teacher, images, lambda patches: self.combined_score(*self.raw_scores(patches)))
 
     def combined_score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
         """Add up the normalised error and, where there are several students, uncertainty (eq. 11).
@@ -216,34 +192,9 @@ class StudentTeacherEnsemble(nn.Module):
             score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
         return score
 
-    def _scores(
-        self, images: torch.Tensor, output_stride: int, padded: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        students, target = self._describe_pixels(images, output_stride, padded)
-        return regression_error(students, target), predictive_uncertainty(students)
-
-    def _describe_pixels(
-        self, images: torch.Tensor, output_stride: int = 1, padded: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Describe every s-th pixel; what all networks compute alike is computed once."""
-        plan = DensePlan.of(self.teacher, images, output_stride, padded)
-        with torch.no_grad():
-            features = plan.apply(self.teacher, plan.pad(images), stop=self.shared_layers)
-
-        return self.describe(
-            features,
-            lambda network, features: plan.interleave(plan.apply(network, features, first=self.shared_layers)),
-        )
-
-    def _describe_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Describe the patches that the networks describe in a plain pass; what they compute alike is computed once."""
-        with torch.no_grad():
-            features = self.teacher(images, stop=self.shared_layers)
-        return self.describe(features, lambda network, features: network(features, first=self.shared_layers))
-
     def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
-        students, target = self._describe_pixels(images) if mode == "dense" else self._describe_patches(images)
-        return regression_loss(students, target, hard_fraction)
+        patches = dense_patches(self.teacher, images) if mode == "dense" else Patches(images)
+        return regression_loss(*self.describe(patches), hard_fraction)
 
 
 class UninformedStudentsModel(nn.Module):
@@ -273,6 +224,8 @@ class UninformedStudentsModel(nn.Module):
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
             1 for the maximum of the map.
         shared_layers: First layers that the students take over from the teacher and keep.
+        grad_checkpointing: Whether large batches are trained on in parts, whose activations are computed once more in
+            the backward pass, so that they do not fill the memory.
 
     Attributes:
         tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then stands for ``max_tile``, and
@@ -302,15 +255,17 @@ class UninformedStudentsModel(nn.Module):
         light_jitter: float = 1.0,
         score_window: int = 29,
         shared_layers: int = 2,
+        grad_checkpointing: bool = True,
     ) -> None:
         super().__init__()
         for patch_size in patch_sizes:
             check_architecture(architecture, patch_size)
-        _check_arguments(patch_sizes, n_students, output_stride, training_mode, max_tile, mode)
-        _check_training(hard_fraction, shared_layers)
+        _check_arguments(patch_sizes, n_students, training_mode, hard_fraction, shared_layers)
         check_score_window(score_window)
+        create_describer(mode, output_stride, max_tile)
         self.hard_fraction = hard_fraction
         self.score_window = score_window
+        self.grad_checkpointing = grad_checkpointing
         self.jitter = PhotometricJitter(light_jitter)
         self.patch_sizes = tuple(patch_sizes)
         self.architecture = architecture
@@ -335,16 +290,12 @@ class UninformedStudentsModel(nn.Module):
         return [cast("StudentTeacherEnsemble", ensemble) for ensemble in self.ensembles.values()]
 
     @property
-    def scored_stride(self) -> int | None:
-        """Distance in pixels between scored pixels; None where each image is one patch."""
-        return None if self.mode == "patch" else self.output_stride
-
-    @property
-    def largest_tile(self) -> int:
-        """Largest side in pixels of what is scored at once."""
-        if self.tiler is None:
-            return self.max_tile
-        return max(SMALLEST_TILE, self.tiler.tile_size_h, self.tiler.tile_size_w)
+    def describer(self) -> Describer:
+        """What is scored: every s-th pixel, or the image as one patch."""
+        max_tile = self.max_tile
+        if self.tiler is not None:
+            max_tile = max(SMALLEST_TILE, self.tiler.tile_size_h, self.tiler.tile_size_w)
+        return create_describer(self.mode, self.output_stride, max_tile)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
         """Compute the loss in training, and predictions in evaluation.
@@ -366,7 +317,11 @@ class UninformedStudentsModel(nn.Module):
             mode = "patch" if self.mode == "patch" else self.training_mode
             losses = [
                 ensemble.training_loss(
-                    images, mode, torch.Generator().manual_seed(seed + patch_size), self.hard_fraction
+                    images,
+                    mode,
+                    torch.Generator().manual_seed(seed + patch_size),
+                    self.hard_fraction,
+                    self.grad_checkpointing,
                 )
                 for patch_size, ensemble in zip(self.patch_sizes, self.scales, strict=True)
             ]
@@ -385,19 +340,11 @@ class UninformedStudentsModel(nn.Module):
         Raises:
             ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
         """
-        if torch.compiler.is_exporting():
-            return self._prediction(self._scores(images), images)
-        parts = images.split(max(1, self.largest_tile**2 // images[0, 0].numel()))
+        describer = self.describer
         # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
-        with torch.no_grad():
-            scores = torch.cat([self._scores(part, self.largest_tile) for part in parts])
-        return self._prediction(scores, images)
-
-    def _prediction(self, scores: torch.Tensor, images: torch.Tensor) -> InferenceBatch:
+        with nullcontext() if torch.compiler.is_exporting() else torch.no_grad():
+            scores = combine_scales([ensemble(images, describer) for ensemble in self.scales])
         return prediction(scores, images, has_map=self.mode == "pixel", score_window=self.score_window)
-
-    def _scores(self, images: torch.Tensor, max_tile: int | None = None) -> torch.Tensor:
-        return combine_scales([ensemble(images, self.scored_stride, max_tile) for ensemble in self.scales])
 
 
 def _draw_seed() -> int:
@@ -406,7 +353,7 @@ def _draw_seed() -> int:
 
 
 def _check_arguments(
-    patch_sizes: Sequence[int], n_students: int, output_stride: int, training_mode: str, max_tile: int, mode: str
+    patch_sizes: Sequence[int], n_students: int, training_mode: str, hard_fraction: float, shared_layers: int
 ) -> None:
     if not patch_sizes or len(set(patch_sizes)) != len(patch_sizes):
         msg = f"patch_sizes must name at least one patch size, each once; got {tuple(patch_sizes)}."
@@ -414,15 +361,9 @@ def _check_arguments(
     if n_students < 1:
         msg = f"n_students must be at least 1, got {n_students}."
         raise ValueError(msg)
-    check_output_stride(output_stride)
     if training_mode not in get_args(TrainingMode):
         msg = f"training_mode must be one of {get_args(TrainingMode)}, got {training_mode!r}."
         raise ValueError(msg)
-    check_mode(mode)
-    check_max_tile(max_tile)
-
-
-def _check_training(hard_fraction: float, shared_layers: int) -> None:
     if not 0 < hard_fraction <= 1:
         msg = f"hard_fraction must lie in (0, 1], got {hard_fraction}."
         raise ValueError(msg)

@@ -22,6 +22,7 @@ from anomalib_students.figures.scores import (
 )
 from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.model.dense import dense_descriptors
+from anomalib_students.model.describers import PixelDescriber
 from anomalib_students.model.torch_model import UninformedStudentsModel
 
 from .conftest import SIDE, make_model
@@ -39,9 +40,10 @@ def test_maps_are_those_of_the_ensembles_and_of_the_model():
     images = torch.randn(2, 3, 40, 56)
     maps = scale_maps(model, images)
     assert list(maps) == ["p = 33", "p = 65", MULTI_SCALE]
+    describer = PixelDescriber(512, output_stride=8)
     with torch.no_grad():
         for size in (33, 65):
-            assert torch.equal(maps[f"p = {size}"], model.ensembles[f"p{size}"](images, 8))
+            assert torch.equal(maps[f"p = {size}"], model.ensembles[f"p{size}"](images, describer))
     assert torch.equal(maps[MULTI_SCALE], model(images).anomaly_map)
     torch.testing.assert_close(maps[MULTI_SCALE], (maps["p = 33"] + maps["p = 65"]) / 2)
 
@@ -91,7 +93,7 @@ def test_described_pixels_are_those_of_the_grid(model, max_tile):
             ensemble.descriptor_std
         )
         students = [dense_descriptors(student, image, stride) for student in ensemble.students]
-        score = ensemble(image, stride)[0, 0].numpy()
+        score = ensemble(image, PixelDescriber(max_tile, stride))[0, 0].numpy()
     # In the order of the pixels, by which the parts are found again.
     expected = {}
     for row in range(0, 41, stride):
@@ -134,7 +136,9 @@ def test_images_in_parts_are_all_sampled(patch_model, datamodule, monkeypatch):
     sample_patches(patch_model, iter(batches), samplers)
     for ensemble, sampler in zip(patch_model.model.scales, samplers, strict=True):
         with torch.no_grad():
-            expected = np.array([float(ensemble(pre_process(patch_model, batch)[0], None)) for batch in batches])
+            expected = np.array(
+                [float(ensemble(pre_process(patch_model, batch)[0], patch_model.model.describer)) for batch in batches]
+            )
         # Two good images, one round defect and two square ones: masks there are, but labels count.
         is_anomalous = np.array([bool(batch.gt_label) for batch in batches])
         assert is_anomalous.sum() == 3

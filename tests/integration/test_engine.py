@@ -74,7 +74,7 @@ def test_checkpoint_of_another_model_is_one_clear_error(
 
 def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> None:
     """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
-    from anomalib_students.model.dense import dense_descriptors
+    from anomalib_students.model.dense import dense_descriptors, dense_patches
     from anomalib_students.model.normalization_split import split_indices
 
     model = small_model(standardised=True, light_jitter=0.0, lr=1e-3)
@@ -92,7 +92,7 @@ def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> No
         descriptors = torch.cat(
             [dense_descriptors(ensemble.teacher, images[i].double(), 8)[0].flatten(1) for i in training], dim=1
         )
-        error, uncertainty = ensemble.raw_scores(images[held_out[0]].double(), output_stride=8)
+        error, uncertainty = ensemble.raw_scores(dense_patches(ensemble.teacher, images[held_out[0]].double(), 8))
     expected = {
         "descriptor_mean": descriptors.mean(dim=1).view(-1, 1, 1),
         "descriptor_std": descriptors.std(dim=1, correction=0).view(-1, 1, 1),
@@ -169,13 +169,15 @@ def test_trains_in_bfloat16_where_that_is_native_and_nothing_else_is_said(
 ) -> None:
     monkeypatch.setattr("anomalib_students.model.lightning_model.has_bfloat16", lambda device: native)
     model = small_model()
-    in_bfloat16: set[bool] = set()
-    # Inference applies the layers, and not the network.
+    in_bfloat16: set[tuple[bool, bool]] = set()
+    # Training steps have gradients, statistics and predictions do not.
     model.model.scales[0].students[0].register_forward_hook(
-        lambda network, images, descriptors: in_bfloat16.add(descriptors.dtype == torch.bfloat16)
+        lambda network, images, descriptors: in_bfloat16.add(
+            (torch.is_grad_enabled(), descriptors.dtype == torch.bfloat16)
+        )
     )
     small_engine(tmp_path, precision=precision).fit(model, datamodule=datamodule)
-    assert in_bfloat16 == {expected}
+    assert in_bfloat16 == {(True, expected), (False, False)}
 
 
 def test_dense_training_of_a_batch(datamodule: MVTec, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from anomalib_students.model import dense as dense_module
-from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad, sample_phase, split_into_tiles
+from anomalib_students.model import phase
+from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
 from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork
+from anomalib_students.model.phase import sample_phase
+from anomalib_students.model.tiles import split_into_tiles
 
 PATCH_SIZES = (17, 33, 65)
 NETWORKS = [(name, size) for name, networks in ARCHITECTURES.items() for size in networks]
@@ -189,7 +191,7 @@ def drawn_pixels(network, crop):
     list(AllPairs([[(1, 1), (2, 5), (11, 8), (16, 21)], PATCH_SIZES, [1, 3, 32]])),
 )
 def test_a_sampled_part_has_the_descriptors_of_the_dense_map(size, patch_size, phase_side, monkeypatch):
-    monkeypatch.setattr(dense_module, "PHASE_SIDE", phase_side)
+    monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
     network = make_network(patch_size)
     images = make_images(2, 3, *size)
     dense = dense_descriptors(network, images)
@@ -208,7 +210,7 @@ def test_a_sampled_part_has_the_descriptors_of_the_dense_map(size, patch_size, p
     [(17, 8, 3 * 6), (33, 4, 2 * 3 * 16), (33, 32, 16), (65, 3, 2 * 64), (65, 32, 64)],
 )
 def test_sampled_parts_are_equally_likely_and_make_up_the_image(patch_size, phase_side, parts, monkeypatch):
-    monkeypatch.setattr(dense_module, "PHASE_SIDE", phase_side)
+    monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
     network = PatchNetwork(patch_size, 1)
     height, width = 24, 48  # Divided by all tiles and strides.
     images = coordinates(height, width)
@@ -227,7 +229,7 @@ def test_sampled_parts_are_equally_likely_and_make_up_the_image(patch_size, phas
 @pytest.mark.parametrize("phase_side", [1, 2, 32])
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_every_pixel_can_be_drawn_where_the_sides_do_not_divide(patch_size, phase_side, monkeypatch):
-    monkeypatch.setattr(dense_module, "PHASE_SIDE", phase_side)
+    monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
     network = PatchNetwork(patch_size, 1)
     images = coordinates(10, 7)
     drawn = set()

@@ -5,11 +5,12 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_students import UninformedStudents
-from anomalib_students.model import dense, torch_model
+from anomalib_students.model import phase, torch_model
 from anomalib_students.model.anomaly_map import image_score, predictive_uncertainty, regression_error, upsample
-from anomalib_students.model.dense import dense_descriptors, sample_phase
+from anomalib_students.model.dense import Patches, dense_descriptors, dense_patches
 from anomalib_students.model.loss import regression_loss
 from anomalib_students.model.patch_network import PatchNetwork
+from anomalib_students.model.phase import sample_phase
 from anomalib_students.model.torch_model import UninformedStudentsModel
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
@@ -34,6 +35,12 @@ def make_model(patch_sizes=(17, 33, 65), n_students=2, **arguments):
 
 def make_images(*shape):
     return torch.randn(*shape, dtype=torch.float64)
+
+
+def describe_alone(ensemble, describe):
+    """Descriptors of the students and normalised ones of the teacher, each network for itself from its first layer."""
+    target = (describe(ensemble.teacher).float() - ensemble.descriptor_mean) / ensemble.descriptor_std
+    return torch.stack([describe(student) for student in ensemble.students]), target
 
 
 def gradients(model):
@@ -87,7 +94,7 @@ class TestEvaluation:
     def test_light_networks_have_the_map_of_their_own_descriptors(self):
         model = make_model((33, 65), architecture="light").eval()
         images = make_images(1, 3, 21, 10)
-        maps = [ensemble(images, model.output_stride) for ensemble in model.scales]
+        maps = [ensemble(images, model.describer) for ensemble in model.scales]
         assert {network.architecture for ensemble in model.scales for network in ensemble.students} == {"light"}
         torch.testing.assert_close(model(images).anomaly_map, (maps[0] + maps[1]) / 2)
 
@@ -99,10 +106,10 @@ class TestEvaluation:
         (ensemble,) = model.scales
         ensemble.set_teacher(ensemble.teacher)
         images = make_images(2, 3, 30, 41)
-        students, target = ensemble.describe(images, lambda net, of: dense_descriptors(net, of, output_stride))
-        torch.testing.assert_close(ensemble.raw_scores(images, output_stride)[0], regression_error(students, target))
-        uncertainty = predictive_uncertainty(students)
-        torch.testing.assert_close(ensemble.raw_scores(images, output_stride)[1], uncertainty)
+        students, target = describe_alone(ensemble, lambda network: dense_descriptors(network, images, output_stride))
+        error, uncertainty = ensemble.raw_scores(dense_patches(ensemble.teacher, images, output_stride))
+        torch.testing.assert_close(error, regression_error(students, target))
+        torch.testing.assert_close(uncertainty, predictive_uncertainty(students))
 
     def test_score_of_an_image_is_the_largest_mean_of_a_window(self):
         predictions = make_model(score_window=5).eval()(make_images(2, 3, 12, 20))
@@ -133,14 +140,14 @@ class TestEvaluation:
         expected = [model(image.unsqueeze(0)) for image in images]
 
         sizes = []
-        forward = torch_model.StudentTeacherEnsemble.forward
+        raw_scores = torch_model.StudentTeacherEnsemble.raw_scores
         monkeypatch.setattr(
             torch_model.StudentTeacherEnsemble,
-            "forward",
-            lambda ensemble, part, *options: sizes.append(len(part)) or forward(ensemble, part, *options),
+            "raw_scores",
+            lambda ensemble, part: sizes.append(len(part.features)) or raw_scores(ensemble, part),
         )
         predictions = model(images)
-        assert sizes == 3 * [2] + 3 * [2] + 3 * [1]
+        assert sizes == 3 * [2, 2, 1]
         maps = torch.cat([prediction.anomaly_map for prediction in expected])
         scores = torch.cat([prediction.pred_score for prediction in expected])
         torch.testing.assert_close(predictions.anomaly_map, maps)
@@ -154,13 +161,13 @@ class TestEvaluation:
         expected = model(images)
         model.max_tile = 16
         sides = []
-        scores = torch_model.StudentTeacherEnsemble._scores
+        raw_scores = torch_model.StudentTeacherEnsemble.raw_scores
         monkeypatch.setattr(
             torch_model.StudentTeacherEnsemble,
-            "_scores",
-            lambda ensemble, part, *options, **keywords: (
-                sides.append(max(part.shape[-2:]) - ensemble.teacher.patch_size + 1)
-                or scores(ensemble, part, *options, **keywords)
+            "raw_scores",
+            lambda ensemble, part: (
+                sides.append(max(output_stride * (side.stop - side.start) for side in (part.rows, part.columns)))
+                or raw_scores(ensemble, part)
             ),
         )
         predictions = model(images)
@@ -173,7 +180,7 @@ class TestEvaluation:
         images = torch.rand(1, 3, 50, 33)
         expected = module.model(images).anomaly_map
         TilerConfigurationCallback(enable=True, tile_size=24, stride=12).setup(None, module)
-        assert module.model.largest_tile == 24
+        assert module.model.describer.max_tile == 24
         torch.testing.assert_close(module.model(images).anomaly_map, expected)
 
     def test_no_activations_are_kept_for_a_gradient(self):
@@ -193,7 +200,7 @@ class TestTraining:
     def test_hard_loss_is_that_of_the_hardest_pixels(self):
         model = make_model((33,), n_students=1, training_mode="dense", hard_fraction=0.25)
         images = make_images(1, 3, 8, 8)
-        students, target = model.scales[0].describe(images, dense_descriptors)
+        students, target = model.scales[0].describe(dense_patches(model.scales[0].teacher, images))
         distances = (students[0] - target).square().sum(dim=1).flatten()
         torch.testing.assert_close(model(images).double(), distances.topk(16).values.mean().double())
 
@@ -218,7 +225,7 @@ class TestTraining:
         images = make_images(2, 3, 20, 20)
         generator = torch.Generator().manual_seed(0)
         part = sample_phase(ensemble.teacher, images, torch.Generator().manual_seed(0))
-        expected = regression_loss(*ensemble.describe(part, PatchNetwork.__call__))
+        expected = regression_loss(*describe_alone(ensemble, lambda network: network(part)))
         torch.testing.assert_close(ensemble.training_loss(images, "phase", generator), expected)
 
     def test_light_jitter_changes_what_teacher_and_students_see_alike(self, monkeypatch):
@@ -226,13 +233,12 @@ class TestTraining:
         images = make_images(2, 3, 8, 8)
         seen = []
 
-        def apply(plan, network, images, first=0, stop=None):
+        def describe(network, images, output_stride=None, first=0, stop=None):
             # The layers that all share, of which there are none here, see the images too.
             return images if stop == 0 else seen.append(images) or images[:, :1] + 0
 
-        monkeypatch.setattr(dense.DensePlan, "pad", lambda plan, images: images)
-        monkeypatch.setattr(dense.DensePlan, "apply", apply)
-        monkeypatch.setattr(dense.DensePlan, "interleave", lambda plan, features: features)
+        monkeypatch.setattr(torch_model, "dense_patches", lambda teacher, images: Patches(images))
+        monkeypatch.setattr(PatchNetwork, "forward", describe)
         model.scales[0].descriptor_mean.zero_()
         model(images)
         assert len(seen) == 3
@@ -254,7 +260,7 @@ class TestTraining:
         ("patch_size", "size", "parts"), [(17, (6, 8), 3 * 4), (33, (8, 16), 2 * 16), (65, (16, 8), 64)]
     )
     def test_phase_loss_averaged_over_all_parts_is_the_dense_loss(self, patch_size, size, parts, monkeypatch):
-        monkeypatch.setattr(dense, "PHASE_SIDE", 2)
+        monkeypatch.setattr(phase, "PHASE_SIDE", 2)
         model = make_model((patch_size,), n_students=1)
         images = make_images(1, 3, *size)
         gradients_of, losses = {}, {}
@@ -284,6 +290,11 @@ class TestTraining:
         # The whole; then three parts, and again in the backward pass.
         assert sizes[:4] == [5, 2, 2, 1]
         assert sorted(sizes[4:]) == [1, 2, 2]
+
+    def test_without_checkpointing_a_batch_is_not_split(self, monkeypatch):
+        model = make_model((33,), training_mode="dense", grad_checkpointing=False)
+        monkeypatch.setattr(torch_model, "checkpoint", None)
+        assert_same_loss_and_gradients(model, make_images(3, 3, 15, 12), monkeypatch, "dense", pixels=1)
 
     @pytest.mark.parametrize("mode", ["phase", "dense"])
     def test_images_larger_than_a_part_are_worked_off_one_by_one(self, mode, monkeypatch):
@@ -472,7 +483,7 @@ class TestScalesAreIndependent:
 
     @pytest.mark.parametrize("training_mode", ["phase", "dense"])
     def test_losses_and_random_numbers_of_training_steps(self, training_mode, monkeypatch):
-        monkeypatch.setattr(dense, "PHASE_SIDE", 2)
+        monkeypatch.setattr(phase, "PHASE_SIDE", 2)
         together = make_model(self.SIZES, training_mode=training_mode)
         images = make_images(2, 3, 40, 44)
         torch.manual_seed(6)

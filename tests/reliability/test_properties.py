@@ -22,10 +22,11 @@ from anomalib_students.model.anomaly_map import (
     upsample,
 )
 from anomalib_students.model.covariance import RunningCovariance, effective_dimension
-from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, split_into_tiles
+from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors
 from anomalib_students.model.loss import compactness_loss, regression_loss, triplet_loss
 from anomalib_students.model.metrics import AUROC
 from anomalib_students.model.statistics import RunningStatistics
+from anomalib_students.model.tiles import split_into_tiles
 
 from ..model.test_dense import describe_cropped_patches, make_network, sample_positions
 

@@ -1,0 +1,47 @@
+"""Random parts of images that training steps see."""
+
+import torch
+
+from .dense import reflect_pad
+from .patch_network import PatchNetwork
+
+__all__ = ["sample_phase"]
+
+PHASE_SIDE = 32
+"""Patches in each direction that a training step sees. On a fixed budget, many steps on few patches of an image learn
+more than few steps on many: they tell the networks less of one image, and more of all."""
+
+
+def sample_phase(network: PatchNetwork, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Draw a random part of all patches of images that one plain pass of the patch network describes.
+
+    Neighbouring patches are nearly the same sample, so a training step need not see them all. It gets those of a
+    random tile of the image, and of them one phase of the network's poolings: every ``stride``-th patch in each
+    direction from a random offset, up to :data:`PHASE_SIDE` of them. If tiles and strides divide the sides of the
+    image, each patch is as likely as any other, so that the mean of a loss over the part estimates its mean over all
+    patches (eq. 7) without bias.
+
+    Args:
+        network: Patch network with receptive field p.
+        images: Images of shape ``(B, 3, H, W)``.
+        generator: Source of random numbers on the CPU, by default torch's own.
+
+    Returns:
+        Part of the padded images, of shape ``(B, 3, h, w)`` with ``h, w >= p``, to be passed to ``network`` and to
+        others of its architecture.
+    """
+    border = network.patch_size // 2
+    padded = reflect_pad(images, border, border, border, border)
+    rows, columns = (_random_phase(side, network.stride, generator) for side in images.shape[-2:])
+    return padded[..., rows.start : rows.stop + 2 * border, columns.start : columns.stop + 2 * border]
+
+
+def _random_phase(side: int, stride: int, generator: torch.Generator | None) -> range:
+    """Draw the span from the first to the last patch of a random phase of a random tile of a side."""
+    n_tiles = -(-side // (PHASE_SIDE * stride))
+    tile = -(-side // n_tiles)
+    # The last tile overlaps the one before it if they do not divide the side.
+    start = min(int(torch.randint(n_tiles, (), generator=generator)) * tile, side - tile)
+    offset = int(torch.randint(min(stride, tile), (), generator=generator))
+    phase = range(start + offset, start + tile, stride)
+    return range(phase[0], phase[-1] + 1)
