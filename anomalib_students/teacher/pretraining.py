@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_students.engine.precision import Precision
-from anomalib_students.model.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 from anomalib_students.model.statistics import RunningStatistics
 
 from .images import ImageStore
+from .loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 from .patches import PatchSampler
 from .settings import TeacherSettings
 from .source import DistillationSource

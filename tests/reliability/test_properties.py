@@ -23,10 +23,11 @@ from anomalib_students.model.anomaly_map import (
 )
 from anomalib_students.model.covariance import RunningCovariance, effective_dimension
 from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors
-from anomalib_students.model.loss import compactness_loss, regression_loss, triplet_loss
+from anomalib_students.model.loss import regression_loss
 from anomalib_students.model.metrics import AUROC
 from anomalib_students.model.statistics import RunningStatistics
 from anomalib_students.model.tiles import split_into_tiles
+from anomalib_students.teacher.loss import compactness_loss, triplet_loss
 
 from ..model.test_dense import describe_cropped_patches, make_network, sample_positions
 
