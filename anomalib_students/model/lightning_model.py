@@ -436,9 +436,8 @@ class UninformedStudents(Detector, AnomalibModule):
         """Join the statistics of all workers' shares of the images."""
         if self.trainer.world_size == 1:
             return statistics
-        total = RunningStatistics(statistics.mean.numel())
-        for packed in cast("torch.Tensor", self.all_gather(statistics.pack().to(self.device))):
-            total.merge(RunningStatistics.unpack(packed.to(total.mean.device)))
+        total = RunningStatistics(len(statistics.mean))
+        total.merge(cast("torch.Tensor", self.all_gather(statistics.moments.to(self.device))).cpu())
         return total
 
     def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[torch.Tensor]:

@@ -1,19 +1,23 @@
-"""Mean and standard deviation of values that arrive in parts, in double precision."""
+"""Mean, standard deviation and covariance of vectors that arrive in parts, in double precision."""
 
 import torch
-from torch import nn
 
-__all__ = ["RunningStatistics"]
+__all__ = ["RunningStatistics", "effective_dimension"]
 
 
-class RunningStatistics(nn.Module):
+class RunningStatistics:
     """Accumulate mean and standard deviation of each of d components over any number of vectors.
 
-    Parts are merged pairwise with the update of Chan, Golub and LeVeque (1979), which loses no precision where a sum of
-    squares would. The same update merges the accumulators of several workers.
+    Parts are merged with the update of Chan, Golub and LeVeque (1979), which loses no precision where a sum of squares
+    would. The same update merges the accumulators of several workers.
 
     Args:
         dim: Number d of components.
+        covariance: Whether to accumulate the covariance of all pairs of components too.
+
+    Attributes:
+        moments: Count, mean and sums of squared deviations, in rows of shape ``(d,)``, in float64 on the CPU: of shape
+            ``(3, d)``, or with the sums of products of deviations ``(2 + d, d)``.
 
     Example:
         >>> statistics = RunningStatistics(dim=1)
@@ -23,20 +27,30 @@ class RunningStatistics(nn.Module):
         (2.0, 0.816496580927726)
     """
 
-    count: torch.Tensor
-    mean: torch.Tensor
-    squared_deviation: torch.Tensor
+    def __init__(self, dim: int, covariance: bool = False) -> None:
+        self._has_products = covariance
+        self.moments = torch.zeros(2 + (dim if covariance else 1), dim, dtype=torch.float64)
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
-        self.register_buffer("squared_deviation", torch.zeros(dim, dtype=torch.float64))
+    @property
+    def count(self) -> int:
+        """Number of vectors so far."""
+        return int(self.moments[0, 0])
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean of the vectors so far, of shape ``(d,)`` in float64."""
+        return self.moments[1]
 
     @property
     def std(self) -> torch.Tensor:
         """Standard deviation of each component over all vectors so far, of shape ``(d,)`` in float64."""
-        return (self.squared_deviation / self.count).sqrt()
+        squares = self.moments[2:]
+        return ((squares.diagonal() if self._has_products else squares[0]) / self.count).sqrt()
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Covariance of all vectors so far, of shape ``(d, d)`` in float64, if it is accumulated."""
+        return self.moments[2:] / self.count
 
     @torch.no_grad()
     def update(self, vectors: torch.Tensor) -> None:
@@ -45,48 +59,43 @@ class RunningStatistics(nn.Module):
         Args:
             vectors: Vectors of shape ``(n, d)`` with ``n >= 1``, on any device.
         """
-        # Not every accelerator computes in float64, so the accumulator stays where it was made.
-        part = vectors.to(self.mean.device, torch.float64)
-        variance, mean = torch.var_mean(part, dim=0, correction=0)
-        self._add(torch.full_like(self.count, len(part)), mean, variance * len(part))
+        # Not every accelerator computes in float64.
+        part = vectors.to("cpu", torch.float64)
+        mean = part.mean(dim=0, keepdim=True)
+        count = torch.full_like(mean, len(part))
+        self.merge(torch.cat([count, mean, self._squares(part - mean)]).unsqueeze(0))
 
-    def merge(self, other: "RunningStatistics") -> None:
-        """Add all vectors that another accumulator has seen.
-
-        Args:
-            other: Accumulator of the same dimension.
-        """
-        self._add(other.count, other.mean, other.squared_deviation)
-
-    def pack(self) -> torch.Tensor:
-        """Put everything in one vector, for workers to exchange.
-
-        Returns:
-            Vector of shape ``(1 + 2 d,)`` in float64.
-        """
-        return torch.cat([self.count[None], self.mean, self.squared_deviation])
-
-    @classmethod
-    def unpack(cls, packed: torch.Tensor) -> "RunningStatistics":
-        """Make an accumulator from what another has packed.
+    def merge(self, moments: torch.Tensor) -> None:
+        """Add all vectors that other accumulators have seen.
 
         Args:
-            packed: Vector of shape ``(1 + 2 d,)``.
-
-        Returns:
-            Accumulator that has seen the same vectors.
+            moments: Their moments, of shape ``(n, 3, d)`` or ``(n, 2 + d, d)``.
         """
-        dim = (len(packed) - 1) // 2
-        count, mean, squared_deviation = packed.split([1, dim, dim])
-        statistics = cls(dim)
-        statistics._add(count.squeeze(), mean, squared_deviation)
-        return statistics
+        parts = torch.cat([self.moments.unsqueeze(0), moments])
+        counts, means, squares = parts[:, 0], parts[:, 1], parts[:, 2:]
+        count = counts.sum(dim=0, keepdim=True)
+        mean = (counts * means).sum(dim=0, keepdim=True) / count.clamp(min=1)
+        between = self._squares(counts.sqrt() * (means - mean))
+        self.moments = torch.cat([count, mean, squares.sum(dim=0) + between])
 
-    def _add(self, count: torch.Tensor, mean: torch.Tensor, squared_deviation: torch.Tensor) -> None:
-        total = self.count + count
-        if total == 0:
-            return
-        delta = mean - self.mean
-        self.squared_deviation = self.squared_deviation + squared_deviation + delta**2 * self.count * count / total
-        self.mean = self.mean + delta * count / total
-        self.count = total
+    def _squares(self, deviations: torch.Tensor) -> torch.Tensor:
+        """Sum up squares, or all products, of the components of n vectors."""
+        return deviations.T @ deviations if self._has_products else deviations.square().sum(dim=0, keepdim=True)
+
+
+def effective_dimension(covariance: torch.Tensor) -> float:
+    """Measure in how many directions vectors vary: the participation ratio of the eigenvalues of their covariance.
+
+    Args:
+        covariance: Covariance of shape ``(d, d)``, not 0.
+
+    Returns:
+        Square of the sum of the eigenvalues divided by the sum of their squares: from 1, if all variance lies in one
+        direction, to d, if it is the same in all.
+
+    Example:
+        >>> effective_dimension(torch.diag(torch.tensor([5.0, 5.0, 0.0])))
+        2.0
+    """
+    # Trace and Frobenius norm are sums of the eigenvalues and of their squares.
+    return float(covariance.trace().square() / covariance.square().sum())

@@ -7,9 +7,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from anomalib_students.engine.precision import has_bfloat16
-from anomalib_students.model.covariance import RunningCovariance, effective_dimension
 from anomalib_students.model.dense import dense_descriptors
 from anomalib_students.model.patch_network import NEGATIVE_SLOPE
+from anomalib_students.model.statistics import RunningStatistics, effective_dimension
 
 from .distillation_data import Batch
 from .feature_source import GRID_STRIDE
@@ -102,7 +102,7 @@ class Distillation(TeacherTraining):
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
         super().on_validation_epoch_start()
-        self._statistics = RunningCovariance(self.teacher.descriptor_dim)
+        self._statistics = RunningStatistics(self.teacher.descriptor_dim, covariance=True)
 
     def validation_step(self, batch: Batch) -> None:
         """Compare descriptors of held-out crops with their targets."""

@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 
 from anomalib_students.files import replace_file
-from anomalib_students.model.covariance import RunningCovariance
+from anomalib_students.model.statistics import RunningStatistics
 
 from .crops import cut_crops
 from .feature_source import GRID_STRIDE, FeatureSource, feature_blocks
@@ -198,7 +198,7 @@ class FeatureTargets:
     def _measure_components(self, device: torch.device, progress: bool) -> None:
         random = np.random.default_rng(self._seed)
         sample = random.choice(len(self), min(SAMPLED_CROPS, len(self)), replace=False)
-        statistics = RunningCovariance(sum(self._channels))
+        statistics = RunningStatistics(sum(self._channels), covariance=True)
         starts = range(0, len(sample), BATCH_SIZE)
         for start in track(starts, "Measuring features", disable=not progress):
             crops = np.stack([self._stored("crops", index) for index in sample[start : start + BATCH_SIZE]])

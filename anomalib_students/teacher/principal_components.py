@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from anomalib_students.files import replace_file
-from anomalib_students.model.covariance import RunningCovariance
+from anomalib_students.model.statistics import RunningStatistics
 
 __all__ = ["PrincipalComponents"]
 
@@ -31,7 +31,7 @@ class PrincipalComponents:
 
     @classmethod
     def fit(
-        cls, statistics: RunningCovariance, channels: Sequence[int], weights: Sequence[float], n_components: int
+        cls, statistics: RunningStatistics, channels: Sequence[int], weights: Sequence[float], n_components: int
     ) -> "PrincipalComponents":
         """Compute the map from the covariance of features.
 
@@ -39,7 +39,7 @@ class PrincipalComponents:
         neither the number of its channels nor their range decides how much it counts.
 
         Args:
-            statistics: Mean and covariance of C features.
+            statistics: Statistics of C features, with their covariance.
             channels: Number of features in each block, C in all.
             weights: Weight of each block.
             n_components: Number n of components, at most C.
@@ -49,7 +49,7 @@ class PrincipalComponents:
             variance of all n.
 
         Example:
-            >>> statistics = RunningCovariance(dim=2)
+            >>> statistics = RunningStatistics(dim=2, covariance=True)
             >>> statistics.update(torch.tensor([[2.0, 1.0], [-2.0, 1.0]]))
             >>> components = PrincipalComponents.fit(statistics, channels=[2], weights=[1.0], n_components=1)
             >>> components(torch.tensor([[2.0, 1.0]])).abs()

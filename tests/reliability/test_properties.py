@@ -21,11 +21,10 @@ from anomalib_students.model.anomaly_map import (
     regression_error,
     upsample,
 )
-from anomalib_students.model.covariance import RunningCovariance, effective_dimension
 from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors
 from anomalib_students.model.loss import regression_loss
 from anomalib_students.model.metrics import AUROC
-from anomalib_students.model.statistics import RunningStatistics
+from anomalib_students.model.statistics import RunningStatistics, effective_dimension
 from anomalib_students.model.tiles import split_into_tiles
 from anomalib_students.teacher.loss import compactness_loss, triplet_loss
 
@@ -235,14 +234,14 @@ class TestStatistics:
     def test_parts_in_any_order_are_the_whole(self, dim, sizes, mean, seed):
         vectors = draw(seed, sum(sizes), dim) + mean
         parts = vectors.split(sizes)
-        sequence, merged, covariance = RunningStatistics(dim), RunningStatistics(dim), RunningCovariance(dim)
+        sequence, merged, covariance = (RunningStatistics(dim, covariance=full) for full in (False, False, True))
         for part in parts:
             sequence.update(part)
             covariance.update(part)
         for part in reversed(parts):
             other = RunningStatistics(dim)
             other.update(part)
-            merged.merge(RunningStatistics.unpack(other.pack()))
+            merged.merge(other.moments.unsqueeze(0))
         expected = vectors.numpy()
         for statistics in (sequence, merged):
             assert int(statistics.count) == len(expected)

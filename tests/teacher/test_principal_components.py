@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.model.covariance import RunningCovariance
+from anomalib_students.model.statistics import RunningStatistics
 from anomalib_students.teacher.principal_components import PrincipalComponents
 
 CHANNELS = [3, 2]
@@ -17,7 +17,7 @@ def features():
 
 
 def fit(features, n_components):
-    statistics = RunningCovariance(features.shape[1])
+    statistics = RunningStatistics(features.shape[1], covariance=True)
     statistics.update(torch.from_numpy(features))
     return PrincipalComponents.fit(statistics, CHANNELS, WEIGHTS, n_components)
 
