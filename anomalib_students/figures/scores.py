@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import Normalize, Transform
 from anomalib_students.model.anomaly_map import MULTI_SCALE, combine_scales, predictive_uncertainty, regression_error
 from anomalib_students.model.dense import Patches
 from anomalib_students.model.describers import PixelDescriber, zoom
+from anomalib_students.model.ensemble import StudentTeacherEnsemble
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.model.torch_model import StudentTeacherEnsemble, UninformedStudentsModel
+from anomalib_students.model.torch_model import UninformedStudentsModel
 
 from .examples import name_of
 from .panels import ScoredImage

@@ -23,13 +23,11 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from anomalib.data import AnomalibDataset, Batch
-from anomalib.deploy import CompressionType
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from jsonargparse.typing import register_type
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -46,13 +44,13 @@ from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_pat
 
 from .describers import Mode
 from .detector import Detector, choose_components
-from .deviation_floors import descriptor_divisor, score_divisor
+from .ensemble import TrainingMode
 from .normalization_split import NormalizationSplit
 from .patch_network import Architecture
 from .post_processor import FalseAlarmPostProcessor
 from .schedule import cosine_with_warm_up
 from .statistics import RunningStatistics
-from .torch_model import TrainingMode, UninformedStudentsModel
+from .torch_model import UninformedStudentsModel
 
 __all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents"]
 
@@ -384,10 +382,7 @@ class UninformedStudents(Detector, AnomalibModule):
                 for patches in self.model.describer.patches(ensemble.teacher, jittered):
                     part.update(patches.describe(ensemble.teacher).movedim(1, -1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
-            total = self._merge_over_workers(part)
-            std = total.std if self.standardised else total.std.square().mean().sqrt().expand_as(total.std)
-            ensemble.descriptor_mean.copy_(total.mean.view(-1, 1, 1))
-            ensemble.descriptor_std.copy_(descriptor_divisor(total.mean, std).view(-1, 1, 1))
+            ensemble.normalise_descriptors(self._merge_over_workers(part), self.standardised)
 
     @torch.no_grad()
     def _normalise_scores(self) -> None:
@@ -401,15 +396,7 @@ class UninformedStudents(Detector, AnomalibModule):
                 for patches in self.model.describer.patches(ensemble.teacher, images):
                     part.update(torch.stack(ensemble.raw_scores(patches), dim=-1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
-            total = self._merge_over_workers(part)
-            if not total.mean.isfinite().all():
-                msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
-                raise ValueError(msg)
-            std = score_divisor(total.mean, total.std, ensemble.teacher.descriptor_dim)
-            ensemble.error_mean.copy_(total.mean[0])
-            ensemble.error_std.copy_(std[0])
-            ensemble.uncertainty_mean.copy_(total.mean[1])
-            ensemble.uncertainty_std.copy_(std[1])
+            ensemble.normalise_scores(self._merge_over_workers(part))
         self._scores_normalised_at = self.global_step
         self._choose_threshold()
 
@@ -454,11 +441,3 @@ class UninformedStudents(Detector, AnomalibModule):
                 images = self.pre_processor.transform(images)
             with self.trainer.precision_plugin.forward_context():
                 yield images
-
-
-def _compression_type(name: str) -> CompressionType:
-    return CompressionType(str(name).lower())
-
-
-# Of itself the command line takes the members' names alone, as INT8_PTQ, and not their values, as int8_ptq.
-register_type(CompressionType, serializer=lambda member: member.name, deserializer=_compression_type)

@@ -5,9 +5,11 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_students import UninformedStudents
-from anomalib_students.model import phase, torch_model
+from anomalib_students.model import ensemble as ensemble_module
+from anomalib_students.model import phase
 from anomalib_students.model.anomaly_map import image_score, predictive_uncertainty, regression_error, upsample
 from anomalib_students.model.dense import Patches, dense_descriptors, dense_patches
+from anomalib_students.model.ensemble import StudentTeacherEnsemble
 from anomalib_students.model.loss import regression_loss
 from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.model.phase import sample_phase
@@ -51,7 +53,7 @@ def assert_same_loss_and_gradients(model, images, monkeypatch, mode, pixels):
     """Compare a training step in one part with one in parts of ``pixels`` pixels."""
     results = []
     for limit in (10**9, pixels):
-        monkeypatch.setitem(torch_model.TRAINING_PIXELS, mode, limit)
+        monkeypatch.setitem(ensemble_module.TRAINING_PIXELS, mode, limit)
         model.zero_grad()
         torch.manual_seed(3)
         loss = model(images)
@@ -140,9 +142,9 @@ class TestEvaluation:
         expected = [model(image.unsqueeze(0)) for image in images]
 
         sizes = []
-        raw_scores = torch_model.StudentTeacherEnsemble.raw_scores
+        raw_scores = StudentTeacherEnsemble.raw_scores
         monkeypatch.setattr(
-            torch_model.StudentTeacherEnsemble,
+            StudentTeacherEnsemble,
             "raw_scores",
             lambda ensemble, part: sizes.append(len(part.features)) or raw_scores(ensemble, part),
         )
@@ -161,9 +163,9 @@ class TestEvaluation:
         expected = model(images)
         model.max_tile = 16
         sides = []
-        raw_scores = torch_model.StudentTeacherEnsemble.raw_scores
+        raw_scores = StudentTeacherEnsemble.raw_scores
         monkeypatch.setattr(
-            torch_model.StudentTeacherEnsemble,
+            StudentTeacherEnsemble,
             "raw_scores",
             lambda ensemble, part: (
                 sides.append(max(output_stride * (side.stop - side.start) for side in (part.rows, part.columns)))
@@ -237,7 +239,7 @@ class TestTraining:
             # The layers that all share, of which there are none here, see the images too.
             return images if stop == 0 else seen.append(images) or images[:, :1] + 0
 
-        monkeypatch.setattr(torch_model, "dense_patches", lambda teacher, images: Patches(images))
+        monkeypatch.setattr(ensemble_module, "dense_patches", lambda teacher, images: Patches(images))
         monkeypatch.setattr(PatchNetwork, "forward", describe)
         model.scales[0].descriptor_mean.zero_()
         model(images)
@@ -280,9 +282,9 @@ class TestTraining:
     def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(self, mode, pixels, monkeypatch):
         model = make_model((33,), training_mode=mode)
         sizes = []
-        part_loss = torch_model.StudentTeacherEnsemble._part_loss
+        part_loss = StudentTeacherEnsemble._part_loss
         monkeypatch.setattr(
-            torch_model.StudentTeacherEnsemble,
+            StudentTeacherEnsemble,
             "_part_loss",
             lambda ensemble, part, *more: sizes.append(len(part)) or part_loss(ensemble, part, *more),
         )
@@ -293,7 +295,7 @@ class TestTraining:
 
     def test_without_checkpointing_a_batch_is_not_split(self, monkeypatch):
         model = make_model((33,), training_mode="dense", grad_checkpointing=False)
-        monkeypatch.setattr(torch_model, "checkpoint", None)
+        monkeypatch.setattr(ensemble_module, "checkpoint", None)
         assert_same_loss_and_gradients(model, make_images(3, 3, 15, 12), monkeypatch, "dense", pixels=1)
 
     @pytest.mark.parametrize("mode", ["phase", "dense"])

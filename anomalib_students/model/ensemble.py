@@ -1,0 +1,222 @@
+"""The student-teacher ensemble of one patch size (Section 3.2)."""
+
+from typing import Literal, cast
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .anomaly_map import normalised_score, predictive_uncertainty, regression_error
+from .dense import Patches, dense_patches
+from .describers import Describer, split_batch, zoom
+from .deviation_floors import descriptor_divisor, score_divisor
+from .loss import regression_loss
+from .patch_network import Architecture, PatchNetwork
+from .phase import sample_phase
+from .statistics import RunningStatistics
+
+__all__ = ["StudentTeacherEnsemble", "TrainingMode"]
+
+TrainingMode = Literal["phase", "dense"]
+"""Which pixels a training step sees in the mode ``"pixel"``."""
+
+TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
+"""Most pixels of a batch whose activations are kept for the backward pass, in each way of training."""
+
+
+class StudentTeacherEnsemble(nn.Module):
+    """A teacher, its M students, and the statistics that make their scores comparable, for one patch size.
+
+    Args:
+        patch_size: Side p of the receptive field: 17, 33 or 65.
+        n_students: Number M of students, at least 1.
+        descriptor_dim: Dimension d of the descriptors.
+        architecture: Architecture of all networks.
+        shared_layers: First layers that the students have in common with the teacher, at least 0; these are not
+            trained.
+
+    Attributes:
+        teacher: Frozen patch network. Its weights are random until they are loaded.
+        students: M patch networks with random weights.
+        descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
+        descriptor_std: What they are divided by then, of shape ``(d, 1, 1)``: their standard deviations, or one of all.
+        error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
+        error_std: Its standard deviation; a scalar.
+        uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
+        uncertainty_std: Its standard deviation; a scalar.
+    """
+
+    descriptor_mean: torch.Tensor
+    descriptor_std: torch.Tensor
+    error_mean: torch.Tensor
+    error_std: torch.Tensor
+    uncertainty_mean: torch.Tensor
+    uncertainty_std: torch.Tensor
+
+    def __init__(
+        self,
+        patch_size: int,
+        n_students: int,
+        descriptor_dim: int,
+        architecture: Architecture = "paper",
+        shared_layers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.shared_layers = shared_layers
+        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
+        self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
+        for student in self.networks if shared_layers else []:
+            # The layers behind frozen ones start with the variance that these were trained to have.
+            student.initialise()
+            for convolution in student.convolutions[:shared_layers]:
+                convolution.requires_grad_(requires_grad=False)
+        self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
+        self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
+        for score in ("error", "uncertainty"):
+            self.register_buffer(f"{score}_mean", torch.zeros(()))
+            self.register_buffer(f"{score}_std", torch.ones(()))
+
+    @property
+    def networks(self) -> list[PatchNetwork]:
+        """The students."""
+        return [cast("PatchNetwork", student) for student in self.students]
+
+    def set_teacher(self, teacher: PatchNetwork) -> None:
+        """Take a teacher, and its first layers for the students.
+
+        Args:
+            teacher: Frozen patch network.
+        """
+        self.teacher = teacher
+        for student in self.networks:
+            for own, its in zip(student.convolutions[: self.shared_layers], teacher.convolutions, strict=False):
+                own.load_state_dict(its.state_dict())
+
+    def normalise_descriptors(self, statistics: RunningStatistics, standardised: bool) -> None:
+        """Take over the statistics that the teacher's descriptors are normalised with (eq. 7).
+
+        Args:
+            statistics: Statistics of the teacher's descriptors of training images.
+            standardised: Whether each component is divided by its own standard deviation, or all by the root of their
+                mean variance.
+
+        Raises:
+            ValueError: If they are not finite.
+        """
+        mean, std = statistics.mean, statistics.std
+        if not standardised:
+            std = std.square().mean().sqrt().expand_as(std)
+        self.descriptor_mean.copy_(mean.view(-1, 1, 1))
+        self.descriptor_std.copy_(descriptor_divisor(mean, std).view(-1, 1, 1))
+
+    def normalise_scores(self, statistics: RunningStatistics) -> None:
+        """Take over the statistics that scores are normalised with (eq. 11).
+
+        Args:
+            statistics: Statistics of regression error and predictive uncertainty of held-out images.
+
+        Raises:
+            ValueError: If they are not finite.
+        """
+        mean = statistics.mean
+        if not mean.isfinite().all():
+            msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
+            raise ValueError(msg)
+        std = score_divisor(mean, statistics.std, self.teacher.descriptor_dim)
+        self.error_mean.copy_(mean[0])
+        self.error_std.copy_(std[0])
+        self.uncertainty_mean.copy_(mean[1])
+        self.uncertainty_std.copy_(std[1])
+
+    def describe(self, patches: Patches) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe patches with all networks; what these compute alike is computed once.
+
+        Args:
+            patches: Patches of B images.
+
+        Returns:
+            Descriptors of the students, of shape ``(M, B, d, h, w)``, and the normalised descriptors of the teacher, of
+            shape ``(B, d, h, w)``.
+        """
+        with torch.no_grad():
+            patches = patches.through(self.teacher, self.shared_layers)
+            descriptors = patches.describe(self.teacher).float()
+        target = (descriptors - self.descriptor_mean) / self.descriptor_std
+        return torch.stack([patches.describe(student) for student in self.networks]), target
+
+    def training_loss(
+        self,
+        images: torch.Tensor,
+        mode: TrainingMode | Literal["patch"],
+        generator: torch.Generator | None = None,
+        hard_fraction: float = 1.0,
+        grad_checkpointing: bool = True,
+    ) -> torch.Tensor:
+        """Compute the loss of all students (eq. 7).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them, ``"patch"`` for the one descriptor
+                of each image, zoomed to the side of a patch.
+            generator: Source of the random numbers that choose the part, by default torch's own.
+            hard_fraction: Part of the pixels, the hardest, that the loss is the mean of; 1 for all.
+            grad_checkpointing: Whether a batch of more than :data:`TRAINING_PIXELS` is worked off in parts, whose
+                activations are not kept, but computed once more in the backward pass.
+
+        Returns:
+            Sum of the students' losses; a scalar.
+        """
+        if mode == "phase":
+            images = sample_phase(self.teacher, images, generator)
+        elif mode == "patch":
+            images = zoom(images, self.teacher.patch_size)
+        parts = split_batch(images, TRAINING_PIXELS[mode])
+        if len(parts) == 1 or not grad_checkpointing:
+            return self._part_loss(images, mode, hard_fraction)
+        losses = [
+            checkpoint(self._part_loss, part, mode, hard_fraction, use_reentrant=False) * len(part) for part in parts
+        ]
+        return torch.stack(losses).sum() / len(images)
+
+    def raw_scores(self, patches: Patches) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute regression error and predictive uncertainty (eqs. 8 to 10).
+
+        Args:
+            patches: Patches of B images.
+
+        Returns:
+            Regression error e and predictive uncertainty v, each of shape ``(B, rows, columns)``.
+        """
+        students, target = self.describe(patches)
+        return regression_error(students, target), predictive_uncertainty(students)
+
+    def forward(self, images: torch.Tensor, describer: Describer) -> torch.Tensor:
+        """Compute the normalised score of each pixel, or of each image (eq. 11).
+
+        Args:
+            images: Images of shape ``(B, 3, H, W)``.
+            describer: What is scored.
+
+        Returns:
+            Scores of shape ``(B, 1, H, W)``, or ``(B, 1, 1, 1)`` if each image is one patch.
+        """
+        return describer.score(self.teacher, images, lambda patches: self.combined_score(*self.raw_scores(patches)))
+
+    def combined_score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
+        """Add up the normalised error and, where there are several students, uncertainty (eq. 11).
+
+        Args:
+            error: Regression error e of any shape.
+            uncertainty: Predictive uncertainty v of the same shape.
+
+        Returns:
+            Scores of that shape.
+        """
+        score = normalised_score(error, self.error_mean, self.error_std)
+        if len(self.students) > 1:
+            score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
+        return score
+
+    def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
+        patches = dense_patches(self.teacher, images) if mode == "dense" else Patches(images)
+        return regression_loss(*self.describe(patches), hard_fraction)
