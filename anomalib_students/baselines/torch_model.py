@@ -32,9 +32,8 @@ class DescriptorBaselineModel(nn.Module):
         output_stride: Distance in pixels between descriptors: 1, 2, 4 or 8.
         descriptor_dim: Dimension d of the descriptors.
         architecture: Architecture of the teacher.
-        max_tile: Largest side in pixels of what is described at once. Larger images are cut into tiles, whose patches
-            reach over their borders, so that the scores are those of the whole image. Exported models score whole
-            images.
+        max_tile: Largest side in pixels of what is described at once, with the scores of the whole image; see
+            :class:`~anomalib_students.model.describers.Describer`.
         standardise: Whether each dimension of the descriptors is brought to mean 0 and standard deviation 1 over the
             training images, as it is for the students (eq. 7).
         settings: Arguments of the method's class that differ from the paper's.

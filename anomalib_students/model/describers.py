@@ -10,14 +10,25 @@ import torch
 from anomalib_students.export.resize import antialiased_resize
 
 from .anomaly_map import upsample
-from .dense import Patches, check_output_stride, dense_patches
+from .dense import Patches, check_output_stride, dense_patches, reflect_pad
 from .patch_network import PatchNetwork
-from .tiles import check_max_tile, split_into_tiles
 
-__all__ = ["Describer", "Mode", "PatchDescriber", "PixelDescriber", "create_describer", "split_batch", "zoom"]
+__all__ = [
+    "SMALLEST_TILE",
+    "Describer",
+    "Mode",
+    "PatchDescriber",
+    "PixelDescriber",
+    "create_describer",
+    "split_batch",
+    "zoom",
+]
 
 Mode = Literal["pixel", "patch"]
 """What is scored: every pixel of an image, or the image as a whole, which then is one patch (Section 4.1)."""
+
+SMALLEST_TILE = 16
+"""Least side of a tile in pixels: smaller ones would be nearly all border."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,13 @@ class Describer(ABC):
 
 @dataclass(frozen=True)
 class PixelDescriber(Describer):
-    """Describe every s-th pixel by the patch around it, in tiles; the scores of the others are interpolated.
+    """Describe every s-th pixel by the patch around it; the scores of the others are interpolated.
+
+    Large images are cut into tiles, which bring along the border of ``(p - 1) / 2`` pixels that their patches reach
+    over, so that the descriptors are those of the whole image.
 
     Args:
-        max_tile: See :class:`Describer`. Tiles bring along the border that their patches reach over, so that the scores
-            are those of the whole image.
+        max_tile: See :class:`Describer`.
         output_stride: Distance s in pixels between described pixels.
 
     Example:
@@ -104,9 +117,22 @@ class PixelDescriber(Describer):
         if torch.compiler.is_exporting():
             yield dense_patches(network, images, self.output_stride)
             return
-        for tile in split_into_tiles(images, network.patch_size, self.output_stride, self.max_tile):
-            patches = dense_patches(network, tile.images, self.output_stride, padded=True)
-            yield patches._replace(rows=tile.rows, columns=tile.columns)
+        border, stride = network.patch_size // 2, self.output_stride
+        padded = reflect_pad(images, border, border, border, border)
+        for top, bottom in self._spans(images.shape[-2]):
+            for left, right in self._spans(images.shape[-1]):
+                tile = padded[..., top : bottom + 2 * border, left : right + 2 * border]
+                yield dense_patches(network, tile, stride, padded=True)._replace(
+                    rows=slice(top // stride, -(-bottom // stride)), columns=slice(left // stride, -(-right // stride))
+                )
+
+    def _spans(self, side: int) -> Iterator[tuple[int, int]]:
+        """Cut a side into spans of about the same size, of which all but the last are multiples of the stride."""
+        n_described = -(-side // self.output_stride)
+        n_tiles = -(-n_described // (self.max_tile // self.output_stride))
+        span = -(-n_described // n_tiles) * self.output_stride
+        for start in range(0, side, span):
+            yield start, min(start + span, side)
 
     def _upsampled(self, scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         return upsample(scores, self.output_stride, images.shape[-2:])
@@ -148,7 +174,9 @@ def create_describer(mode: Mode, output_stride: int, max_tile: int) -> Describer
         ValueError: If an argument is out of range.
     """
     check_output_stride(output_stride)
-    check_max_tile(max_tile)
+    if max_tile < SMALLEST_TILE:
+        msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."
+        raise ValueError(msg)
     if mode not in get_args(Mode):
         msg = f"mode must be one of {get_args(Mode)}, got {mode!r}."
         raise ValueError(msg)

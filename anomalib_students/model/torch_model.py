@@ -10,11 +10,10 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 
 from .anomaly_map import check_score_window, combine_scales, prediction
-from .describers import Describer, Mode, create_describer
+from .describers import SMALLEST_TILE, Describer, Mode, create_describer
 from .ensemble import StudentTeacherEnsemble, TrainingMode
 from .patch_network import Architecture, check_architecture
 from .photometric import PhotometricJitter
-from .tiles import SMALLEST_TILE
 
 __all__ = ["UninformedStudentsModel"]
 
@@ -31,14 +30,12 @@ class UninformedStudentsModel(nn.Module):
         output_stride: Distance in pixels between descriptors at inference: 1, 2, 4 or 8.
         training_mode: ``"phase"`` or ``"dense"``.
         descriptor_dim: Dimension d of the descriptors.
-        max_tile: Largest side in pixels of what is scored at once. Larger images are cut into tiles, whose patches
-            reach over their borders, so that the scores are those of the whole image; of smaller ones as many are
-            scored together as are no larger. Exported models score whole images.
+        max_tile: Largest side in pixels of what is scored at once, with the scores of the whole image; see
+            :class:`~anomalib_students.model.describers.Describer`.
         architecture: ``"medium"`` for deep networks of p = 33 and 65, ``"light"`` for the cheapest networks,
             ``"paper"`` for the paper's.
         mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
-            that it then is (Section 4.1). ``output_stride``, ``training_mode`` and ``max_tile`` mean nothing to the
-            latter.
+            that it then is (Section 4.1), to which ``output_stride`` and ``training_mode`` mean nothing.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as eq. 7.
         light_jitter: Strength of random changes of the light in training images, see

@@ -13,9 +13,9 @@ from torch import nn
 
 from anomalib_students.model import phase
 from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
+from anomalib_students.model.describers import PixelDescriber
 from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork
 from anomalib_students.model.phase import sample_phase
-from anomalib_students.model.tiles import split_into_tiles
 
 PATCH_SIZES = (17, 33, 65)
 NETWORKS = [(name, size) for name, networks in ARCHITECTURES.items() for size in networks]
@@ -108,10 +108,11 @@ def test_tiles_have_the_descriptors_of_the_image(size, max_tile, patch_size, out
     images = make_images(2, 3, *size)
     described = dense_descriptors(network, images, output_stride)
     filled = torch.full_like(described, torch.nan)
-    for tile in split_into_tiles(images, patch_size, output_stride, max_tile):
-        assert max(tile.images.shape[-2:]) <= max_tile + patch_size - 1
-        assert filled[..., tile.rows, tile.columns].isnan().all()
-        filled[..., tile.rows, tile.columns] = dense_descriptors(network, tile.images, output_stride, padded=True)
+    for tile in PixelDescriber(max_tile, output_stride).patches(network, images):
+        assert output_stride * max(side.stop - side.start for side in (tile.rows, tile.columns)) <= max_tile
+        part = filled[tile.images, :, tile.rows, tile.columns]
+        assert part.isnan().all()
+        part.copy_(tile.describe(network))
     torch.testing.assert_close(filled, described, rtol=0, atol=1e-12)
 
 

@@ -1,3 +1,5 @@
+from inspect import signature
+
 import pytest
 import torch
 from anomalib.callbacks import TilerConfigurationCallback
@@ -458,6 +460,13 @@ def test_an_argument_out_of_range_is_refused(arguments, message):
         UninformedStudentsModel(**{**EQUATIONS, "patch_sizes": (17,), **arguments})
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_defaults_are_those_of_the_lightning_module():
+    lightning, torch_model = (signature(model).parameters for model in (UninformedStudents, UninformedStudentsModel))
+    shared = lightning.keys() & torch_model.keys()
+    assert torch_model.keys() - shared == {"grad_checkpointing"}
+    assert {name: torch_model[name].default for name in shared} == {name: lightning[name].default for name in shared}
 
 
 class TestScalesAreIndependent:

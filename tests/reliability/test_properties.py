@@ -22,10 +22,10 @@ from anomalib_students.model.anomaly_map import (
     upsample,
 )
 from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors
+from anomalib_students.model.describers import PixelDescriber
 from anomalib_students.model.loss import regression_loss
 from anomalib_students.model.metrics import AUROC
 from anomalib_students.model.statistics import RunningStatistics, effective_dimension
-from anomalib_students.model.tiles import split_into_tiles
 from anomalib_students.teacher.loss import compactness_loss, triplet_loss
 
 from ..model.test_dense import describe_cropped_patches, make_network, sample_positions
@@ -65,11 +65,11 @@ class TestDense:
         images = draw(seed, 1, 3, height, width)
         whole = dense_descriptors(network, images, stride)
         joined = torch.full_like(whole, torch.nan)
-        for tile in split_into_tiles(images, patch_size, stride, max_tile):
-            part = joined[..., tile.rows, tile.columns]
+        for patches in PixelDescriber(max_tile, stride).patches(network, images):
+            part = joined[..., patches.rows, patches.columns]
             # Each pixel is in one tile.
             assert part.isnan().all()
-            part.copy_(dense_descriptors(network, tile.images, stride, padded=True))
+            part.copy_(patches.describe(network))
         torch.testing.assert_close(joined, whole, rtol=1e-9, atol=1e-9)
 
 
