@@ -1,6 +1,5 @@
 """Dense descriptors against the patch network on patches that are cropped one by one."""
 
-from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -11,11 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from anomalib_students.model import phase
 from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
-from anomalib_students.model.describers import PixelDescriber
 from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork
-from anomalib_students.model.phase import sample_phase
 
 PATCH_SIZES = (17, 33, 65)
 NETWORKS = [(name, size) for name, networks in ARCHITECTURES.items() for size in networks]
@@ -94,29 +90,6 @@ def test_dense_equals_patches_in_single_precision(patch_size, output_stride):
 
 
 @pytest.mark.usefixtures("narrow_networks")
-@pytest.mark.parametrize(
-    ("size", "max_tile", "patch_size", "output_stride"),
-    [
-        (*tiles, *network)
-        for tiles, *network in AllPairs(
-            [[((1, 1), 8), ((9, 30), 8), ((37, 20), 16), ((40, 41), 19)], PATCH_SIZES, OUTPUT_STRIDES]
-        )
-    ],
-)
-def test_tiles_have_the_descriptors_of_the_image(size, max_tile, patch_size, output_stride):
-    network = make_network(patch_size)
-    images = make_images(2, 3, *size)
-    described = dense_descriptors(network, images, output_stride)
-    filled = torch.full_like(described, torch.nan)
-    for tile in PixelDescriber(max_tile, output_stride).patches(network, images):
-        assert output_stride * max(side.stop - side.start for side in (tile.rows, tile.columns)) <= max_tile
-        part = filled[tile.images, :, tile.rows, tile.columns]
-        assert part.isnan().all()
-        part.copy_(tile.describe(network))
-    torch.testing.assert_close(filled, described, rtol=0, atol=1e-12)
-
-
-@pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_dense_equals_patches_at_every_pixel(patch_size):
     images = make_images(1, 3, 14, 11)
@@ -171,72 +144,6 @@ def test_reflect_pad_equals_numpy(height, width, left, right, top, bottom):
     images = make_images(2, 3, height, width)
     expected = np.pad(images.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect")
     assert np.array_equal(reflect_pad(images, left, right, top, bottom).numpy(), expected)
-
-
-def coordinates(height, width):
-    """Images whose three channels are row, column and zero, so that a crop tells where it comes from."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([rows, columns, torch.zeros_like(rows)]).double().unsqueeze(0)
-
-
-def drawn_pixels(network, crop):
-    """Rows and columns of the pixels in whose patches a crop of :func:`coordinates` consists."""
-    border, stride = network.patch_size // 2, network.stride
-    rows, columns = crop[0, 0, :, 0], crop[0, 1, 0, :]
-    return tuple(side[border : len(side) - border : stride].long().tolist() for side in (rows, columns))
-
-
-@pytest.mark.usefixtures("narrow_networks")
-@pytest.mark.parametrize(
-    ("size", "patch_size", "phase_side"),
-    list(AllPairs([[(1, 1), (2, 5), (11, 8), (16, 21)], PATCH_SIZES, [1, 3, 32]])),
-)
-def test_a_sampled_part_has_the_descriptors_of_the_dense_map(size, patch_size, phase_side, monkeypatch):
-    monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
-    network = make_network(patch_size)
-    images = make_images(2, 3, *size)
-    dense = dense_descriptors(network, images)
-    for seed in range(6):
-        torch.manual_seed(seed)
-        rows, columns = drawn_pixels(network, sample_phase(network, coordinates(*size)))
-        torch.manual_seed(seed)
-        descriptors = network(sample_phase(network, images))
-        torch.testing.assert_close(descriptors, dense[:, :, rows][..., columns], rtol=0, atol=1e-12)
-        assert max(len(rows), len(columns)) <= phase_side
-
-
-@pytest.mark.parametrize(
-    ("patch_size", "phase_side", "parts"),
-    # Tiles in each direction, and phases in each tile.
-    [(17, 8, 3 * 6), (33, 4, 2 * 3 * 16), (33, 32, 16), (65, 3, 2 * 64), (65, 32, 64)],
-)
-def test_sampled_parts_are_equally_likely_and_make_up_the_image(patch_size, phase_side, parts, monkeypatch):
-    monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
-    network = PatchNetwork(patch_size, 1)
-    height, width = 24, 48  # Divided by all tiles and strides.
-    images = coordinates(height, width)
-    counts = Counter()
-    for _ in range(30 * parts):
-        rows, columns = drawn_pixels(network, sample_phase(network, images))
-        counts[tuple(rows), tuple(columns)] += 1
-
-    # Each part is drawn 30 times on average, with a deviation of 5.5.
-    assert len(counts) == parts
-    assert all(abs(count - 30) < 25 for count in counts.values())
-    partition = sorted(pixel for rows, columns in counts for pixel in product(rows, columns))
-    assert partition == sorted(product(range(height), range(width)))
-
-
-@pytest.mark.parametrize("phase_side", [1, 2, 32])
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
-def test_every_pixel_can_be_drawn_where_the_sides_do_not_divide(patch_size, phase_side, monkeypatch):
-    monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
-    network = PatchNetwork(patch_size, 1)
-    images = coordinates(10, 7)
-    drawn = set()
-    for _ in range(1000):
-        drawn |= set(product(*drawn_pixels(network, sample_phase(network, images))))
-    assert drawn == set(product(range(10), range(7)))
 
 
 class Describe(nn.Module):
