@@ -138,11 +138,18 @@ def test_other_output_strides_are_refused(output_stride):
 SIDES, MARGINS = st.integers(1, 12), st.integers(0, 30)
 
 
+def reflected(size, before, after):
+    """Indices that numpy reflects a side to, by one period of it: numpy 1.26 errs if it reflects more than once."""
+    period = np.pad(np.arange(size), (0, max(0, size - 2)), mode="reflect")
+    return period[np.arange(-before, size + after) % len(period)]
+
+
 @given(SIDES, SIDES, MARGINS, MARGINS, MARGINS, MARGINS)
 @example(height=1, width=40, left=32, right=39, top=35, bottom=32)
+@example(height=3, width=3, left=0, right=0, top=0, bottom=8)
 def test_reflect_pad_equals_numpy(height, width, left, right, top, bottom):
     images = make_images(2, 3, height, width)
-    expected = np.pad(images.numpy(), ((0, 0), (0, 0), (top, bottom), (left, right)), mode="reflect")
+    expected = images.numpy()[..., reflected(height, top, bottom), :][..., reflected(width, left, right)]
     assert np.array_equal(reflect_pad(images, left, right, top, bottom).numpy(), expected)
 
 

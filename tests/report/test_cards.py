@@ -71,7 +71,8 @@ def test_without_a_threshold_the_colours_end_at_the_highest_scores(results):
     scale = map_scale(results, None)
     assert scale.begin == pytest.approx(usual(results))
     assert 1 < scale.end <= max(float(each.anomaly_map.max()) for each in results)
-    assert list(scale.places(np.array([scale.begin, (scale.begin + scale.end) / 2, scale.end]))) == [0, 0.5, 1]
+    places = scale.places(np.array([scale.begin, (scale.begin + scale.end) / 2, scale.end]))
+    assert list(places) == pytest.approx([0, 0.5, 1])
     constant = [each._replace(anomaly_map=torch.ones(40, 40)) for each in results]
     assert map_scale(constant, None).places(np.ones(1)) == 0
 
