@@ -1,15 +1,19 @@
-"""Checkpoints that name their format."""
+"""Checkpoints of our models: written whole or not at all, named where they are damaged, and with their format."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from anomalib.models import AnomalibModule
 from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import LightningModule
 
 from anomalib_students.file_format import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_checkpoint_format
+from anomalib_students.files import naming_what_is_damaged
+
+from .checkpoint_io import CheckpointIO
 
 __all__ = ["CheckpointFormat"]
 
@@ -24,6 +28,19 @@ class CheckpointFormat(LightningModule):
     """
 
     before_named: ClassVar[Mapping[str, Any]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Have checkpoints written whole or not at all.
+
+        Args:
+            stage: Function of the trainer.
+        """
+        super().setup(stage)
+        strategy = self.trainer.strategy
+        written_by = strategy.checkpoint_io
+        # A user's own way of writing stays.
+        if type(written_by) is AnomalibCheckpointIO:
+            strategy.checkpoint_io = CheckpointIO(written_by.extra_safe_globals)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the format.
@@ -47,6 +64,7 @@ class CheckpointFormat(LightningModule):
             The model.
 
         Raises:
+            RuntimeError: If the file is damaged.
             ValueError: If the checkpoint is of a newer format, or of a model with other networks.
         """
         checkpoint = _read(cast("type[AnomalibModule]", cls), checkpoint_path)
@@ -54,7 +72,8 @@ class CheckpointFormat(LightningModule):
         check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
         saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, cls.before_named)
         missing = {name: value for name, value in cls.before_named.items() if name not in saved}
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
+        with naming_what_is_damaged(checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
 
 
 def _read(model: type[AnomalibModule], path: str | Path) -> Mapping[str, Any]:
