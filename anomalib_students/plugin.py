@@ -104,16 +104,6 @@ def _register(classes: _Classes) -> None:
             namespace.update(ours)
             # For `from anomalib.models import *`.
             namespace["__all__"] = sorted({*namespace["__all__"], *classes.names})
-        if "anomalib.models" in classes.targets:
-            _name_models(ours)
-
-
-def _name_models(ours: dict[str, type]) -> None:
-    """Have configurations name our models as anomalib names its own, and anomalib take the names that they had."""
-    from .mends.class_paths import allow_our_paths, name_as_anomalib
-
-    name_as_anomalib(ours, "anomalib.models")
-    allow_our_paths(sys.modules["anomalib.models"])
 
 
 def _import_under_way() -> str | None:

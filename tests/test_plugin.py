@@ -131,21 +131,6 @@ def test_registration_by_hand_when_torch_calls_no_entry_point():
     run(sys.executable, "-c", AUTOLOAD_OFF, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
 
 
-def test_get_model_takes_every_form_of_the_name():
-    from anomalib.models import get_model
-
-    from anomalib_students import UninformedStudents
-
-    class_paths = (
-        "UninformedStudents",
-        "anomalib_students.UninformedStudents",
-        "anomalib.models.UninformedStudents",
-        "anomalib.models.image.UninformedStudents",
-    )
-    for model in ("uninformed_students", "UninformedStudents", *({"class_path": path} for path in class_paths)):
-        assert type(get_model(model)) is UninformedStudents
-
-
 def test_get_datamodule_takes_our_names(tmp_path):
     from anomalib.data import get_datamodule
 
@@ -163,25 +148,6 @@ def test_command_line_takes_our_names(capsys):
     config = capsys.readouterr().out
     assert "class_path: anomalib.models.UninformedStudents" in config
     assert "class_path: anomalib_students.MVTec" in config
-
-
-# The fourth, CNNFeatureDictionary, looks for a network's weights when it is made.
-@pytest.mark.parametrize("name", ["DescriptorBaseline", "SSIMAutoencoder", "UninformedStudents"])
-@pytest.mark.parametrize("package", ["", "anomalib.models.", "anomalib_students."])
-def test_configurations_name_models_so_that_anomalib_takes_them(package, name):
-    """As anomalib's ``lightning_inference.py`` and its benchmark hand them to ``get_model``."""
-    from anomalib.models import AnomalibModule, get_model
-    from jsonargparse import ArgumentParser
-
-    import anomalib_students
-
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(AnomalibModule, "model", fail_untyped=False)
-    settings = parser.parse_args(["--model", package + name])
-    # jsonargparse before 4.41 writes a path that it was given as it writes those that it finds itself.
-    assert settings.model.class_path in {f"{package or 'anomalib.models.'}{name}", f"anomalib.models.{name}"}
-    assert type(get_model(settings.model)) is getattr(anomalib_students, name)
-    assert type(parser.instantiate_classes(settings).model) is getattr(anomalib_students, name)
 
 
 @pytest.mark.slow

@@ -1,15 +1,10 @@
-"""What anomalib's engine does with our models if the user leaves it open: how long to train, when to validate and save.
-
-``trainer_arguments`` of a model would not do: they take precedence over what the user says.
-"""
+"""What is done if the user leaves it open: how long our models train, and when they are validated and saved."""
 
 import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from types import ModuleType
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-import wrapt
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
@@ -100,18 +95,3 @@ def _ends(trainer: Trainer) -> bool:
     """Whether a training ends with the present epoch."""
     is_last = trainer.current_epoch + 1 == trainer.max_epochs
     return is_last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
-
-
-def _setup_trainer(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
-    model = args[0] if args else kwargs["model"]
-    settings = engine._cache.args  # noqa: SLF001
-    if hasattr(model, "complete_trainer_settings"):
-        model.complete_trainer_settings(settings)
-    elif hasattr(model, "paper_epochs") and has_open_length(settings):
-        settings["max_epochs"] = model.paper_epochs
-    setup(*args, **kwargs)
-
-
-@wrapt.when_imported("anomalib.engine.engine")
-def _let_models_choose(engine: ModuleType) -> None:
-    wrapt.wrap_function_wrapper(engine, "Engine._setup_trainer", _setup_trainer)

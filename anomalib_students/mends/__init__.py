@@ -1,17 +1,34 @@
 """What is mended of anomalib and OpenVINO, each in a module that says what, and in which version it was found.
 
-It concerns every model of anomalib in a program.
+It concerns every model of anomalib in a program. A mend goes when anomalib has mended the fault.
 """
 
+from functools import cache
+
+from .class_paths import name_models_as_anomalib
+from .compression_names import take_lower_case
 from .images import read_by_ours
 from .masks import name_masks
+from .one_line_errors import end_in_one_line
+from .results_folders import keep_untrained_results
+from .resumed_training import measure_what_was_trained
+from .seed import seed_before_models
 from .telemetry import report_only_if_asked
+from .trainer_settings import let_models_choose
 
 __all__ = ["apply_mends"]
 
 
+@cache
 def apply_mends() -> None:
     """Mend the modules, now or as soon as they are imported; a second call changes nothing more."""
-    read_by_ours()
+    end_in_one_line()
+    keep_untrained_results()
+    let_models_choose()
     name_masks()
+    name_models_as_anomalib()
+    read_by_ours()
     report_only_if_asked()
+    seed_before_models()
+    take_lower_case()
+    measure_what_was_trained()

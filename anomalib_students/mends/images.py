@@ -7,10 +7,11 @@ another module; each opens files by the name ``Image`` in it, which is given her
 
 from types import ModuleType
 
-import wrapt
 from PIL import Image
 
 from anomalib_students.image_files import open_image
+
+from .patching import change
 
 __all__ = ["read_by_ours"]
 
@@ -21,7 +22,12 @@ READERS = ("anomalib.data.utils.image", "anomalib.visualization.image.item_visua
 def read_by_ours() -> None:
     """Have anomalib open image files by :func:`~anomalib_students.image_files.open_image`."""
     for reader in READERS:
-        wrapt.when_imported(reader)(_replace_open)
+        change(
+            reader,
+            "Image",
+            _replace_open,
+            otherwise="it may read grey images of 16 bits as white, and not name damaged images",
+        )
 
 
 def _replace_open(module: ModuleType) -> None:

@@ -5,14 +5,15 @@ pandas, ``Must have equal len keys and value when setting with an iterable``; if
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import wrapt
 from anomalib.data.errors import MisMatchError
+from pandas import DataFrame
 from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .patching import wrap
 
 __all__ = ["name_masks", "unpaired"]
 
@@ -25,8 +26,12 @@ Folders = str | Path | Sequence[str | Path] | None
 
 def name_masks() -> None:
     """Have the errors of anomalib's ``Folder`` and ``MVTecAD`` name the files."""
-    wrapt.when_imported("anomalib.data.datasets.image.folder")(_wrap("make_folder_dataset", _groups_of_folder))
-    wrapt.when_imported("anomalib.data.datasets.image.mvtecad")(_wrap("make_mvtec_ad_dataset", _groups_of_mvtec))
+    otherwise = "its errors of masks that are missing or left over may name no file"
+    for module, name, groups_of in (
+        ("anomalib.data.datasets.image.folder", "make_folder_dataset", _groups_of_folder),
+        ("anomalib.data.datasets.image.mvtecad", "make_mvtec_ad_dataset", _groups_of_mvtec),
+    ):
+        wrap(module, name, partial(_with_names, groups_of), otherwise)
 
 
 def unpaired(images: Path, masks: Path) -> list[str]:
@@ -78,23 +83,17 @@ def _groups_of_folder(
     return list(zip(images, masks, strict=False))
 
 
-def _wrap(name: str, groups_of: Callable[..., Groups]) -> Callable[[ModuleType], None]:
-    """Make the function that wraps another of a module."""
-
-    def with_names(make: Callable[..., Any], _: object, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        try:
-            return make(*args, **kwargs)
-        except (MisMatchError, ValueError) as error:
-            groups = groups_of(**signature(make).bind(*args, **kwargs).arguments)
-            found = [sentence for images, masks in groups for sentence in unpaired(images, masks)]
-            if not found:
-                raise
-            more = f" (and {len(found) - LISTED} more)" if len(found) > LISTED else ""
-            msg = f"Images and masks do not go together: {'; '.join(found[:LISTED])}{more}."
-            raise ValueError(msg) from error
-
-    def wrap(module: ModuleType) -> None:
-        if not isinstance(vars(module)[name], wrapt.FunctionWrapper):
-            wrapt.wrap_function_wrapper(module, name, with_names)
-
-    return wrap
+def _with_names(
+    groups_of: Callable[..., Groups], make: Callable[..., DataFrame], _: None, args: tuple, kwargs: dict
+) -> DataFrame:
+    """Make the table of a data set, or say which masks and images do not go together."""
+    try:
+        return make(*args, **kwargs)
+    except (MisMatchError, ValueError) as error:
+        groups = groups_of(**signature(make).bind(*args, **kwargs).arguments)
+        found = [sentence for images, masks in groups for sentence in unpaired(images, masks)]
+        if not found:
+            raise
+        more = f" (and {len(found) - LISTED} more)" if len(found) > LISTED else ""
+        msg = f"Images and masks do not go together: {'; '.join(found[:LISTED])}{more}."
+        raise ValueError(msg) from error

@@ -5,26 +5,25 @@ no by ``opt_in_out --opt_out``. Inspection machines don't look up foreign hosts:
 ``opt_in_out --opt_in`` reports nothing.
 """
 
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable
 
-import wrapt
+from .patching import wrap
 
 __all__ = ["report_only_if_asked"]
 
 
 def report_only_if_asked() -> None:
     """Have OpenVINO and NNCF take no answer for a no."""
-    wrapt.when_imported("openvino_telemetry.utils.opt_in_checker")(_wrap)
+    wrap(
+        "openvino_telemetry.utils.opt_in_checker",
+        "OptInChecker.check",
+        _check,
+        otherwise="OpenVINO may report its use, unless opt_in_out --opt_out forbids it",
+    )
 
 
-def _wrap(module: ModuleType) -> None:
-    declined, no_answer = module.ConsentCheckResult.DECLINED, module.ConsentCheckResult.NO_FILE
+def _check(check: Callable[..., object], _: object, args: tuple, kwargs: dict) -> object:
+    from openvino_telemetry.utils.opt_in_checker import ConsentCheckResult
 
-    def check(wrapped: Callable[..., Any], _: object, args: Sequence[Any], kwargs: dict[str, Any]) -> object:
-        result = wrapped(*args, **kwargs)
-        return declined if result == no_answer else result
-
-    if not isinstance(vars(module.OptInChecker)["check"], wrapt.FunctionWrapper):
-        wrapt.wrap_function_wrapper(module, "OptInChecker.check", check)
+    result = check(*args, **kwargs)
+    return ConsentCheckResult.DECLINED if result == ConsentCheckResult.NO_FILE else result

@@ -39,7 +39,6 @@ from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.engine.random_state import RandomState
 from anomalib_students.engine.termination import Termination
 from anomalib_students.engine.training_time import TrainingTime
-from anomalib_students.mends import anomalib_mends  # noqa: F401
 from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
 
 from .describers import Mode

@@ -61,3 +61,17 @@ def write_picture(name, path):
         header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + whole[24:29]
         path.write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
     return path
+
+
+def write_inspection(folder):
+    """A category in MVTec AD's layout."""
+    for name in ("train/good/000", "train/good/001", "test/good/000", "test/bent/000", "test/bent/001"):
+        write_picture("rgb.png", folder / name)
+    for number in range(2):
+        write_mask(folder / f"ground_truth/bent/00{number}_mask.png")
+    return folder
+
+
+def write_mask(path, width=SIDE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.eye(SIDE, width, dtype=np.uint8) * 255).save(path)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib.data import MVTec
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
@@ -55,3 +56,9 @@ def small_config(root: Path, path: Path, **trainer: Any) -> Path:
     # Every JSON document is a YAML document.
     path.write_text(json.dumps(config))
     return path
+
+
+def weights_of(checkpoint: Path) -> torch.Tensor:
+    """All weights and statistics of a checkpoint, as one vector."""
+    state = torch.load(checkpoint, weights_only=False)["state_dict"]
+    return torch.cat([value.flatten().double() for name, value in state.items() if name.startswith("model.")])

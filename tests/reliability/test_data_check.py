@@ -1,18 +1,16 @@
 """What is wrong with a file of a data set is said before the first step, with the file's name."""
 
-import numpy as np
 import pytest
-from anomalib.data import Folder, MVTecAD
+from anomalib.data import Folder
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
-from PIL import Image
 
 from anomalib_students.data import MVTec, data_check
 from anomalib_students.data.data_check import check_files
 from anomalib_students.image_files import check_image
 
 from ..integration.conftest import write_category
-from .pictures import DAMAGED, SIDE, SOUND, write_picture
+from .pictures import DAMAGED, SIDE, SOUND, write_inspection, write_mask, write_picture
 from .small import small_engine, small_model
 
 pytestmark = [
@@ -23,18 +21,7 @@ pytestmark = [
 
 @pytest.fixture
 def category(tmp_path):
-    """A category in MVTec AD's layout."""
-    folder = tmp_path / "data" / "part"
-    for name in ("train/good/000", "train/good/001", "test/good/000", "test/bent/000", "test/bent/001"):
-        write_picture("rgb.png", folder / name)
-    for number in range(2):
-        write_mask(folder / f"ground_truth/bent/00{number}_mask.png")
-    return folder
-
-
-def write_mask(path, width=SIDE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.eye(SIDE, width, dtype=np.uint8) * 255).save(path)
+    return write_inspection(tmp_path / "data" / "part")
 
 
 @pytest.fixture
@@ -124,38 +111,6 @@ def test_files_are_checked_once_unless_they_change(tmp_path, monkeypatch):
     write_picture("truncated.png", path.with_suffix(""))
     with pytest.raises(ValueError, match="Cannot read"):
         check_files([(str(path), None)])
-
-
-def folder_of(category):
-    masks = {"abnormal_dir": "test/bent", "mask_dir": "ground_truth/bent"}
-    return Folder("part", root=category, normal_dir="train/good", **masks, num_workers=0, val_split_mode="none")
-
-
-def mvtec_ad_of(category):
-    return MVTecAD(root=category.parent, category=category.name, num_workers=0)
-
-
-@pytest.mark.parametrize("datamodule", [folder_of, mvtec_ad_of])
-class TestMasks:
-    def test_those_that_are_missing_are_named(self, datamodule, category):
-        (category / "ground_truth/bent/000_mask.png").unlink()
-        with pytest.raises(ValueError, match=r"do not go together: .*bent.000\.png has no mask in .*bent\.$"):
-            datamodule(category).setup()
-
-    def test_those_that_are_left_over_are_named(self, datamodule, category):
-        write_mask(category / "ground_truth/bent/007_mask.png")
-        with pytest.raises(ValueError, match=r"together: the mask .*007_mask\.png has no image in .*bent\.$"):
-            datamodule(category).setup()
-
-    def test_those_of_other_names_are_named(self, datamodule, category):
-        (category / "ground_truth/bent/001_mask.png").rename(category / "ground_truth/bent/101_mask.png")
-        with pytest.raises(ValueError, match=r"001\.png has no mask in .*; the mask .*101_mask\.png has no image"):
-            datamodule(category).setup()
-
-    def test_those_that_fit_are_paired(self, datamodule, category):
-        data = datamodule(category)
-        data.setup()
-        assert sum(bool(mask) for mask in data.test_data.samples["mask_path"]) == 2
 
 
 @pytest.mark.parametrize("mode", ["from_test", "same_as_test"])

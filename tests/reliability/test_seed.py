@@ -4,34 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.cli import AnomalibCLI
 from lightning.pytorch import Callback, seed_everything
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
-from .small import small_config, small_data, small_engine, small_model
-
-
-def weights_of(checkpoint: Path) -> torch.Tensor:
-    """All weights and statistics of a checkpoint, as one vector."""
-    state = torch.load(checkpoint, weights_only=False)["state_dict"]
-    return torch.cat([value.flatten().double() for name, value in state.items() if name.startswith("model.")])
-
-
-class TestSeedEverything:
-    def run(self, config: Path, folder: Path, seed: str, run: bool = True) -> AnomalibCLI:
-        arguments = ["fit", "-c", str(config), "--seed_everything", seed, "--default_root_dir", str(folder)]
-        return AnomalibCLI(arguments, run=run)
-
-    def test_decides_the_trained_weights_on_the_command_line(self, tmp_path: Path) -> None:
-        config = small_config(tmp_path / "data", tmp_path / "config.yaml")
-        first, second = (weights_of(self.run(config, tmp_path, "0").engine.best_model_path) for _ in range(2))
-        assert torch.equal(first, second)
-
-    @pytest.mark.parametrize("seeds", [("0", "1"), ("true", "true")])
-    def test_leaves_other_seeds_other_weights(self, seeds: tuple[str, str], tmp_path: Path) -> None:
-        config = small_config(tmp_path / "data", tmp_path / "config.yaml")
-        first, second = (self.run(config, tmp_path, seed, run=False).model.model.scales[0].students for seed in seeds)
-        assert not torch.equal(next(first.parameters()), next(second.parameters()))
+from .small import small_data, small_engine, small_model, weights_of
 
 
 class Killed(BaseException):

@@ -11,8 +11,8 @@ Example:
     >>> Engine().train(SSIMAutoencoder(), datamodule=MVTec(train_batch_size=16))  # doctest: +SKIP
 """
 
-from collections.abc import Sequence
-from typing import ClassVar, cast
+from collections.abc import MutableMapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from anomalib.data import Batch
@@ -25,6 +25,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
+from anomalib_students.engine.engine_defaults import has_open_length
 from anomalib_students.engine.random_state import RandomState
 from anomalib_students.engine.termination import Termination
 from anomalib_students.engine.training_time import TrainingTime
@@ -128,3 +129,12 @@ class SSIMAutoencoder(Detector, AnomalibModule):
             image_size: Height and width of the images in pixels.
         """
         return PreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
+
+    def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
+        """Train for the paper's epochs if the user leaves the length open.
+
+        Args:
+            settings: Arguments of the trainer of anomalib's engine, which are completed.
+        """
+        if has_open_length(settings):
+            settings["max_epochs"] = self.paper_epochs
