@@ -131,8 +131,10 @@ def _held_out(dataset: AnomalibDataset, indices: list[int], datamodule: object) 
 
 
 def _training_dataset(trainer: Trainer) -> AnomalibDataset:
-    # The trainer has no public name for the source of its data before it has built its data loader.
-    source = trainer.fit_loop._data_source.instance  # noqa: SLF001
+    # The trainer has no public name for the source of its data before it has built its data loader: its ``datamodule``
+    # may be that of an earlier fit.
+    private = getattr(trainer.fit_loop, "_data_source", None)
+    source = getattr(trainer, "datamodule", None) if private is None else private.instance
     dataset = source.train_data if isinstance(source, AnomalibDataModule) else getattr(source, "dataset", None)
     if not isinstance(dataset, AnomalibDataset):
         msg = (

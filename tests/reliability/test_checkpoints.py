@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.models import UninformedStudents
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from .disks import contents, limited_files
 from .small import small_data, small_engine, small_model
@@ -46,6 +47,19 @@ def test_training_writes_checkpoints_without_a_copy_that_can_be_cut_short(tmp_pa
     engine = small_engine(tmp_path)
     engine.fit(small_model(), datamodule=small_data(tmp_path / "data"))
     assert torch.load(engine.best_model_path, weights_only=False)["global_step"] == 3
+
+
+class OwnIO(TorchCheckpointIO):
+    """A user's own way of writing checkpoints."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        super().save_checkpoint({**checkpoint, "own": True}, path, storage_options)
+
+
+def test_the_way_of_writing_that_a_user_names_is_kept(tmp_path: Path) -> None:
+    engine = small_engine(tmp_path, plugins=[OwnIO()])
+    engine.fit(small_model(), datamodule=small_data(tmp_path / "data"))
+    assert torch.load(engine.best_model_path, weights_only=False)["own"]
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
