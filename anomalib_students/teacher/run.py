@@ -79,10 +79,11 @@ def make_teacher(
         # Before Lightning has the data prepared, which may take hours.
         _check_resumed_settings(AtomicCheckpointIO().load_checkpoint(last), module.hparams)
     trainer = _create_trainer(settings, folder, arguments)
-    # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
-    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-    warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
-    trainer.fit(module, datamodule=datamodule, ckpt_path=last if is_resumed else None)
+    with warnings.catch_warnings():
+        # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+        warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
+        trainer.fit(module, datamodule=datamodule, ckpt_path=last if is_resumed else None)
     if trainer.global_step < settings.max_steps:
         msg = (
             f"Pretraining stopped after {trainer.global_step} of {settings.max_steps} steps. Go on with --resume true."
