@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_students.experiments.commands import mvtec, one_class
 from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.model.patch_network import ARCHITECTURES
+from anomalib_students.paper.commands import mvtec, one_class
 from anomalib_students.report.command import report
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain

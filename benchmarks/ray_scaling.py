@@ -27,10 +27,10 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.cluster.experiment import Experiment
-from anomalib_students.cluster.grid import run_grid
-from anomalib_students.cluster.workers import Workers
 from anomalib_students.data import SampleParts
+from anomalib_students.runs.experiment import Experiment
+from anomalib_students.runs.grid import run_grid
+from anomalib_students.runs.workers import Workers
 
 PINNED = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 SETTINGS = Path(__file__).parents[1] / "configs" / "ray_sample_parts.yaml"

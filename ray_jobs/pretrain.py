@@ -3,9 +3,8 @@
     python ray_jobs/pretrain.py --images path/to/photographs --output_folder teachers     # on this machine
     python ray_jobs/pretrain.py -c pretrain.yaml --workers_per_teacher 4 --address auto   # on a cluster
 
-Each patch size is a run of Ray Train, whose workers share each batch; all of them are trials of Ray Tune. The other
-arguments are those of ``anomalib-students pretrain``. Images, teachers and checkpoints lie in folders that all nodes
-share.
+Each patch size is a run of Ray Train, whose workers share each batch. The other arguments are those of
+``anomalib-students pretrain``. Images, teachers and checkpoints lie in folders that all nodes share.
 """
 
 import sys
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from anomalib_students.cluster.command_line import add_cluster_arguments, connect, pretraining_of, workers_of
-from anomalib_students.cluster.teachers import pretrain_teachers
+from anomalib_students.runs.command_line import add_cluster_arguments, pretraining_of, workers_of
+from anomalib_students.runs.connection import connect
+from anomalib_students.runs.teachers import pretrain_teachers
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.user_errors import one_line
 

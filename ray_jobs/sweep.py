@@ -19,18 +19,18 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.markdown import Markdown
 
-from anomalib_students.cluster.command_line import (
+from anomalib_students.data import SampleParts
+from anomalib_students.paper.sweep import run_sweep
+from anomalib_students.paper.sweep_report import sweep_files, sweep_table
+from anomalib_students.paper.sweep_settings import LOSS_WEIGHTS, Sweep
+from anomalib_students.runs.command_line import (
     add_cluster_arguments,
     add_experiment_arguments,
-    connect,
     experiment_of,
     parse,
     pretraining_of,
 )
-from anomalib_students.cluster.storage import write_bytes
-from anomalib_students.cluster.sweep import LOSS_WEIGHTS, Sweep, run_sweep
-from anomalib_students.cluster.sweep_report import sweep_files, sweep_table
-from anomalib_students.data import SampleParts
+from anomalib_students.runs.connection import connect
 from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.user_errors import one_line
@@ -92,12 +92,12 @@ def main(args: list[str]) -> int:
     except (ArgumentError, OSError, ValueError) as error:
         print(one_line("sweep.py", error), file=sys.stderr)
         return 2
-    file_system, folder = sweep.experiment.storage()
+    storage = sweep.experiment.storage
     files = sweep_files(sweep, table)
     for name, content in files.items():
-        write_bytes(file_system, f"{folder}/{name}", content)
+        storage.write(name, content)
     Console().print(Markdown(files["sweep.md"].decode()))
-    print(f"The results are in {folder}")
+    print(f"The results are in {storage.location}")
     return 0 if "best.yaml" in files else 1
 
 

@@ -4,9 +4,9 @@
     python ray_jobs/train.py -c configs/ray_mvtec.yaml --data.root /shared/MVTecAD --storage_path /shared/results
     ray job submit --working-dir . -- python ray_jobs/train.py --address auto -c configs/ray_mvtec.yaml ...
 
-Each category and patch size is a run of Ray Train of its own, all of them together are trials of Ray Tune. As soon as
-those of a category are done, they are merged to one model, an ordinary checkpoint of anomalib's, and tested.
-``results.csv``, ``results.md`` and ``results.png`` grow with each category.
+Each category and patch size is a run of Ray Train of its own. As soon as those of a category are done, they are merged
+to one model, an ordinary checkpoint of anomalib's, and tested. ``results.csv``, ``results.md`` and ``results.png`` grow
+with the categories.
 """
 
 import sys
@@ -15,14 +15,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from anomalib_students.cluster.command_line import (
+from anomalib_students.paper.grid_report import grid_report
+from anomalib_students.runs.command_line import (
     add_cluster_arguments,
     add_experiment_arguments,
-    connect,
     experiment_of,
     parse,
 )
-from anomalib_students.cluster.grid import run_grid
+from anomalib_students.runs.connection import connect
+from anomalib_students.runs.grid import run_grid
 from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sample_parts.yaml"
@@ -52,7 +53,8 @@ def main(args: list[str]) -> int:
     try:
         connect(settings.address)
         experiment = experiment_of(settings, export=settings.export, report=settings.report)
-        failures = run_grid(experiment, settings.categories or [None], settings.patch_sizes, settings.resume)
+        categories = settings.categories or [None]
+        failures = run_grid(experiment, categories, settings.patch_sizes, grid_report, settings.resume)
     except (ArgumentError, OSError, ValueError) as error:
         print(one_line("train.py", error), file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from anomalib_students.image_files import check_image
 from anomalib_students.mends import apply_mends
 
-__all__ = ["CheckedImages", "ImageCheck", "check_files"]
+__all__ = ["CheckedImages", "ImageCheck", "check_data", "check_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,23 @@ def _checked_once(path: str, modified: int, length: int) -> tuple[int, int]:
     return check_image(path)
 
 
+def check_data(datamodule: object) -> int:
+    """Check all images and masks that a training, its validation and its test would read.
+
+    Args:
+        datamodule: Data module, which is set up.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        ValueError: If a file can't be read, or a mask has another size than its image.
+    """
+    pairs = _pairs_of_all([getattr(datamodule, name, None) for name in SUBSETS[TrainerFn.FITTING]])
+    check_files(pairs)
+    return len(pairs)
+
+
 class ImageCheck(Callback):
     """Check the files of the data before they are used, and say which test images a training validates with."""
 
@@ -123,7 +140,7 @@ class ImageCheck(Callback):
 def _check_datasets(trainer: Trainer, datasets: Sequence[object]) -> None:
     # One process of each machine, which may have files of its own.
     if trainer.local_rank == 0:
-        check_files(list(dict.fromkeys(pair for dataset in datasets for pair in _pairs(dataset))))
+        check_files(_pairs_of_all(datasets))
 
 
 def _say_split(data: object) -> None:
@@ -144,6 +161,10 @@ def _count(dataset: AnomalibDataset) -> str:
     """Count good and anomalous images."""
     anomalous = int((dataset.samples["label_index"] == LabelName.ABNORMAL).sum())
     return f"{len(dataset) - anomalous} good and {anomalous} anomalous ones"
+
+
+def _pairs_of_all(datasets: Sequence[object]) -> list[Pair]:
+    return list(dict.fromkeys(pair for dataset in datasets for pair in _pairs(dataset)))
 
 
 def _pairs(dataset: object) -> list[Pair]:

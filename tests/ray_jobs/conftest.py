@@ -30,7 +30,7 @@ def nodes():
     import ray
     from ray.cluster_utils import Cluster
 
-    from anomalib_students.cluster.command_line import connect
+    from anomalib_students.runs.connection import connect
 
     # Ray finds the workers' places of a job that was killed, to free them, by the dashboard's server.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})

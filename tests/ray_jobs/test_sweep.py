@@ -9,10 +9,11 @@ import yaml
 from PIL import Image
 
 from anomalib_students import cli
-from anomalib_students.cluster import sweep as sweep_module
-from anomalib_students.cluster.experiment import Experiment
-from anomalib_students.cluster.sweep import PAPER_WEIGHTS, Sweep, run_sweep
-from anomalib_students.cluster.workers import Workers
+from anomalib_students.paper import sweep as sweep_module
+from anomalib_students.paper.sweep import run_sweep
+from anomalib_students.paper.sweep_settings import PAPER_WEIGHTS, Sweep
+from anomalib_students.runs.experiment import Experiment
+from anomalib_students.runs.workers import Workers
 
 from .conftest import SMALL_IMAGES, kill, wait_for
 

@@ -58,7 +58,7 @@ def options(root, tmp_path):
 
 def load(folder):
     """State of the model in the last checkpoint of an ensemble."""
-    path = json.loads((folder / "trained.json").read_text())["checkpoint"]
+    path = json.loads((folder / "result.json").read_text())["checkpoint"]
     return torch.load(f"{path}/checkpoint.ckpt", weights_only=False)
 
 
@@ -76,14 +76,16 @@ def test_a_grid_goes_on_when_worker_and_driver_are_killed(cluster, start_job, ru
     # The later one is of the workers that were started in place of those that died.
     wait_for(first, lambda: checkpoints() - before)
     kill(first)
-    assert not (folder / "dots" / "results.json").exists()
+    assert not (folder / "dots" / "result.json").exists()
 
     output = run_job("train.py", *options, "--resume=true", code=1)
     reasons = {"missing": f"There is no folder {root / 'missing'}", "broken": f"Cannot read {root / 'broken'}"}
     for category, reason in reasons.items():
-        (line,) = [line for line in output.splitlines() if line.startswith(f"{category} failed: p = 33: ")]
+        (line,) = [line for line in output.splitlines() if line.startswith(f"{category} failed: ")]
         assert reason in line
-        assert f"- {category}: p = 33: " in (folder / "results.md").read_text()
+        assert f"- {category}: {reason}" in (folder / "results.md").read_text()
+        # It was found before workers were started.
+        assert not (folder / f"{category}-p33").exists()
     assert set(pd.read_csv(folder / "results.csv")["category"]) == {"dots"}
     assert load(folder / "dots-p33")["epoch"] == 7
 
@@ -96,7 +98,7 @@ def test_a_training_goes_on_when_its_node_is_lost(nodes, start_job, options, tmp
     job = start_job("train.py", *options)
     wait_for(job, checkpoints_of(folder))
     nodes.remove_node(lost)
-    assert not (folder / "trained.json").exists()
+    assert not (folder / "result.json").exists()
     spare = nodes.add_node(num_cpus=2)
     finish(job)
     assert load(folder)["epoch"] == 7
@@ -121,7 +123,7 @@ def test_without_arguments_it_makes_a_model_of_two_scales_and_its_report(start_j
     assert (folder / "results.png").stat().st_size > 5000
     (finished,) = folder.glob("*/model.ckpt")
     names = {path.name for path in finished.parent.iterdir()}
-    assert {"model.ckpt", "best.png", "worst.png", "results.json", "weights", "report.html"} <= names
+    assert {"model.ckpt", "best.png", "worst.png", "result.json", "weights", "report.html"} <= names
     assert list(finished.parent.rglob("*.xml"))
 
     model = UninformedStudents.load_from_checkpoint(finished)
@@ -150,9 +152,11 @@ def test_two_workers_measure_the_statistics_of_one(run_job, options, tmp_path):
 
     model = tmp_path / "storage" / "one" / "dots" / "model.ckpt"
     written = model.stat().st_mtime
+    (tmp_path / "storage" / "one" / "results.csv").unlink()
     run_job("train.py", *options, "--name=one", "--resume=true")
     # What is done is not done again.
     assert model.stat().st_mtime == written
+    assert set(pd.read_csv(tmp_path / "storage" / "one" / "results.csv")["category"]) == {"dots"}
 
 
 def checkpoints_of(folder):

@@ -7,12 +7,16 @@ pytestmark = pytest.mark.slow
 
 def test_data_that_one_worker_lacks_end_the_run_for_all(nodes, tmp_path):
     """Instead of a worker that waits for the other for half an hour."""
-    from ray import train, tune
+    import ray
+    from ray import train
 
-    from anomalib_students.cluster.ensemble import _train_worker
-    from anomalib_students.cluster.workers import Run, Workers, run_on_workers
+    from anomalib_students.runs import ensemble
+    from anomalib_students.runs.experiment import Experiment
+    from anomalib_students.runs.jobs import Compute
+    from anomalib_students.runs.storage import Storage
+    from anomalib_students.runs.workers import Workers
 
-    class Experiment:
+    class Lacking(Experiment):
         def create_datamodule(self, category):
             if train.get_context().get_world_rank() == 1:
                 raise FileNotFoundError(f"There is no {category} on this node.")
@@ -24,14 +28,7 @@ def test_data_that_one_worker_lacks_end_the_run_for_all(nodes, tmp_path):
         def setup(self):
             pass
 
-    def trial(_):
-        run = Run(str(tmp_path), "pill-p33", "first")
-        config = {"experiment": Experiment(), "category": "pill", "patch_size": 33, "run": run}
-        run_on_workers(_train_worker, config, Workers(number=2, cpus=0.5, gpus=0), run)
-
-    # Its own process takes little of the two cores.
-    tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": 0.1}), run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"))
-    )
-    (result,) = tuner.fit()
-    assert "There is no pill on this node." in str(result.error)
+    experiment = Lacking(data={}, workers=Workers(number=2, cpus=0.5))
+    run = ray.remote(num_cpus=0)(ensemble.run_ensemble)
+    with pytest.raises(RuntimeError, match=r"There is no pill on this node\."):
+        ray.get(run.remote(experiment, "pill", 33, "pill-p33", Storage(str(tmp_path)), Compute(), print))

@@ -11,8 +11,8 @@ import pytest
 from anomalib.models import DescriptorBaseline
 from lightning.pytorch import Callback
 
-from anomalib_students.experiments.jobs import Compute
-from anomalib_students.experiments.training import train_and_test
+from anomalib_students.runs.jobs import Compute
+from anomalib_students.runs.training import train_and_test
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain
 

@@ -10,7 +10,7 @@ def init_arguments(address, monkeypatch):
     ray = pytest.importorskip("ray")
     from ray._private import services
 
-    from anomalib_students.cluster.command_line import connect
+    from anomalib_students.runs.connection import connect
 
     # What connecting leaves in the environment.
     monkeypatch.setattr(os, "environ", {**os.environ, "RAY_JOB_ID": ""})

@@ -1,1 +1,0 @@
-"""The paper's experiments: its tables, cell by cell, ours beside the paper's."""

@@ -1,0 +1,41 @@
+"""Settings of a sweep over the weights of the teacher's loss (eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anomalib_students.runs.experiment import Experiment
+
+from .one_class import PAPER_WEIGHTS as TABLE_2_WEIGHTS
+
+__all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "Sweep"]
+
+LOSS_WEIGHTS = ("lambda_k", "lambda_m", "lambda_c")
+"""Arguments of the pretraining that are the weights of eq. 6."""
+PAPER_WEIGHTS = tuple(dict(zip(LOSS_WEIGHTS, map(float, weights), strict=True)) for weights in TABLE_2_WEIGHTS)
+"""The four settings of the paper (Table 2), which are always among the trials."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Settings of a sweep.
+
+    Attributes:
+        pretraining: Arguments of :func:`anomalib_students.teacher.task.pretrain` that all trials share.
+        choices: Values of each argument of the pretraining that is swept.
+        experiment: Data and students by which a teacher is judged. Its storage path is a folder that all nodes share.
+        categories: Categories of the data; a single None for data that have but one.
+        epochs: Epochs that students are trained for on each category.
+        metric: Metric on the validation images that the sweep maximises.
+        trials: Number of trials, those with the paper's settings among them.
+    """
+
+    pretraining: Mapping[str, Any]
+    choices: Mapping[str, Sequence[Any]]
+    experiment: Experiment
+    categories: Sequence[str | None]
+    epochs: int
+    metric: str = "pixel_AUPRO"
+    trials: int = 8

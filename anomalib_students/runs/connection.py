@@ -1,0 +1,52 @@
+"""The connection to a Ray cluster, or to one on this machine alone, which no other machine can reach."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import ray
+from ray._private import services
+
+__all__ = ["connect"]
+
+LOOPBACK = "127.0.0.1"
+
+
+def connect(address: str | None) -> None:
+    """Connect to a cluster.
+
+    Args:
+        address: Address of the cluster, or ``"auto"`` for the one of this node; None starts one on this machine, which
+            no other machine can reach.
+
+    Raises:
+        ConnectionError: If there is no cluster at the address.
+    """
+    # How Tune drives Train is another in Ray's first version of Train.
+    environment = {"RAY_TRAIN_V2_ENABLED": "1"}
+    os.environ.update(environment)
+    if ray.is_initialized():
+        return
+    # Within a job of the cluster, an address in the environment would be taken for one that is given.
+    where = address or ("auto" if "RAY_JOB_ID" in os.environ else "local")
+    arguments: dict[str, Any] = {"address": where, "runtime_env": {"env_vars": environment}, "log_to_driver": False}
+    if where != "local":
+        ray.init(**arguments)
+        return
+    # Ray would report its use to an analytics host.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _reached_from_here_only() as loopback:
+        ray.init(**arguments, **loopback)
+
+
+@contextmanager
+def _reached_from_here_only() -> Iterator[dict[str, Any]]:
+    """Have a local cluster listen on the loopback interface; yield arguments of ``ray.init``.
+
+    Ray 2.60 listens on about ten ports of all interfaces unless its node's address is the loopback's, which it replaces
+    by another, as only several machines need.
+    """
+    with patch.object(services, "resolve_ip_for_localhost", lambda host: host, create=True):
+        yield {"_node_ip_address": LOOPBACK}

@@ -1,0 +1,106 @@
+"""Train the ensemble of one category and patch size on workers of its own: a run of Ray Train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .experiment import Experiment
+from .jobs import Compute, Tell
+from .storage import Storage
+from .workers import Run, run_on_workers
+
+__all__ = ["run_ensemble"]
+
+
+def run_ensemble(
+    experiment: Experiment,
+    category: str | None,
+    patch_size: int,
+    name: str,
+    storage: Storage,
+    compute: Compute,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Train an ensemble on workers, from its last checkpoint if there is one.
+
+    Args:
+        experiment: Settings of the grid.
+        category: Name of the category.
+        patch_size: Side p of the receptive field in pixels.
+        name: Name of the run, by which one that was interrupted finds its checkpoints again.
+        storage: Folder of the grid.
+        compute: Unused: the workers compute.
+        tell: Unused.
+
+    Returns:
+        Path of the last checkpoint in the storage.
+
+    Raises:
+        RuntimeError: If the data are missing or cannot be read, if the workers fail more often than they may, or if the
+            training ends without a checkpoint.
+    """
+    del compute, tell
+    run = Run(storage, name)
+    config = {"experiment": experiment, "category": category, "patch_size": patch_size, "run": run}
+    result = run_on_workers(_work, config, experiment.workers, run)
+    if result.checkpoint is None:
+        msg = "The training has left no checkpoint."
+        raise RuntimeError(msg)
+    return {"checkpoint": result.checkpoint.path}
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Train on one of the workers, if all of them have the data."""
+    from ray.train.collective import barrier
+
+    experiment, category, run = config["experiment"], config["category"], config["run"]
+    try:
+        datamodule = experiment.create_datamodule(category)
+        datamodule.prepare_data()
+        datamodule.setup()
+    except Exception as error:  # noqa: BLE001
+        # Another attempt, as after the death of a worker, would find the same.
+        run.record_failure(str(error) or type(error).__name__)
+    # If one worker lacks the data, the others would wait for it in their first collective operation.
+    barrier()
+    if run.failure() is None:
+        _train(experiment, category, config["patch_size"])
+
+
+def _train(experiment: Experiment, category: str | None, patch_size: int) -> None:
+    """Train from the last checkpoint if there is one, and report a checkpoint after each epoch."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from ray import train
+    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
+
+    from anomalib_students.engine.engine_defaults import has_open_length
+    from anomalib_students.engine.termination import HowToResume
+
+    from .training import quiet_trainer
+
+    model = experiment.create_model(patch_size)
+    model.chooses_length = has_open_length(experiment.trainer)
+    model.chooses_precision = "precision" not in experiment.trainer
+    model.validates_once = experiment.trainer.keys().isdisjoint({"check_val_every_n_epoch", "val_check_interval"})
+    arguments: dict[str, Any] = {
+        "accelerator": "gpu" if experiment.workers.gpus else "cpu",
+        "devices": "auto" if experiment.workers.gpus else 1,
+        "strategy": RayDDPStrategy(),
+        "plugins": [RayLightningEnvironment()],
+        # Ray keeps the checkpoints.
+        "callbacks": [
+            RayTrainReportCallback(),
+            ModelCheckpoint(save_top_k=0),
+            HowToResume("Resume the job with --resume true."),
+        ],
+    }
+    trainer = prepare_trainer(quiet_trainer(model, **arguments, **experiment.trainer))
+    datamodule = experiment.create_datamodule(category)
+    checkpoint = train.get_checkpoint()
+    if checkpoint is None:
+        trainer.fit(model, datamodule=datamodule)
+        return
+    with checkpoint.as_directory() as folder:
+        path = Path(folder) / RayTrainReportCallback.CHECKPOINT_NAME
+        trainer.fit(model, datamodule=datamodule, ckpt_path=path)

@@ -1,0 +1,207 @@
+"""Finish a category: merge its scales, test the model, export it, and keep its best and its worst heat map."""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.deploy import ExportType
+from anomalib.engine import Engine
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_students.figures.examples import find_test_images, named_images, read_examples
+from anomalib_students.figures.panels import draw_panels
+from anomalib_students.figures.rendering import png_bytes
+from anomalib_students.figures.scores import score_image
+from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.model.merge import merge_scales
+from anomalib_students.model.scale_metrics import ScaleMetrics
+from anomalib_students.report.write import write_report
+
+from .experiment import Experiment, label
+from .jobs import Compute
+from .storage import Storage
+from .training import MODEL
+
+__all__ = ["finish_category", "merge_checkpoints", "report_of"]
+
+METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
+MERGED = "multi-scale"
+
+
+class BestAndWorst(Callback):
+    """Find the defective test images whose defects stand out best and worst in their own anomaly maps.
+
+    Attributes:
+        areas: By the path of an image, the area under the ROC curve of its pixels.
+    """
+
+    def __init__(self) -> None:
+        self.areas: dict[str, float] = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Judge the images of a batch.
+
+        Args:
+            trainer: Trainer that runs the test.
+            pl_module: Model under test.
+            outputs: Predictions.
+            batch: Batch with predictions and ground truth.
+            batch_idx: Number of the batch.
+            dataloader_idx: Number of the data loader.
+        """
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        if batch.gt_mask is None or batch.anomaly_map is None or batch.image_path is None:
+            return
+        for path, anomaly_map, mask in zip(batch.image_path, batch.anomaly_map, batch.gt_mask, strict=True):
+            if mask.any():
+                self.areas[path] = float(binary_auroc(anomaly_map.flatten(), mask.flatten().int()))
+
+    def save(self, folder: Path, model: UninformedStudents, datamodule: AnomalibDataModule) -> None:
+        """Draw the two images, their ground truth and their anomaly maps.
+
+        Args:
+            folder: Folder for ``best.png`` and ``worst.png``.
+            model: Model that was tested.
+            datamodule: Data that it was tested on.
+        """
+        if not self.areas:
+            return
+        test_images = find_test_images(datamodule)
+        for name, choose in (("best", max), ("worst", min)):
+            chosen = named_images(test_images, [Path(choose(self.areas, key=self.areas.__getitem__))])
+            scored = [score_image(model, batch) for batch in read_examples(chosen)]
+            (folder / f"{name}.png").write_bytes(png_bytes(draw_panels(scored)))
+
+
+def merge_checkpoints(paths: Iterable[Path]) -> UninformedStudents:
+    """Join the scales of trained models (eq. 12).
+
+    Args:
+        paths: Checkpoints of the models.
+
+    Returns:
+        The joined model.
+
+    Raises:
+        ValueError: If the models cannot be joined.
+    """
+    models = [UninformedStudents.load_from_checkpoint(path, map_location="cpu") for path in paths]
+    return merge_scales(cast("list[UninformedStudents]", models))
+
+
+def report_of(
+    model: AnomalibModule, datamodule: AnomalibDataModule, folder: Path, accelerator: str, precision: str
+) -> None:
+    """Write the report of a model, ``report.html``.
+
+    Args:
+        model: Trained model.
+        datamodule: Its data.
+        folder: Folder for the report.
+        accelerator: Lightning accelerator.
+        precision: Precision of the arithmetic, as Lightning has it.
+    """
+    write_report(
+        model,
+        datamodule,
+        folder / "report.html",
+        accelerator=accelerator,
+        precision=precision,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def finish_category(
+    experiment: Experiment, category: str | None, checkpoints: Mapping[int, str], storage: Storage, compute: Compute
+) -> dict[str, Any]:
+    """Merge the scales of a category and measure them, alone and together, on its test set.
+
+    Into the folder of the category in the storage go the model, an ordinary checkpoint of anomalib's; the heat maps of
+    the images on which it does best and worst; and its export and its report, if they are asked for.
+
+    Args:
+        experiment: Settings of the grid.
+        category: Name of the category.
+        checkpoints: Path in the storage of the last checkpoint of each patch size.
+        storage: Folder of the grid.
+        compute: What to compute on.
+
+    Returns:
+        Name of the category, and rows with the metrics of each scale and of all together.
+    """
+    merged = _merge(checkpoints.values(), storage)
+    # Two heat maps are kept, and drawn without it.
+    visualizer, merged.visualizer = merged.visualizer, None
+    datamodule = experiment.create_datamodule(category)
+    precision = experiment.trainer.get("precision", "32-true")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        extremes = BestAndWorst()
+        engine = Engine(
+            default_root_dir=folder / "engine",
+            callbacks=[ScaleMetrics(), extremes],
+            accelerator=compute.accelerator,
+            devices=1,
+            enable_progress_bar=False,
+            precision=precision,
+        )
+        # The threshold and the range of the combined scores.
+        engine.validate(merged, datamodule=datamodule, verbose=False)
+        (metrics,) = engine.test(merged, datamodule=datamodule, verbose=False)
+
+        merged.visualizer = visualizer
+        finished = folder / "finished"
+        finished.mkdir()
+        engine.trainer.save_checkpoint(finished / MODEL)
+        extremes.save(finished, merged, datamodule)
+        if experiment.export:
+            engine.export(merged, ExportType(experiment.export), export_root=finished)
+        if experiment.report:
+            report_of(merged, datamodule, finished, compute.accelerator, precision)
+        _upload(finished, storage, label(category))
+    name = category or datamodule.category or datamodule.name
+    return {"category": name, "rows": _rows(metrics, list(checkpoints))}
+
+
+def _merge(paths: Iterable[str], storage: Storage) -> UninformedStudents:
+    """Join the last checkpoints of runs of Ray Train."""
+    from ray.train import Checkpoint
+    from ray.train.lightning import RayTrainReportCallback
+
+    file_system, _ = storage.file_system()
+    with ExitStack() as folders:
+        return merge_checkpoints(
+            Path(folders.enter_context(Checkpoint(path, file_system).as_directory()))
+            / RayTrainReportCallback.CHECKPOINT_NAME
+            for path in paths
+        )
+
+
+def _rows(metrics: Mapping[str, float], patch_sizes: list[int]) -> list[dict[str, Any]]:
+    """One row for each scale, and if there are several, one for all together."""
+    if len(patch_sizes) == 1:
+        return [{"scale": str(patch_sizes[0]), **{name: metrics.get(name) for name in METRICS}}]
+    prefixes = {str(size): f"p{size}_" for size in sorted(patch_sizes)} | {MERGED: ""}
+    return [
+        {"scale": scale, **{name: metrics.get(prefix + name) for name in METRICS}} for scale, prefix in prefixes.items()
+    ]
+
+
+def _upload(folder: Path, storage: Storage, destination: str) -> None:
+    """Copy the files of a folder to the storage, each whole."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        storage.write(f"{destination}/{path.relative_to(folder).as_posix()}", path.read_bytes())

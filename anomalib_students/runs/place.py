@@ -1,0 +1,94 @@
+"""Where jobs are done: one after the other in this process, or at once by Ray."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from .jobs import Compute, Executor, InThisProcess, Tell
+from .storage import Storage
+
+__all__ = ["Place"]
+
+MOST_LOADERS = 4
+"""Processes that load images if jobs are done one after the other."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where jobs are done.
+
+    Attributes:
+        ray: Whether by Ray; None for if it helps.
+        address: Address of a Ray cluster; None for this machine.
+        cpus: CPU cores of each job, with Ray.
+        gpus: GPUs of each job, with Ray; None for one, if there are any.
+
+    Raises:
+        ValueError: If Ray is to be used, and is not installed, or a number is out of range.
+    """
+
+    ray: bool | None = None
+    address: str | None = None
+    cpus: float = 1
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        """See that it can be had."""
+        if self.ray and find_spec("ray") is None:
+            msg = "Ray is not installed: pip install 'anomalib-students[ray]', or leave out --ray true."
+            raise ValueError(msg)
+        if self.cpus <= 0 or (self.gpus or 0) < 0:
+            msg = (
+                f"A cell needs more than no CPU core, and no negative number of GPUs; got {self.cpus} and {self.gpus}."
+            )
+            raise ValueError(msg)
+
+    def uses_ray(self, n_jobs: int) -> bool:
+        """Decide whether to use Ray.
+
+        Args:
+            n_jobs: Number of jobs to do.
+
+        Returns:
+            What the user has said; otherwise whether Ray is installed, and there is an address, or this machine has
+            room for more than one job at a time.
+        """
+        if self.ray is not None:
+            return self.ray
+        return find_spec("ray") is not None and n_jobs > 1 and (self.address is not None or self._room() > 1)
+
+    def _room(self) -> int:
+        """Count the jobs for which this machine has room at a time."""
+        import torch
+
+        devices = torch.cuda.device_count()
+        gpus = min(1, devices) if self.gpus is None else self.gpus
+        room = (os.cpu_count() or 1) // self.cpus
+        return int(min(room, devices // gpus) if gpus else room)
+
+    def executor(self, storage: Storage, n_jobs: int, tell: Tell) -> Executor:
+        """Make what does the jobs.
+
+        Args:
+            storage: Where the jobs keep their results.
+            n_jobs: Number of jobs to do.
+            tell: Is told the progress of a job, if there is but one at a time.
+
+        Returns:
+            The executor.
+
+        Raises:
+            ConnectionError: If there is no cluster at the address.
+            ValueError: If there is no room for a job.
+        """
+        if self.uses_ray(n_jobs):
+            from .connection import connect
+            from .ray_executor import OnRay
+            from .workers import Workers, gpus_of
+
+            connect(self.address)
+            return OnRay(storage, Workers(cpus=self.cpus, gpus=gpus_of(self.gpus)), tell)
+        loaders = min(MOST_LOADERS, (os.cpu_count() or 1) - 1)
+        return InThisProcess(storage, Compute(loaders=loaders), tell)

@@ -1,0 +1,72 @@
+"""Jobs as tasks of Ray, as many at once as there is room for."""
+
+from __future__ import annotations
+
+import ray
+from ray.exceptions import RayError
+
+from .jobs import Compute, Job, Outcome, Tell, run_job
+from .storage import Storage
+from .workers import Workers, cause
+
+__all__ = ["OnRay"]
+
+SECONDS = 2.0
+"""Time after which whoever waits is told that it has passed."""
+WAITING_MEMORY = 300 * 2**20
+"""Bytes that a job needs to wait for its workers. The cores are theirs."""
+
+
+class OnRay:
+    """Runs jobs on the Ray cluster that this process is connected to.
+
+    A process that has imported what a job needs, which takes seconds, takes the next one on. A job whose process or
+    node dies is resumed elsewhere.
+
+    Args:
+        storage: Where the jobs keep their results, which all nodes reach.
+        workers: What each job needs, or the workers that it starts.
+        tell: Is told when time has passed.
+
+    Raises:
+        ValueError: If there is not even room for one job.
+    """
+
+    def __init__(self, storage: Storage, workers: Workers, tell: Tell) -> None:
+        workers.check_room()
+        self._storage = storage
+        self._workers = workers
+        self._tell = tell
+        self._compute = Compute("gpu" if workers.gpus else "cpu", loaders=max(0, int(workers.cpus) - 1))
+        # By default Ray ends a process with a GPU after each task.
+        task = ray.remote(max_retries=workers.max_failures, max_calls=0)(_run_job)
+        self._computing = task.options(num_cpus=workers.cpus, num_gpus=workers.gpus)
+        self._waiting = task.options(num_cpus=0, memory=WAITING_MEMORY)
+        self._running: dict[ray.ObjectRef, Job] = {}
+
+    def has_room(self, job: Job) -> bool:
+        """Keep no more jobs than the cluster has room for, and as many at hand; see :class:`.jobs.Executor`."""
+        room = max(1, self._workers.room())
+        return len(self._running) < (room if job.has_workers else 2 * room)
+
+    def start(self, job: Job) -> None:
+        """Submit a job; see :class:`.jobs.Executor`."""
+        task = self._waiting if job.has_workers else self._computing
+        self._running[task.remote(job, self._storage, self._compute)] = job
+
+    def wait(self) -> tuple[Job, Outcome]:
+        """Wait for any of the tasks; see :class:`.jobs.Executor`."""
+        ended: list[ray.ObjectRef] = []
+        while not ended:
+            ended, _ = ray.wait(list(self._running), num_returns=1, timeout=SECONDS)
+            if not ended:
+                self._tell(None)
+        job = self._running.pop(ended[0])
+        try:
+            return job, ray.get(ended[0])
+        except RayError as error:
+            return job, Outcome(reason=cause(error))
+
+
+def _run_job(job: Job, storage: Storage, compute: Compute) -> Outcome:
+    return run_job(job, storage, compute, lambda _: None)

@@ -1,0 +1,192 @@
+"""Files of a job in a folder that its processes share, or in a cloud bucket: each whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from anomalib_students.files import replace_file
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+__all__ = ["Storage", "begin"]
+
+SETTINGS = "settings.json"
+FORMAT = 2
+"""Number of the layout of a job's folder, which its settings name. Jobs of before there were numbers had others."""
+READERS = 16
+"""Files that are read at once: from a bucket, each takes a while."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder that all processes of a job reach. Its files have names relative to it.
+
+    Attributes:
+        location: Absolute path of the folder, or a URI that pyarrow knows, such as ``s3://bucket/results``.
+    """
+
+    location: str
+
+    @property
+    def folder(self) -> Path:
+        """Path of the folder, for what only a disk can hold."""
+        return Path(self.location)
+
+    @cached_property
+    def _bucket(self) -> tuple[FileSystem, str] | None:
+        """File system and path in it; None for a folder on a disk, for which pyarrow need not be installed."""
+        if "://" not in self.location:
+            return None
+        from pyarrow.fs import FileSystem
+
+        return FileSystem.from_uri(self.location)
+
+    def file_system(self) -> tuple[FileSystem, str]:
+        """Find the folder for those who take a file system of pyarrow's.
+
+        Returns:
+            File system, and the path of the folder in it.
+        """
+        from pyarrow.fs import LocalFileSystem
+
+        return self._bucket or (LocalFileSystem(), self.location)
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file.
+
+        Args:
+            name: Name of the file.
+
+        Returns:
+            Its content; None if there is no such file.
+        """
+        try:
+            if self._bucket is None:
+                return (self.folder / name).read_bytes()
+            file_system, root = self._bucket
+            with file_system.open_input_stream(f"{root}/{name}") as stream:
+                return stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_json(self, name: str) -> Any:  # noqa: ANN401
+        """Read a JSON file.
+
+        Args:
+            name: Name of the file.
+
+        Returns:
+            Its content; None if there is no such file.
+        """
+        content = self.read(name)
+        return None if content is None else json.loads(content)
+
+    def read_json_files(self, names: Sequence[str]) -> list[Any]:
+        """Read JSON files, several at once.
+
+        Args:
+            names: Their names.
+
+        Returns:
+            Their contents, in the same order; None for a file that is not there.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self.read_json, names))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all.
+
+        Args:
+            name: Name of the file; its folder is made.
+            content: What to write.
+
+        Raises:
+            OSError: If the file cannot be written, on a full disk for example. An older file is then left as it was.
+        """
+        if self._bucket is None:
+            replace_file(self.folder / name, content)
+            return
+        file_system, root = self._bucket
+        path = f"{root}/{name}"
+        file_system.create_dir(path.rpartition("/")[0])
+        # Several processes may write the same file.
+        partial = f"{path}.{uuid4().hex}.partial"
+        try:
+            with file_system.open_output_stream(partial) as stream:
+                stream.write(content)
+            file_system.move(partial, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                file_system.delete_file(partial)
+            # Not all file systems say which file it was.
+            msg = f"{path} cannot be written: {error}"
+            raise OSError(error.errno, msg) from error
+
+    def write_json(self, name: str, content: Any) -> None:  # noqa: ANN401
+        """Write a JSON file, whole or not at all.
+
+        Args:
+            name: Name of the file; its folder is made.
+            content: What to write; paths are written as text.
+        """
+        self.write(name, json.dumps(content, indent=2, default=str).encode())
+
+    def names(self, ending: str) -> list[str]:
+        """List the files in the folder and in the folders in it.
+
+        Args:
+            ending: Last part of their names, say ``"result.json"``.
+
+        Returns:
+            Their sorted names.
+        """
+        if self._bucket is None:
+            return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob(ending))
+        from pyarrow.fs import FileSelector
+
+        file_system, root = self._bucket
+        entries = file_system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+        return sorted(entry.path.removeprefix(f"{root}/") for entry in entries if entry.base_name == ending)
+
+
+def begin(storage: Storage, settings: Mapping[str, Any], resume: bool) -> None:
+    """Begin a job and keep its settings, or see that it is resumed with the settings that it began with.
+
+    Args:
+        storage: Folder of the job.
+        settings: All that decides on its results, as JSON and paths.
+        resume: Whether a job that is there is to be resumed.
+
+    Raises:
+        FileExistsError: If there is a job in the folder, and it is not to be resumed.
+        ValueError: If it had other settings, with whose results those of these would be mixed, or if it was begun by
+            another version of this package, which kept its results in another way.
+    """
+    before = storage.read_json(SETTINGS)
+    if before is None:
+        storage.write_json(SETTINGS, {"format": FORMAT, **settings})
+        return
+    if not resume:
+        msg = f"There is a job in {storage.location} already: resume it with --resume true, or choose another name."
+        raise FileExistsError(msg)
+    if before.get("format") != FORMAT:
+        msg = (
+            f"The job in {storage.location} was begun by another version of anomalib-students, and can't be resumed: "
+            f"choose another name."
+        )
+        raise ValueError(msg)
+    now = json.loads(json.dumps(settings, default=str))
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    if changed:
+        had = ", ".join(f"{name}={before.get(name)}" for name in changed)
+        msg = f"The job to be resumed had other settings: {had}. Resume it with these, or choose another name."
+        raise ValueError(msg)

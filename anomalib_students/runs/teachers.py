@@ -1,0 +1,88 @@
+"""Pretrain a teacher for each patch size on a Ray cluster: a job for each, around a run of Ray Train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .jobs import Compute, Job, Tell
+from .ray_executor import OnRay
+from .run import run_and_report
+from .storage import Storage, begin
+from .workers import Run, Workers, run_on_workers
+
+__all__ = ["pretrain_teachers"]
+
+
+def pretrain_teachers(
+    settings: Mapping[str, Any], patch_sizes: Sequence[int], folder: Path, workers: Workers, resume: bool = False
+) -> dict[int, Path | str]:
+    """Pretrain a teacher for each patch size, as many at once as the cluster has room for.
+
+    A run whose workers die is resumed from its last checkpoint, and so are all when the job is resumed.
+
+    Args:
+        settings: Arguments of :func:`anomalib_students.teacher.task.pretrain`, but for patch size, output and results.
+        patch_sizes: Sides p of the patches in pixels.
+        folder: Folder that all nodes share, for the teachers and their checkpoints.
+        workers: Processes that train a teacher together.
+        resume: Resume the job in the folder, whose settings must be the same.
+
+    Returns:
+        For each patch size the teacher's file, or as a string what went wrong.
+
+    Raises:
+        FileExistsError: If there is a job in the folder, and it is not to be resumed.
+        ValueError: If its settings were others, or the cluster lacks what the workers need.
+    """
+    storage = Storage(str(folder))
+    begin(storage, {**settings, "patch_sizes": list(patch_sizes), "workers": workers.number}, resume)
+    jobs = {
+        size: Job(f"p{size}", f"p = {size}", partial(_run, dict(settings), size, workers), has_workers=True)
+        for size in patch_sizes
+    }
+    failures = run_and_report(
+        storage,
+        list(jobs.values()),
+        lambda _, tell: OnRay(storage, workers, tell),
+        lambda *_: {},
+        what="teachers",
+    )
+    return {size: failures.get(job.label) or _file(folder, size) for size, job in jobs.items()}
+
+
+def _file(folder: Path, patch_size: int) -> Path:
+    return folder / f"p{patch_size}.safetensors"
+
+
+def _run(
+    settings: dict[str, Any], patch_size: int, workers: Workers, storage: Storage, compute: Compute, tell: Tell
+) -> dict[str, Any]:
+    del tell
+    output = _file(storage.folder, patch_size)
+    arguments = {**settings, "patch_size": patch_size, "output": output, "results": storage.folder}
+    run = Run(Storage(f"{storage.location}/train"), f"p{patch_size}")
+    run_on_workers(_pretrain, {**arguments, "accelerator": compute.accelerator}, workers, run)
+    return {"teacher": str(output)}
+
+
+def _pretrain(config: dict[str, Any]) -> None:
+    """Pretrain on one of the workers."""
+    from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
+
+    from anomalib_students.teacher.task import pretrain
+
+    accelerator = config.pop("accelerator")
+    pretrain(
+        **config,
+        resume=True,
+        trainer_arguments={
+            "accelerator": accelerator,
+            "devices": "auto" if accelerator == "gpu" else 1,
+            "strategy": RayDDPStrategy(),
+            "plugins": [RayLightningEnvironment()],
+            "enable_progress_bar": False,
+        },
+    )
