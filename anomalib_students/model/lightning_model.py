@@ -281,15 +281,28 @@ class UninformedStudents(Detector, AnomalibModule):
                 f"{', '.join(self._unusual)}. They have no part in the threshold."
             )
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return weights and statistics; in a training, from which a checkpoint is saved, those of the present scores.
+
+        Args:
+            args: What Lightning passes on to :class:`torch.nn.Module`.
+            kwargs: Likewise.
+
+        Returns:
+            Tensors by name.
+        """
+        is_fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        # A training that was interrupted holds out nothing any more.
+        if is_fitting and self.normalization_split.held_out is not None:
+            self._normalise_scores()
+        return super().state_dict(*args, **kwargs)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint complete: normalised scores, and no need for the teacher's file.
+        """Let the checkpoint have no need for the teacher's file.
 
         Args:
             checkpoint: Checkpoint about to be written.
         """
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            # The checkpoint refers to the statistics, which change in place.
-            self._normalise_scores()
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
