@@ -1,7 +1,6 @@
 """Files that are written whole or not at all."""
 
 import contextlib
-import io
 import os
 import shutil
 import uuid
@@ -9,14 +8,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-
-from .file_format import check_checkpoint_format
-
-__all__ = ["AtomicCheckpointIO", "check_output", "ensure_folder", "naming_what_is_damaged", "replace_file"]
+__all__ = ["check_output", "ensure_folder", "naming_what_is_damaged", "replace_file"]
 
 
 def check_output(path: Path, suffix: str, what: str) -> None:
@@ -126,49 +119,3 @@ def naming_what_is_damaged(checkpoint: str | Path) -> Iterator[None]:
             raise
         msg = f"The checkpoint {checkpoint} is damaged, or is none. Remove it, or start anew without resuming."
         raise RuntimeError(msg) from error
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Save checkpoints so that a kill leaves the previous one, and say so where one is damaged.
-
-    Lightning's own way moves the file from the folder for temporary files, which is a copy, and can be cut short, where
-    that is another file system.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
-    ) -> None:
-        """Save a checkpoint.
-
-        Args:
-            checkpoint: What to save.
-            path: Path of the file.
-            storage_options: Unused.
-
-        Raises:
-            OSError: If the file cannot be written.
-        """
-        del storage_options
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        replace_file(path, content.getvalue())
-
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint.
-
-        Args:
-            path: Path of the file.
-            args: What Lightning passes on to :func:`torch.load`.
-            kwargs: Likewise.
-
-        Returns:
-            What was saved.
-
-        Raises:
-            RuntimeError: If the file is damaged.
-            ValueError: If the file is of a newer format.
-        """
-        with naming_what_is_damaged(path):
-            checkpoint = super().load_checkpoint(path, *args, **kwargs)
-        check_checkpoint_format(checkpoint, f"The checkpoint {path}")
-        return checkpoint

@@ -1,108 +1,142 @@
-"""Measure what a second core brings to a grid of trainings.
+"""Measure what the runner of jobs costs on a simulated cluster, by trainings that do nothing.
 
-The same grid of equal trainings, each on one core with torch's threads pinned to one, runs on a local Ray instance of
-one core and then on one of two: one training at a time against two at a time. The time is that of the whole grid, with
-the start of its workers and the test of the finished models, but without the start of Ray.
+The jobs are those of ``ray_jobs/train.py``: for each category a look at its data, a training of each of three scales,
+and what finishes it; but each returns its result at once. Ray simulates the nodes on this machine. What is measured is
+the time from job to job, the report, which grows with the categories, the memory of the driver, and how long it takes
+to resume when all but ten are done. Some jobs before start the processes of the nodes, which trainings need as well.
 
-Ray's own processes, a tenth of a core for each training and more while it starts, come on top of the cores that Ray
-counts. So one training at a time is measured twice: where they have the rest of the machine, and where all of Ray has
-no more than the one core, as two trainings at a time have no more than the two.
-
-The trainings are those of configs/ray_sample_parts.yaml, but of the paper's networks, on the embedded sample parts
-under as many names.
-
-    python benchmarks/ray_scaling.py --trainings 2 --epochs 3
+    python benchmarks/ray_scaling.py --jobs "[100,1000]"
 """
 
 import os
+import shutil
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import ray
-import yaml
+import torch
 from jsonargparse import auto_cli
+from measuring import machine
+from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.data import SampleParts
+from anomalib_students.paper.grid_report import grid_report
 from anomalib_students.runs.experiment import Experiment
-from anomalib_students.runs.grid import run_grid
+from anomalib_students.runs.grid import grid_jobs
+from anomalib_students.runs.jobs import Job
+from anomalib_students.runs.ray_executor import OnRay
+from anomalib_students.runs.run import run_and_report
+from anomalib_students.runs.storage import Storage
 from anomalib_students.runs.workers import Workers
 
-PINNED = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_TRAIN_V2_ENABLED": "1"}
-SETTINGS = Path(__file__).parents[1] / "configs" / "ray_sample_parts.yaml"
+PATCH_SIZES = (17, 33, 65)
+PER_CATEGORY = 2 + len(PATCH_SIZES)
+METRICS = {"image_AUROC": 0.9, "pixel_AUROC": 0.95, "pixel_AUPRO": 0.8}
+WARM_UP = 50
+LEFT = 10
+"""Jobs that a resumed run finds undone."""
 
 
-def ray_scaling(trainings: int = 2, epochs: int = 3, patch_size: int = 33) -> None:
-    """Print the trainings a minute, one at a time and two at a time, and the ratios.
+class Measured(NamedTuple):
+    """What a run took.
+
+    Attributes:
+        seconds: Time of all.
+        reports: Number of reports.
+        report_seconds: Time of all reports together.
+        last_report_seconds: Time of the last report, of all categories.
+        megabytes: Memory of the driver afterwards.
+    """
+
+    seconds: float
+    reports: int
+    report_seconds: float
+    last_report_seconds: float
+    megabytes: float
+
+
+def ray_scaling(jobs: list[int] = [100, 1000], nodes: int = 8, folder: Path | None = None) -> None:  # noqa: B006
+    """Print the times and the memory for numbers of jobs.
 
     Args:
-        trainings: Number of trainings in the grid.
-        epochs: Epochs of each.
-        patch_size: Side p of the receptive field in pixels.
+        jobs: Numbers of jobs, multiples of five.
+        nodes: Simulated nodes, of one core each.
+        folder: Folder for the results, on the file system to measure. By default one for temporary files.
     """
-    parts = SampleParts()
-    parts.prepare_data()
-    categories = [f"parts{number}" for number in range(trainings)]
-    machine = sorted(os.sched_getaffinity(0))
-    settings = {
-        "two, on two cores": (2, machine[:2]),
-        "one, Ray's own processes on the rest": (1, machine),
-        "one, all on one core": (1, machine[:1]),
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=1)
+    ray.init(cluster.address, log_to_driver=False)
+    table = Table("", *(f"{number:,} jobs" for number in jobs), title=machine(torch.device("cpu")))
+    runs, resumed = {}, {}
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            run(WARM_UP, Path(root) / "warm-up")
+            for number in jobs:
+                place = Path(root) / str(number)
+                runs[number] = run(number, place)
+                for job in all_jobs(number)[-LEFT:]:
+                    shutil.rmtree(place / job.name)
+                resumed[number] = run(number, place)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    rows = {
+        "a job, with its part of the reports": [f"{1000 * runs[n].seconds / n:.1f} ms" for n in jobs],
+        "reports": [f"{runs[n].reports}" for n in jobs],
+        "all reports": [f"{runs[n].report_seconds:.1f} s" for n in jobs],
+        "the last report": [f"{runs[n].last_report_seconds:.2f} s" for n in jobs],
+        "memory of the driver": [f"{runs[n].megabytes:.0f} MB" for n in jobs],
+        f"resumed with {LEFT} jobs left": [f"{resumed[n].seconds:.1f} s" for n in jobs],
     }
-    table = Table(
-        "trainings at a time", "seconds", "trainings a minute", "two at a time", title=f"{len(machine)} cores"
-    )
-    seconds: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for category in categories:
-            (Path(folder) / category).symlink_to((parts.root / parts.category).resolve(), target_is_directory=True)
-        for name, (at_a_time, cores) in settings.items():
-            # In a process of its own: Tune does not outlive the Ray instance that it began with.
-            with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
-                arguments = (Path(folder), categories, patch_size, epochs, at_a_time, cores)
-                seconds[name] = process.submit(grid_seconds, *arguments).result()
-            print(f"{name}: {seconds[name]:.0f} s", flush=True)
-    (two, *_) = seconds.values()
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.0f}", f"{60 * trainings / value:.2f}", f"{value / two:.2f} times as fast")
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
     Console().print(table)
 
 
-def grid_seconds(
-    root: Path, categories: list[str], patch_size: int, epochs: int, at_a_time: int, cores: list[int]
-) -> float:
-    """Time the grid on a Ray instance that has some cores, and fills as many as there are trainings at a time."""
-    os.sched_setaffinity(0, cores)
-    experiment = Experiment(
-        data={"class_path": "MVTec", "init_args": {"root": str(root)}},
-        model=yaml.safe_load(SETTINGS.read_text())["model"] | {"architecture": "paper"},
-        trainer={"max_epochs": epochs, "check_val_every_n_epoch": epochs},
-        storage_path=str(root),
-        name=f"{at_a_time}-of-{len(cores)}",
-        workers=Workers(cpus=1),
-    )
-    ray.init(
-        address="local",
-        num_cpus=at_a_time,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": PINNED},
-    )
-    try:
-        start = time.perf_counter()
-        failures = run_grid(experiment, categories, [patch_size])
-        elapsed = time.perf_counter() - start
-    finally:
-        ray.shutdown()
+def run(number: int, place: Path) -> Measured:
+    """Run the jobs that are not done in a folder."""
+    storage, workers, took = Storage(str(place)), Workers(), []
+
+    def files(results: Mapping[str, dict[str, Any]], failures: Mapping[str, str]) -> dict[str, bytes]:
+        begin = time.perf_counter()
+        report = grid_report([result for result in results.values() if "rows" in result], failures)
+        took.append(time.perf_counter() - begin)
+        return report
+
+    start = time.perf_counter()
+    failures = run_and_report(storage, all_jobs(number), lambda _, tell: OnRay(storage, workers, tell), files)
+    seconds = time.perf_counter() - start
     if failures:
         raise RuntimeError(str(failures))
-    return elapsed
+    return Measured(seconds, len(took), sum(took), took[-1], megabytes())
+
+
+def all_jobs(number: int) -> list[Job]:
+    """The jobs of a grid, with work that is none."""
+    categories = [f"category{index}" for index in range(number // PER_CATEGORY)]
+    jobs = grid_jobs(Experiment(data={}), categories, PATCH_SIZES)
+    return [replace(job, work=partial(nothing, job.name, "-" not in job.name)) for job in jobs]
+
+
+def nothing(name: str, is_last: bool, *_: object) -> dict[str, Any]:
+    """Return what finishes a category, or what a training leaves."""
+    scales = [*map(str, PATCH_SIZES), "multi-scale"]
+    rows = [{"scale": scale, **METRICS} for scale in scales]
+    return {"category": name, "rows": rows} if is_last else {"checkpoint": name}
+
+
+def megabytes() -> float:
+    """Memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":
-    os.environ.update(PINNED)
     auto_cli(ray_scaling, as_positional=False)

@@ -22,8 +22,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".csv": pd.read_csv,
 }
 """How files are read of which half a file is none, by their suffix."""
-KEPT_BY_RAY = ("tune", "checkpoint_")
-"""Beginnings of the names of folders in which Ray itself knows which file is complete."""
+KEPT_BY_RAY = "checkpoint_"
+"""Beginning of the names of folders and files of which Ray itself knows which is complete."""
 
 
 def judged(files: Iterable[Path]) -> list[Path]:
@@ -81,7 +81,7 @@ def exported(folder: Path) -> State:
 def gridded(folder: Path) -> State:
     """The finished model, its last checkpoint in training, and its results."""
     root = folder / "storage" / "train"
-    last = json.loads((root / "noise-p17" / "trained.json").read_text())["checkpoint"]
+    last = json.loads((root / "noise-p17" / "result.json").read_text())["checkpoint"]
     in_training = torch.load(Path(last) / "checkpoint.ckpt", weights_only=False)["state_dict"]
     finished = torch.load(root / "noise" / "model.ckpt", weights_only=False)["state_dict"]
     table = pd.read_csv(root / "results.csv").select_dtypes("number")

@@ -2,7 +2,7 @@
 
 from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 
-from anomalib_students.files import AtomicCheckpointIO
+from .atomic_checkpoints import AtomicCheckpointIO
 
 __all__ = ["CheckpointIO"]
 

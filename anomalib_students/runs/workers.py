@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if find_spec("ray") is None:
     msg = "The Ray jobs need Ray: pip install 'anomalib-students[ray]'"
     raise ModuleNotFoundError(msg)
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
 
 from .storage import Storage
+
+if TYPE_CHECKING:
+    from ray.train import Result
 
 __all__ = ["Run", "Workers", "cause", "gpus_of", "run_on_workers"]
 
@@ -138,6 +139,10 @@ def run_on_workers(
     Raises:
         RuntimeError: If they fail more often than they may, or one of them has recorded a failure.
     """
+    # A process that does other jobs can do without torch.
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
     run.record_failure(None)
     trainer = TorchTrainer(
         partial(_work, function, run),

@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from anomalib_students import __version__
+from anomalib_students.engine.atomic_checkpoints import AtomicCheckpointIO
 from anomalib_students.engine.termination import Termination
-from anomalib_students.files import AtomicCheckpointIO, check_output
+from anomalib_students.files import check_output
 
 from .images import find_images
 from .settings import TeacherSettings

@@ -63,8 +63,8 @@ def test_damaged_files_are_named(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "whole.ckpt")
     (tmp_path / "half.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:100])
     (tmp_path / "half.json").write_text('{"a": ')
-    (tmp_path / "tune").mkdir()
-    (tmp_path / "tune" / "rays.json").write_text("")
+    (tmp_path / "checkpoint_1").mkdir()
+    (tmp_path / "checkpoint_1" / "rays.json").write_text("")
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")]
     assert [problem.split()[0] for problem in sorted(damaged(tmp_path, files))] == ["half.ckpt", "half.json"]
 
