@@ -111,7 +111,9 @@ def run(number: int, place: Path) -> Measured:
         return report
 
     start = time.perf_counter()
-    failures = run_and_report(storage, all_jobs(number), lambda _, tell: OnRay(storage, workers, tell), files)
+    failures = run_and_report(
+        storage, all_jobs(number), lambda _, on_progress: OnRay(storage, workers, on_progress), files
+    )
     seconds = time.perf_counter() - start
     if failures:
         raise RuntimeError(str(failures))

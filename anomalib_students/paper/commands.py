@@ -233,7 +233,7 @@ def one_class(
     weights = (loss_weights or PAPER_WEIGHTS) if teacher_images else ()
     settings = OneClassSettings(
         data=data,
-        # As a relative path it is told to be the default one, to which torchvision downloads.
+        # A relative path is taken for the default one, to which torchvision downloads.
         root=str(root if root == Path("datasets") else root.resolve()),
         cache_dir=_absolute(cache_dir),
         patch_size=patch_size,

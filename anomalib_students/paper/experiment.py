@@ -47,7 +47,7 @@ def run_experiment(
         return report_files(tables(_cells(results)), settings, failures)
 
     failures = run_and_report(
-        storage, jobs, lambda n_jobs, tell: place.executor(storage, n_jobs, tell), files, what="cells"
+        storage, jobs, lambda n_jobs, on_progress: place.executor(storage, n_jobs, on_progress), files, what="cells"
     )
     console = Console()
     console.print(Markdown((folder / "results.md").read_text()))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from anomalib_students.model.patch_network import Architecture
-from anomalib_students.runs.jobs import Compute, Job, Tell
+from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
 
 from .cells import (
@@ -194,7 +194,7 @@ def _multi_scale(patch_sizes: Sequence[int]) -> str:
 
 
 def _train(
-    settings: MVTecSettings, cell: Cell, storage: Storage, compute: Compute, tell: Tell, report: bool
+    settings: MVTecSettings, cell: Cell, storage: Storage, compute: Compute, on_progress: OnProgress, report: bool
 ) -> dict[str, Any]:
     """Train and test the model of a cell."""
     from lightning.pytorch import seed_everything
@@ -204,7 +204,7 @@ def _train(
     seed_everything(settings.seed, workers=True, verbose=False)
     folder = storage.folder / cell.name
     model, datamodule = create_model(settings, cell), _create_datamodule(settings, cell, compute)
-    outcome = train_and_test(model, datamodule, folder, settings.epochs, settings.precision, compute, tell)
+    outcome = train_and_test(model, datamodule, folder, settings.epochs, settings.precision, compute, on_progress)
     return _finished(settings, cell, model, datamodule, outcome, folder, compute, report)
 
 
@@ -214,11 +214,11 @@ def _merge(
     scales: Sequence[Cell],
     storage: Storage,
     compute: Compute,
-    tell: Tell,
+    on_progress: OnProgress,
     report: bool,
 ) -> dict[str, Any]:
     """Join the trained models of the scales and test them together (eq. 12)."""
-    del tell
+    del on_progress
     from anomalib_students.runs.finish import merge_checkpoints
     from anomalib_students.runs.training import MODEL, test_model
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import pandas as pd
 
 from anomalib_students.model.patch_network import Architecture
-from anomalib_students.runs.jobs import Compute, Job, Tell
+from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
 
 from .cells import HEADINGS, OURS, Cell, DescriptorMethod, LearningRateSchedule, Precision, table_of
@@ -213,7 +213,7 @@ def variant_of(weights: LossWeights) -> str:
 
 
 def _teacher(variant: str) -> str:
-    """Tell users of a teacher: the losses of weight 1, as the paper's check marks do, or all weights."""
+    """OnProgress users of a teacher: the losses of weight 1, as the paper's check marks do, or all weights."""
     if variant == BUNDLED:
         return "bundled teacher"
     losses = [part for part in variant.split("-") if float(part[1:])]
@@ -227,10 +227,10 @@ def _teacher_file(storage: Storage, variant: str) -> Path:
 
 
 def _pretrain(
-    settings: OneClassSettings, weights: LossWeights, storage: Storage, compute: Compute, tell: Tell
+    settings: OneClassSettings, weights: LossWeights, storage: Storage, compute: Compute, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Pretrain a teacher, from its last checkpoint if there is one."""
-    del tell
+    del on_progress
     from anomalib_students.teacher.task import pretrain
     from anomalib_students.teacher.weights import read_metadata
 
@@ -259,7 +259,9 @@ def _pretrain(
     return {"teacher": read_metadata(output), "seconds": {"training": round(time.monotonic() - start, 1)}}
 
 
-def _train(settings: OneClassSettings, cell: Cell, storage: Storage, compute: Compute, tell: Tell) -> dict[str, Any]:
+def _train(
+    settings: OneClassSettings, cell: Cell, storage: Storage, compute: Compute, on_progress: OnProgress
+) -> dict[str, Any]:
     """Train and test the model of a cell."""
     from lightning.pytorch import seed_everything
 
@@ -269,7 +271,7 @@ def _train(settings: OneClassSettings, cell: Cell, storage: Storage, compute: Co
     teacher = BUNDLED if cell.variant == BUNDLED else str(_teacher_file(storage, cell.variant))
     model, datamodule = create_model(settings, cell.method, teacher), _create_datamodule(settings, cell)
     folder = storage.folder / cell.name
-    outcome = train_and_test(model, datamodule, folder, settings.epochs, settings.precision, compute, tell)
+    outcome = train_and_test(model, datamodule, folder, settings.epochs, settings.precision, compute, on_progress)
     return {**asdict(cell), **outcome, "settings": settings.as_dict()}
 
 

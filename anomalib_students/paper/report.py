@@ -104,8 +104,8 @@ def report_files(
         chart ``results.png``.
     """
     files = files_of(HEADING, _long(comparisons), comparisons, failures)
-    told = ", ".join(f"{name} {value}" for name, value in settings.items())
-    files["results.md"] += f"\n## Settings\n\n{told}\n".encode()
+    said = ", ".join(f"{name} {value}" for name, value in settings.items())
+    files["results.md"] += f"\n## Settings\n\n{said}\n".encode()
     return files
 
 

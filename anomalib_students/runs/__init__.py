@@ -1,1 +1,1 @@
-"""Grids of trainings: what runs them, here or on a cluster, and what resumes them."""
+"""The runner: jobs that need one another, done here or on a Ray cluster, and resumed where they stopped."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .experiment import Experiment
-from .jobs import Compute, Tell
+from .jobs import Compute, OnProgress
 from .storage import Storage
 from .workers import Run, run_on_workers
 
@@ -20,7 +20,7 @@ def run_ensemble(
     name: str,
     storage: Storage,
     compute: Compute,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Train an ensemble on workers, from its last checkpoint if there is one.
 
@@ -31,7 +31,7 @@ def run_ensemble(
         name: Name of the run, by which one that was interrupted finds its checkpoints again.
         storage: Folder of the grid.
         compute: Unused: the workers compute.
-        tell: Unused.
+        on_progress: Unused.
 
     Returns:
         Path of the last checkpoint in the storage.
@@ -40,7 +40,7 @@ def run_ensemble(
         RuntimeError: If the data are missing or cannot be read, if the workers fail more often than they may, or if the
             training ends without a checkpoint.
     """
-    del compute, tell
+    del compute, on_progress
     run = Run(storage, name)
     config = {"experiment": experiment, "category": category, "patch_size": patch_size, "run": run}
     result = run_on_workers(_work, config, experiment.workers, run)

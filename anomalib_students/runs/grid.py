@@ -8,7 +8,7 @@ from typing import Any
 
 from .ensemble import run_ensemble
 from .experiment import Experiment, label
-from .jobs import Compute, Job, Tell, read_result
+from .jobs import Compute, Job, OnProgress, read_result
 from .ray_executor import OnRay
 from .run import run_and_report
 from .storage import Storage, begin
@@ -56,7 +56,7 @@ def run_grid(
     failures = run_and_report(
         storage,
         grid_jobs(experiment, categories, patch_sizes),
-        lambda _, tell: OnRay(storage, experiment.workers, tell),
+        lambda _, on_progress: OnRay(storage, experiment.workers, on_progress),
         files,
     )
     return _by_category(categories, patch_sizes, failures)
@@ -94,10 +94,10 @@ def grid_jobs(experiment: Experiment, categories: Sequence[str | None], patch_si
 
 
 def _check_data(
-    experiment: Experiment, category: str | None, storage: Storage, compute: Compute, tell: Tell
+    experiment: Experiment, category: str | None, storage: Storage, compute: Compute, on_progress: OnProgress
 ) -> dict[str, Any]:
     """See that the data are there and can be read, before workers start."""
-    del storage, compute, tell
+    del storage, compute, on_progress
     from anomalib_students.data.data_check import check_data
 
     datamodule = experiment.create_datamodule(category)
@@ -112,9 +112,9 @@ def _finish(
     runs: Mapping[int, str],
     storage: Storage,
     compute: Compute,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
-    del tell
+    del on_progress
     from .finish import finish_category
 
     checkpoints = {size: read_result(storage, run)["checkpoint"] for size, run in runs.items()}

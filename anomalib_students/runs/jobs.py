@@ -15,8 +15,8 @@ __all__ = [
     "Executor",
     "InThisProcess",
     "Job",
+    "OnProgress",
     "Outcome",
-    "Tell",
     "read_result",
     "read_results",
     "run_job",
@@ -26,8 +26,8 @@ __all__ = [
 RESULT = "result.json"
 """File in the folder of a job that is done."""
 
-Tell = Callable[[float | None], None]
-"""Is told the part of a job that is done; None if it isn't known, and time has passed."""
+OnProgress = Callable[[float | None], None]
+"""Is called with the part of a job that is done, or from time to time with None."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Job:
     Attributes:
         name: Name of its folder in the storage.
         label: What users call it.
-        work: Does it, given the storage, what to compute on, and whom to tell the progress. It returns the result as
+        work: Does it, given the storage, what to compute on, and a function for its progress. It returns the result as
             plain data. If it was interrupted before, it is resumed.
         needs: Names of the jobs that must be done before.
         has_workers: Whether it starts workers, which compute, and only waits for them.
@@ -58,7 +58,7 @@ class Job:
 
     name: str
     label: str
-    work: Callable[[Storage, Compute, Tell], dict[str, Any]]
+    work: Callable[[Storage, Compute, OnProgress], dict[str, Any]]
     needs: tuple[str, ...] = ()
     has_workers: bool = False
 
@@ -96,13 +96,13 @@ class InThisProcess:
     Args:
         storage: Where the jobs keep their results.
         compute: What to compute on.
-        tell: Is told the progress of the present job.
+        on_progress: Is called with the progress of the present job.
     """
 
-    def __init__(self, storage: Storage, compute: Compute, tell: Tell) -> None:
+    def __init__(self, storage: Storage, compute: Compute, on_progress: OnProgress) -> None:
         self._storage = storage
         self._compute = compute
-        self._tell = tell
+        self._on_progress = on_progress
         self._job: Job | None = None
 
     def has_room(self, job: Job) -> bool:
@@ -118,23 +118,23 @@ class InThisProcess:
         """Run the job; see :class:`Executor`."""
         assert self._job is not None
         job, self._job = self._job, None
-        return job, run_job(job, self._storage, self._compute, self._tell)
+        return job, run_job(job, self._storage, self._compute, self._on_progress)
 
 
-def run_job(job: Job, storage: Storage, compute: Compute, tell: Tell) -> Outcome:
+def run_job(job: Job, storage: Storage, compute: Compute, on_progress: OnProgress) -> Outcome:
     """Do a job and keep its result.
 
     Args:
         job: The job.
         storage: Where to keep the result.
         compute: What to compute on.
-        tell: Is told the progress.
+        on_progress: Is called with the progress.
 
     Returns:
         What became of it.
     """
     try:
-        result = job.work(storage, compute, tell)
+        result = job.work(storage, compute, on_progress)
         storage.write_json(f"{job.name}/{RESULT}", result)
     except Exception as error:  # noqa: BLE001
         # Whatever it is, the other jobs may do without this one.

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from .jobs import Compute, Executor, InThisProcess, Tell
+from .jobs import Compute, Executor, InThisProcess, OnProgress
 from .storage import Storage
 
 __all__ = ["Place"]
@@ -68,13 +68,13 @@ class Place:
         room = (os.cpu_count() or 1) // self.cpus
         return int(min(room, devices // gpus) if gpus else room)
 
-    def executor(self, storage: Storage, n_jobs: int, tell: Tell) -> Executor:
+    def executor(self, storage: Storage, n_jobs: int, on_progress: OnProgress) -> Executor:
         """Make what does the jobs.
 
         Args:
             storage: Where the jobs keep their results.
             n_jobs: Number of jobs to do.
-            tell: Is told the progress of a job, if there is but one at a time.
+            on_progress: Is called with the progress of a job, if there is but one at a time.
 
         Returns:
             The executor.
@@ -89,6 +89,6 @@ class Place:
             from .workers import Workers, gpus_of
 
             connect(self.address)
-            return OnRay(storage, Workers(cpus=self.cpus, gpus=gpus_of(self.gpus)), tell)
+            return OnRay(storage, Workers(cpus=self.cpus, gpus=gpus_of(self.gpus)), on_progress)
         loaders = min(MOST_LOADERS, (os.cpu_count() or 1) - 1)
-        return InThisProcess(storage, Compute(loaders=loaders), tell)
+        return InThisProcess(storage, Compute(loaders=loaders), on_progress)

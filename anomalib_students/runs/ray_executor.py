@@ -5,14 +5,14 @@ from __future__ import annotations
 import ray
 from ray.exceptions import RayError
 
-from .jobs import Compute, Job, Outcome, Tell, run_job
+from .jobs import Compute, Job, OnProgress, Outcome, run_job
 from .storage import Storage
 from .workers import Workers, cause
 
 __all__ = ["OnRay"]
 
 SECONDS = 2.0
-"""Time after which whoever waits is told that it has passed."""
+"""Time between two calls of ``on_progress``."""
 WAITING_MEMORY = 300 * 2**20
 """Bytes that a job needs to wait for its workers. The cores are theirs."""
 
@@ -26,17 +26,17 @@ class OnRay:
     Args:
         storage: Where the jobs keep their results, which all nodes reach.
         workers: What each job needs, or the workers that it starts.
-        tell: Is told when time has passed.
+        on_progress: Is called from time to time.
 
     Raises:
         ValueError: If there is not even room for one job.
     """
 
-    def __init__(self, storage: Storage, workers: Workers, tell: Tell) -> None:
+    def __init__(self, storage: Storage, workers: Workers, on_progress: OnProgress) -> None:
         workers.check_room()
         self._storage = storage
         self._workers = workers
-        self._tell = tell
+        self._on_progress = on_progress
         self._compute = Compute("gpu" if workers.gpus else "cpu", loaders=max(0, int(workers.cpus) - 1))
         # By default Ray ends a process with a GPU after each task.
         task = ray.remote(max_retries=workers.max_failures, max_calls=0)(_run_job)
@@ -60,7 +60,7 @@ class OnRay:
         while not ended:
             ended, _ = ray.wait(list(self._running), num_returns=1, timeout=SECONDS)
             if not ended:
-                self._tell(None)
+                self._on_progress(None)
         job = self._running.pop(ended[0])
         try:
             return job, ray.get(ended[0])

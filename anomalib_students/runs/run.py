@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .jobs import Executor, Job, Outcome, Tell, read_results, run_jobs
+from .jobs import Executor, Job, OnProgress, Outcome, read_results, run_jobs
 from .storage import Storage
 
 __all__ = ["Files", "run_and_report"]
@@ -38,23 +38,23 @@ class Report:
 
     def write_if_due(self) -> None:
         """Write it if it is not current, and the last time is long enough ago."""
-        if not self.is_current and time.monotonic() >= self._next:
+        if not self.is_current and monotonic() >= self._next:
             self.write()
 
     def write(self) -> None:
         """Write it now."""
-        start = time.monotonic()
+        start = monotonic()
         for name, content in self._make().items():
             self._storage.write(name, content)
         self.is_current = True
-        end = time.monotonic()
+        end = monotonic()
         self._next = end + (end - start) / REPORT_PART
 
 
 def run_and_report(
     storage: Storage,
     jobs: Sequence[Job],
-    executor: Callable[[int, Tell], Executor],
+    executor: Callable[[int, OnProgress], Executor],
     files: Files,
     what: str = "jobs",
 ) -> dict[str, str]:
@@ -63,7 +63,7 @@ def run_and_report(
     Args:
         storage: Where results and report are.
         jobs: The jobs; what a job needs is among them.
-        executor: Makes what runs them, from their number and whom to tell the progress.
+        executor: Makes what runs them, from their number and a function for their progress.
         files: Makes the report.
         what: What the bar calls the jobs.
 
@@ -82,7 +82,7 @@ def run_and_report(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task(what, total=len(jobs), completed=n_done)
 
-        def tell(part: float | None) -> None:
+        def on_progress(part: float | None) -> None:
             if part is not None:
                 progress.update(bar, description=f"{what}, the present one {part:.0%}")
             report.write_if_due()
@@ -98,7 +98,7 @@ def run_and_report(
             report.write_if_due()
 
         report.write()
-        run_jobs(jobs, results, executor(len(jobs) - n_done, tell), ended)
+        run_jobs(jobs, results, executor(len(jobs) - n_done, on_progress), ended)
         if not report.is_current:
             report.write()
     return failures

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .jobs import Compute, Job, Tell
+from .jobs import Compute, Job, OnProgress
 from .ray_executor import OnRay
 from .run import run_and_report
 from .storage import Storage, begin
@@ -46,7 +46,7 @@ def pretrain_teachers(
     failures = run_and_report(
         storage,
         list(jobs.values()),
-        lambda _, tell: OnRay(storage, workers, tell),
+        lambda _, on_progress: OnRay(storage, workers, on_progress),
         lambda *_: {},
         what="teachers",
     )
@@ -58,9 +58,14 @@ def _file(folder: Path, patch_size: int) -> Path:
 
 
 def _run(
-    settings: dict[str, Any], patch_size: int, workers: Workers, storage: Storage, compute: Compute, tell: Tell
+    settings: dict[str, Any],
+    patch_size: int,
+    workers: Workers,
+    storage: Storage,
+    compute: Compute,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
-    del tell
+    del on_progress
     output = _file(storage.folder, patch_size)
     arguments = {**settings, "patch_size": patch_size, "output": output, "results": storage.folder}
     run = Run(Storage(f"{storage.location}/train"), f"p{patch_size}")

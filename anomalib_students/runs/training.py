@@ -21,7 +21,7 @@ from anomalib_students.engine.checkpoint_io import CheckpointIO
 from anomalib_students.engine.termination import HowToResume
 from anomalib_students.model.metrics import create_metrics
 
-from .jobs import Compute, Tell
+from .jobs import Compute, OnProgress
 
 __all__ = ["MODEL", "quiet_trainer", "test_model", "train_and_test"]
 
@@ -34,11 +34,11 @@ class Progress(Callback):
     """Report the progress of a training, and take its time over all attempts.
 
     Args:
-        tell: Is told the part of the epochs that is done.
+        on_progress: Is called with the part of the epochs that is done.
     """
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
         self._before = 0.0
         self._start = time.monotonic()
 
@@ -55,7 +55,7 @@ class Progress(Callback):
             pl_module: Model.
         """
         del pl_module
-        self._tell((trainer.current_epoch + 1) / max(1, trainer.max_epochs or 1))
+        self._on_progress((trainer.current_epoch + 1) / max(1, trainer.max_epochs or 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the time in the checkpoint.
@@ -106,7 +106,7 @@ def train_and_test(
     epochs: int | None,
     precision: str,
     compute: Compute,
-    tell: Tell,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Train a model and test it.
 
@@ -121,13 +121,13 @@ def train_and_test(
         epochs: Epochs; None for as many as the model's paper says.
         precision: Precision of the arithmetic, as Lightning has it.
         compute: What to compute on.
-        tell: Is told the progress.
+        on_progress: Is called with the progress.
 
     Returns:
         Metrics, seconds and machine.
     """
     paper_epochs = getattr(model, "paper_epochs", None)
-    progress = Progress(tell)
+    progress = Progress(on_progress)
     callbacks: list[Callback] = [progress, HowToResume("Resume the experiment with --resume true.")]
     if paper_epochs:
         callbacks.append(

@@ -6,7 +6,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
 from anomalib_students.data import MVTec, data_check
-from anomalib_students.data.data_check import check_files
+from anomalib_students.data.data_check import check_data, check_files
 from anomalib_students.image_files import check_image
 
 from ..integration.conftest import write_category
@@ -127,3 +127,12 @@ def test_test_images_that_validate_are_counted(mode, tmp_path, caplog):
         assert len(taken) + len(left) == 4
         assert f"Of the test images, {(taken == 0).sum()} good and {(taken == 1).sum()} anomalous ones" in message
         assert f"has the other {(left == 0).sum()} good and {(left == 1).sum()} anomalous ones" in message
+
+
+def test_all_data_are_checked_before_a_training_is_begun_elsewhere(category):
+    datamodule = MVTec(root=category.parent, category=category.name, num_workers=0)
+    datamodule.setup()
+    assert check_data(datamodule) == 5
+    (category / "test/bent/000.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="Cannot read"):
+        check_data(datamodule)

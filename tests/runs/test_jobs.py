@@ -19,9 +19,9 @@ def done():
 @pytest.fixture
 def job(done):
     def job(name, needs=(), error=None):
-        def work(storage, compute, tell):
+        def work(storage, compute, on_progress):
             done.append(name)
-            tell(0.5)
+            on_progress(0.5)
             if error:
                 raise error
             return {"value": name}
@@ -107,6 +107,6 @@ def test_what_is_done_is_not_done_again(job, run, done, storage, tmp_path):
 
 
 def test_an_error_of_another_process_is_told_by_its_end(job, storage):
-    told = "Caught OSError in worker 0.\nOriginal Traceback (most recent call last):\n  File x\nOSError: no image\n"
-    assert run_job(job("a", error=RuntimeError(told)), storage, Compute(), print).reason == "OSError: no image"
+    said = "Caught OSError in worker 0.\nOriginal Traceback (most recent call last):\n  File x\nOSError: no image\n"
+    assert run_job(job("a", error=RuntimeError(said)), storage, Compute(), print).reason == "OSError: no image"
     assert run_job(job("b", error=KeyError()), storage, Compute(), print).reason == "KeyError"
