@@ -17,11 +17,7 @@ TITLE = "AUPRO up to a false positive rate of 0.3"
 def results_table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Join the results of categories to one table.
 
-    Args:
-        results: Name and rows of each category, as from :func:`~anomalib_students.runs.finish.finish_category`.
-
-    Returns:
-        A row for each category and scale, with the metrics, and the paper's AUPRO where it has one.
+    It has a row for each category and scale, with the metrics, and the paper's AUPRO if it has one.
     """
     paper = TABLE_3.stack()
     rows = [

@@ -152,7 +152,7 @@ def mvtec_jobs(
 
 
 def mvtec_tables(results: dict[Cell, dict[str, Any]], baseline_patch_size: int) -> list[Comparison]:
-    """Put results beside the paper's Tables 1 and 3.
+    """Put the results of cells beside the paper's Tables 1 and 3; those without results are left out.
 
     Args:
         results: Results of the cells that are done.
@@ -160,7 +160,7 @@ def mvtec_tables(results: dict[Cell, dict[str, Any]], baseline_patch_size: int) 
             p = 65 in any case.
 
     Returns:
-        The tables for which there are results.
+        The tables.
     """
     variants = {SSIM: "image", DICTIONARY: f"p{DICTIONARY_PATCH}"}
     methods = {(name, variants.get(name, f"p{baseline_patch_size}")): heading for name, heading in HEADINGS.items()}
@@ -199,13 +199,16 @@ def _train(
     """Train and test the model of a cell."""
     from lightning.pytorch import seed_everything
 
+    from anomalib_students.runs.finish import report_of
     from anomalib_students.runs.training import train_and_test
 
     seed_everything(settings.seed, workers=True, verbose=False)
     folder = storage.folder / cell.name
     model, datamodule = create_model(settings, cell), _create_datamodule(settings, cell, compute)
     outcome = train_and_test(model, datamodule, folder, settings.epochs, settings.precision, compute, on_progress)
-    return _finished(settings, cell, model, datamodule, outcome, folder, compute, report)
+    if report:
+        report_of(model, datamodule, folder, compute.accelerator, settings.precision)
+    return {**asdict(cell), **outcome, "settings": settings.as_dict()}
 
 
 def _merge(
@@ -219,43 +222,20 @@ def _merge(
 ) -> dict[str, Any]:
     """Join the trained models of the scales and test them together (eq. 12)."""
     del on_progress
-    from anomalib_students.runs.finish import merge_checkpoints
+    from anomalib_students.runs.finish import merge_checkpoints, report_of
     from anomalib_students.runs.training import MODEL, test_model
 
     folder = storage.folder / cell.name
     model = merge_checkpoints(storage.folder / scale.name / MODEL for scale in scales)
     datamodule = _create_datamodule(settings, cell, compute)
     outcome = test_model(model, datamodule, folder, settings.precision, compute)
-    return _finished(settings, cell, model, datamodule, outcome, folder, compute, report)
-
-
-def _finished(
-    settings: MVTecSettings,
-    cell: Cell,
-    model: AnomalibModule,
-    datamodule: AnomalibDataModule,
-    outcome: dict[str, Any],
-    folder: Path,
-    compute: Compute,
-    report: bool,
-) -> dict[str, Any]:
-    """Write the report of a model if it is asked for, and say what its results are of."""
     if report:
-        from anomalib_students.runs.finish import report_of
-
         report_of(model, datamodule, folder, compute.accelerator, settings.precision)
     return {**asdict(cell), **outcome, "settings": settings.as_dict()}
 
 
 def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
-    """Make the model of a cell.
-
-    Args:
-        settings: What decides on the results.
-        cell: The cell.
-
-    Returns:
-        The model, not trained yet.
+    """Make the model of a cell, not trained yet.
 
     Raises:
         FileNotFoundError: If a teacher or the weights of a network are missing.

@@ -104,14 +104,7 @@ class OneClassSettings:
 
 
 def class_names(data: OneClassData, classes: Sequence[str | int] | None) -> list[str]:
-    """Name the classes of a data set.
-
-    Args:
-        data: Data set.
-        classes: Names or numbers of classes; None for all.
-
-    Returns:
-        Their names.
+    """Name the classes of a data set that are given by names or numbers; None stands for all.
 
     Raises:
         ValueError: If there is no such class.
@@ -160,15 +153,7 @@ def one_class_jobs(
 
 
 def one_class_tables(results: dict[Cell, dict[str, Any]], data: OneClassData) -> list[Comparison]:
-    """Put results beside the paper's table of a data set, and their means beside Table 2.
-
-    Args:
-        results: Results of the cells that are done.
-        data: Data set.
-
-    Returns:
-        The tables, if there are results.
-    """
+    """Put the results of cells beside the paper's table of a data set, and their means beside Table 2."""
     name, title, table = TABLES[data]
     paper = {heading: table.get(method) for method, heading in HEADINGS.items()}
     headings = {(method, BUNDLED): heading for method, heading in HEADINGS.items()}
@@ -201,14 +186,7 @@ def one_class_tables(results: dict[Cell, dict[str, Any]], data: OneClassData) ->
 
 
 def variant_of(weights: LossWeights) -> str:
-    """Name the variant of the cells whose teacher was pretrained with these weights.
-
-    Args:
-        weights: Weights lambda_k, lambda_m and lambda_c.
-
-    Returns:
-        Name, such as ``k1-m0-c1``.
-    """
+    """Name the cells whose teacher was pretrained with weights lambda_k, lambda_m and lambda_c, say ``k1-m0-c1``."""
     return "-".join(f"{loss}{weight:g}" for loss, weight in zip("kmc", weights, strict=True))
 
 
@@ -276,15 +254,7 @@ def _train(
 
 
 def create_model(settings: OneClassSettings, method: str, teacher: str) -> AnomalibModule:
-    """Make the model of a cell.
-
-    Args:
-        settings: What decides on the results.
-        method: Method.
-        teacher: Path of a teacher, or ``"bundled"``.
-
-    Returns:
-        The model, not trained yet.
+    """Make the model of a method with a teacher, a path or ``"bundled"``, not trained yet.
 
     Raises:
         ValueError: If an argument is out of range, or the teacher does not fit.

@@ -38,12 +38,7 @@ class _Report(Callback):
 
 
 def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
-    """Run a trial.
-
-    Args:
-        sweep: Settings of the sweep.
-        config: Values of the arguments that are swept.
-    """
+    """Run a trial with values of the arguments that are swept."""
     if not any(config[name] for name in LOSS_WEIGHTS):
         # Without a loss there is no teacher.
         tune.report({sweep.metric: 0.0})
@@ -81,13 +76,8 @@ def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
 def with_synthetic_validation(experiment: Experiment) -> dict[str, Any]:
     """Validate on good images that are held out of the training, half of them with synthetic anomalies.
 
-    The test images, which are the validation images of many data modules, have no part in the choice of the weights.
-
-    Args:
-        experiment: Data, in which each trial is to hold out the same images.
-
-    Returns:
-        Data with such a validation.
+    Each trial holds out the same images. The test images, which are the validation images of many data modules, have no
+    part in the choice of the weights.
     """
     arguments = {
         **(experiment.data.get("init_args") or {}),

@@ -79,15 +79,7 @@ def parse(parser: ArgumentParser, args: Sequence[str], without_data: Path) -> Na
 
 
 def experiment_of(settings: Namespace, **others: Any) -> Experiment:
-    """Make the experiment from the command line, once there is a cluster.
-
-    Args:
-        settings: Parsed arguments.
-        others: More settings of the experiment.
-
-    Returns:
-        The experiment.
-    """
+    """Make the experiment from the command line, once there is a cluster, with more settings of it."""
     return Experiment(
         data=settings.data,
         model=settings.model,
@@ -123,14 +115,7 @@ def add_cluster_arguments(parser: ArgumentParser, group: str) -> None:
 
 
 def workers_of(settings: Namespace) -> Workers:
-    """Make the group of workers from the command line, once there is a cluster.
-
-    Args:
-        settings: Parsed arguments.
-
-    Returns:
-        Group of workers, with a GPU each by default, if there are any.
-    """
+    """Make the group of workers from the command line, once there is a cluster."""
     return Workers(
         number=settings.workers,
         cpus=settings.cpus_per_worker,
@@ -161,12 +146,5 @@ def pretraining_of(settings: Namespace, of_the_job: Collection[str]) -> dict[str
 
 
 def absolute(storage_path: str) -> str:
-    """Make a storage path one that means the same on every node.
-
-    Args:
-        storage_path: Folder, or cloud URI.
-
-    Returns:
-        Absolute path, or the URI as it is.
-    """
+    """Make a storage path one that means the same on every node; a URI stays as it is."""
     return storage_path if "://" in storage_path else str(Path(storage_path).resolve())

@@ -22,16 +22,7 @@ def run_ensemble(
     compute: Compute,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Train an ensemble on workers, from its last checkpoint if there is one.
-
-    Args:
-        experiment: Settings of the grid.
-        category: Name of the category.
-        patch_size: Side p of the receptive field in pixels.
-        name: Name of the run, by which one that was interrupted finds its checkpoints again.
-        storage: Folder of the grid.
-        compute: Unused: the workers compute.
-        on_progress: Unused.
+    """Train an ensemble on workers, from the last checkpoint of the run of that name if there is one.
 
     Returns:
         Path of the last checkpoint in the storage.

@@ -109,22 +109,12 @@ class Experiment:
         return Storage(f"{self.storage_path}/{self.name}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what decides on the results as plain data, by which a resumed grid is compared with its beginning.
-
-        Whether there are reports does not.
-        """
+        """Return what decides on the results as plain data. Whether there are reports does not."""
         return {name: value for name, value in asdict(self).items() if name != "report"}
 
 
 def label(category: str | None) -> str:
-    """Name what belongs to a category.
-
-    Args:
-        category: Name of the category; None if the data have but one.
-
-    Returns:
-        Name for folders and reports.
-    """
+    """Name of a category for folders and reports; data that have but one need not name it."""
     return category or "data"
 
 

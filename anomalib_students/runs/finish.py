@@ -52,16 +52,7 @@ class BestAndWorst(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Judge the images of a batch.
-
-        Args:
-            trainer: Trainer that runs the test.
-            pl_module: Model under test.
-            outputs: Predictions.
-            batch: Batch with predictions and ground truth.
-            batch_idx: Number of the batch.
-            dataloader_idx: Number of the data loader.
-        """
+        """Judge the images of a batch."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         if batch.gt_mask is None or batch.anomaly_map is None or batch.image_path is None:
             return
@@ -70,13 +61,7 @@ class BestAndWorst(Callback):
                 self.areas[path] = float(binary_auroc(anomaly_map.flatten(), mask.flatten().int()))
 
     def save(self, folder: Path, model: UninformedStudents, datamodule: AnomalibDataModule) -> None:
-        """Draw the two images, their ground truth and their anomaly maps.
-
-        Args:
-            folder: Folder for ``best.png`` and ``worst.png``.
-            model: Model that was tested.
-            datamodule: Data that it was tested on.
-        """
+        """Draw the two images, their ground truth and their anomaly maps: ``best.png`` and ``worst.png``."""
         if not self.areas:
             return
         test_images = find_test_images(datamodule)
@@ -87,17 +72,7 @@ class BestAndWorst(Callback):
 
 
 def merge_checkpoints(paths: Iterable[Path]) -> UninformedStudents:
-    """Join the scales of trained models (eq. 12).
-
-    Args:
-        paths: Checkpoints of the models.
-
-    Returns:
-        The joined model.
-
-    Raises:
-        ValueError: If the models cannot be joined.
-    """
+    """Join the scales of trained models (eq. 12)."""
     models = [UninformedStudents.load_from_checkpoint(path, map_location="cpu") for path in paths]
     return merge_scales(cast("list[UninformedStudents]", models))
 
@@ -105,15 +80,7 @@ def merge_checkpoints(paths: Iterable[Path]) -> UninformedStudents:
 def report_of(
     model: AnomalibModule, datamodule: AnomalibDataModule, folder: Path, accelerator: str, precision: str
 ) -> None:
-    """Write the report of a model, ``report.html``.
-
-    Args:
-        model: Trained model.
-        datamodule: Its data.
-        folder: Folder for the report.
-        accelerator: Lightning accelerator.
-        precision: Precision of the arithmetic, as Lightning has it.
-    """
+    """Write the report of a model, ``report.html``."""
     write_report(
         model,
         datamodule,

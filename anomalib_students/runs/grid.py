@@ -65,13 +65,7 @@ def run_grid(
 def grid_jobs(experiment: Experiment, categories: Sequence[str | None], patch_sizes: Sequence[int]) -> list[Job]:
     """List the jobs of a grid: for each category a look at its data, its trainings, and what finishes it.
 
-    Args:
-        experiment: Settings of the grid.
-        categories: Names of the categories.
-        patch_sizes: Sides p of the receptive fields in pixels.
-
-    Returns:
-        The jobs. The last one of a category has its name.
+    The last one of a category has its name.
     """
     jobs = []
     for category in categories:

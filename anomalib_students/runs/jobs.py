@@ -122,17 +122,7 @@ class InThisProcess:
 
 
 def run_job(job: Job, storage: Storage, compute: Compute, on_progress: OnProgress) -> Outcome:
-    """Do a job and keep its result.
-
-    Args:
-        job: The job.
-        storage: Where to keep the result.
-        compute: What to compute on.
-        on_progress: Is called with the progress.
-
-    Returns:
-        What became of it.
-    """
+    """Do a job and keep its result; say what became of it."""
     try:
         result = job.work(storage, compute, on_progress)
         storage.write_json(f"{job.name}/{RESULT}", result)
@@ -150,29 +140,14 @@ def _reason(error: Exception) -> str:
 
 
 def read_results(storage: Storage) -> dict[str, dict[str, Any]]:
-    """Read the results of all jobs that are done, those of other selections too.
-
-    Args:
-        storage: Where they are.
-
-    Returns:
-        Results by the name of the job.
-    """
+    """Read the results of all jobs that are done, by name, those of other selections too."""
     names = storage.names(RESULT)
     results = storage.read_json_files(names)
     return {name.removesuffix(f"/{RESULT}"): result for name, result in zip(names, results, strict=True)}
 
 
 def read_result(storage: Storage, name: str) -> dict[str, Any]:
-    """Read the result of a job that is done.
-
-    Args:
-        storage: Where it is.
-        name: Name of the job.
-
-    Returns:
-        The result.
-    """
+    """Read the result of a job that is done."""
     return storage.read_json(f"{name}/{RESULT}")
 
 

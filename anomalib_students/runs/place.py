@@ -46,15 +46,7 @@ class Place:
             raise ValueError(msg)
 
     def uses_ray(self, n_jobs: int) -> bool:
-        """Decide whether to use Ray.
-
-        Args:
-            n_jobs: Number of jobs to do.
-
-        Returns:
-            What the user has said; otherwise whether Ray is installed, and there is an address, or this machine has
-            room for more than one job at a time.
-        """
+        """Whether to use Ray: by default if it is there, and so is an address, or room for several jobs."""
         if self.ray is not None:
             return self.ray
         return find_spec("ray") is not None and n_jobs > 1 and (self.address is not None or self._room() > 1)
@@ -69,15 +61,7 @@ class Place:
         return int(min(room, devices // gpus) if gpus else room)
 
     def executor(self, storage: Storage, n_jobs: int, on_progress: OnProgress) -> Executor:
-        """Make what does the jobs.
-
-        Args:
-            storage: Where the jobs keep their results.
-            n_jobs: Number of jobs to do.
-            on_progress: Is called with the progress of a job, if there is but one at a time.
-
-        Returns:
-            The executor.
+        """Make what does a number of jobs, and reports the progress of a job if there is but one at a time.
 
         Raises:
             ConnectionError: If there is no cluster at the address.

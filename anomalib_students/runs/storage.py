@@ -51,63 +51,29 @@ class Storage:
         return FileSystem.from_uri(self.location)
 
     def file_system(self) -> tuple[FileSystem, str]:
-        """Find the folder for those who take a file system of pyarrow's.
-
-        Returns:
-            File system, and the path of the folder in it.
-        """
+        """File system of pyarrow's, and the path of the folder in it."""
         from pyarrow.fs import LocalFileSystem
 
         return self._bucket or (LocalFileSystem(), self.location)
 
-    def read(self, name: str) -> bytes | None:
-        """Read a file.
-
-        Args:
-            name: Name of the file.
-
-        Returns:
-            Its content; None if there is no such file.
-        """
+    def read_json(self, name: str) -> Any:  # noqa: ANN401
+        """Read a JSON file; None if there is no such file."""
         try:
             if self._bucket is None:
-                return (self.folder / name).read_bytes()
+                return json.loads((self.folder / name).read_bytes())
             file_system, root = self._bucket
             with file_system.open_input_stream(f"{root}/{name}") as stream:
-                return stream.read()
+                return json.loads(stream.read())
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def read_json(self, name: str) -> Any:  # noqa: ANN401
-        """Read a JSON file.
-
-        Args:
-            name: Name of the file.
-
-        Returns:
-            Its content; None if there is no such file.
-        """
-        content = self.read(name)
-        return None if content is None else json.loads(content)
-
     def read_json_files(self, names: Sequence[str]) -> list[Any]:
-        """Read JSON files, several at once.
-
-        Args:
-            names: Their names.
-
-        Returns:
-            Their contents, in the same order; None for a file that is not there.
-        """
+        """Read JSON files, several at once, in the order of their names; None for those that are not there."""
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(self.read_json, names))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all.
-
-        Args:
-            name: Name of the file; its folder is made.
-            content: What to write.
+        """Write a file, whole or not at all, and make its folder.
 
         Raises:
             OSError: If the file cannot be written, on a full disk for example. An older file is then left as it was.
@@ -132,30 +98,18 @@ class Storage:
             raise OSError(error.errno, msg) from error
 
     def write_json(self, name: str, content: Any) -> None:  # noqa: ANN401
-        """Write a JSON file, whole or not at all.
-
-        Args:
-            name: Name of the file; its folder is made.
-            content: What to write; paths are written as text.
-        """
+        """Write a JSON file, whole or not at all; paths are written as text."""
         self.write(name, json.dumps(content, indent=2, default=str).encode())
 
-    def names(self, ending: str) -> list[str]:
-        """List the files in the folder and in the folders in it.
-
-        Args:
-            ending: Last part of their names, say ``"result.json"``.
-
-        Returns:
-            Their sorted names.
-        """
+    def names(self, name: str) -> list[str]:
+        """List the files of a name in the folder and in the folders in it, sorted."""
         if self._bucket is None:
-            return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob(ending))
+            return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob(name))
         from pyarrow.fs import FileSelector
 
         file_system, root = self._bucket
         entries = file_system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
-        return sorted(entry.path.removeprefix(f"{root}/") for entry in entries if entry.base_name == ending)
+        return sorted(entry.path.removeprefix(f"{root}/") for entry in entries if entry.base_name == name)
 
 
 def begin(storage: Storage, settings: Mapping[str, Any], resume: bool) -> None:

@@ -31,11 +31,7 @@ LAST = "last"
 
 
 class Progress(Callback):
-    """Report the progress of a training, and take its time over all attempts.
-
-    Args:
-        on_progress: Is called with the part of the epochs that is done.
-    """
+    """Report the progress of a training, as a part of its epochs, and take its time over all attempts."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
@@ -48,42 +44,23 @@ class Progress(Callback):
         return self._before + time.monotonic() - self._start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the progress.
-
-        Args:
-            trainer: Trainer.
-            pl_module: Model.
-        """
+        """Report the progress."""
         del pl_module
         self._on_progress((trainer.current_epoch + 1) / max(1, trainer.max_epochs or 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the time in the checkpoint.
-
-        Returns:
-            Seconds so far.
-        """
+        """Keep the time in the checkpoint."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume with the time of a checkpoint.
-
-        Args:
-            state_dict: What :meth:`state_dict` has returned.
-        """
+        """Resume with the time of a checkpoint."""
         self._before = state_dict["seconds"]
 
 
 def quiet_trainer(model: AnomalibModule, plugins: Sequence[Any] = (), **arguments: Any) -> Trainer:
     """Make a trainer that draws nothing and logs nothing, and writes checkpoints whole or not at all.
 
-    Args:
-        model: Model, whose own arguments of the trainer come before the others.
-        plugins: More plugins.
-        arguments: More arguments.
-
-    Returns:
-        The trainer.
+    The model's own arguments of the trainer come before the others.
     """
     # It would list for each of many trainings which devices there are.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -155,18 +132,7 @@ def train_and_test(
 def test_model(
     model: AnomalibModule, datamodule: AnomalibDataModule, folder: Path, precision: str, compute: Compute
 ) -> dict[str, Any]:
-    """Test a model.
-
-    Args:
-        model: Trained model.
-        datamodule: Data.
-        folder: Folder of its job.
-        precision: Precision of the arithmetic, as Lightning has it.
-        compute: What to compute on.
-
-    Returns:
-        Metrics, seconds and machine.
-    """
+    """Test a model; return metrics, seconds and machine."""
     model.evaluator = Evaluator(test_metrics=create_metrics())
     # It would draw a picture of every test image.
     model.visualizer = None

@@ -51,11 +51,7 @@ class Workers:
         return min(int(available.get(name, 0) // amount) for name, amount in needed.items())
 
     def check_room(self) -> None:
-        """See that the cluster has room for a group.
-
-        Raises:
-            ValueError: If it has not.
-        """
+        """Raise a ValueError if the cluster has no room for a group."""
         available = ray.cluster_resources()
         needed = {name: amount * self.number for name, amount in self.resources.items()}
         lacking = [f"{amount:g} {name}" for name, amount in needed.items() if available.get(name, 0) < amount]
@@ -65,14 +61,7 @@ class Workers:
 
 
 def gpus_of(gpus: float | None) -> float:
-    """Choose the GPUs of a process.
-
-    Args:
-        gpus: What the user says; None for one if the cluster has any.
-
-    Returns:
-        Their number.
-    """
+    """Number of GPUs that a user asks for; by default one, if the cluster has any."""
     return min(1, ray.cluster_resources().get("GPU", 0)) if gpus is None else gpus
 
 
@@ -90,19 +79,11 @@ class Run:
     name: str
 
     def failure(self) -> str | None:
-        """Why the run has failed, and is not to be tried again.
-
-        Returns:
-            The reason, None if it has not failed.
-        """
+        """Why the run has failed, and is not to be tried again; None if it has not failed."""
         return self.storage.read_json(self._file)
 
     def record_failure(self, reason: str | None) -> None:
-        """Keep the reason of a failure.
-
-        Args:
-            reason: What to say to the user; None to try the run again.
-        """
+        """Keep the reason of a failure for the user; None to try the run again."""
         self.storage.write_json(self._file, reason)
 
     @contextmanager
@@ -175,14 +156,7 @@ def _work(function: Callable[[dict[str, Any]], None], run: Run, config: dict[str
 
 
 def cause(error: BaseException) -> str:
-    """Find the cause of an error in its last line; the lines before it are the way it took through the cluster.
-
-    Args:
-        error: Error of a trial or a task.
-
-    Returns:
-        Its last line.
-    """
+    """Find the cause of an error in its last line; those before it are the way it took through the cluster."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # What a run raises with the reason of its failure.
     return lines[-1].removeprefix("RuntimeError: ") if lines else type(error).__name__

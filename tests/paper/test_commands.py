@@ -98,7 +98,7 @@ def test_an_interrupted_experiment_goes_on(run, steps, tmp_path, capsys):
     assert set(pd.read_csv(folder / "results.csv")["row"]) == {"grid", "mean"}
     before = torch.load(folder / "pill" / "ours-p33" / "last.ckpt", weights_only=False)["callbacks"]
 
-    with pytest.raises(SystemExit, match="There is an experiment in"):
+    with pytest.raises(SystemExit, match="There is a job in"):
         run(**settings)
     with pytest.raises(SystemExit, match=r"had other settings: lr=0\.001"):
         run(**settings, lr=1e-2, resume="true")

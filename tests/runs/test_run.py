@@ -63,7 +63,7 @@ def test_the_last_report_has_all(job, run, storage, capfd):
     assert failures == {"the b": "no images", "the c": "it needs the b, which failed"}
     assert reports[0] == ([], {})
     assert reports[-1] == (["a"], failures)
-    assert storage.read("results.md") == b"1 done"
+    assert (storage.folder / "results.md").read_text() == "1 done"
     # What failed by itself is reported at once.
     assert [line for line in capfd.readouterr().err.splitlines() if "failed" in line] == ["the b failed: no images"]
 

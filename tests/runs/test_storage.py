@@ -17,7 +17,6 @@ def storage(tmp_path, request):
 
 class TestStorage:
     def test_what_is_written_is_read_and_nothing_else_is_left(self, storage, tmp_path):
-        assert storage.read("folder/a.json") is None
         assert storage.read_json("folder/a.json") is None
         storage.write("folder/a.json", b"older, and longer than what replaces it")
         storage.write_json("folder/a.json", {"a": [1, None], "path": tmp_path})
