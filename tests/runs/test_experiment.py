@@ -63,11 +63,6 @@ class TestModel:
             experiment(model={"n_studens": 2}).create_model(33)
 
 
-@pytest.mark.parametrize(("gpus", "resources"), [(0, {"CPU": 2}), (0.5, {"CPU": 2, "GPU": 0.5})])
-def test_what_a_worker_reserves(gpus, resources):
-    assert Workers(cpus=2, gpus=gpus).resources == resources
-
-
 def test_it_travels():
     settings = experiment(root="a")
     assert cloudpickle.loads(cloudpickle.dumps(settings)) == settings
