@@ -45,8 +45,8 @@ def run_sweep(sweep: Sweep, resume: bool = False) -> ResultGrid:
         "metric": sweep.metric,
         "trials": sweep.trials,
     }
-    begin(experiment.storage, settings, resume)
     experiment.workers.check_room()
+    begin(experiment.storage, settings, resume)
     folder = experiment.storage.location
     trainable = tune.with_resources(partial(_run_trial, sweep), experiment.workers.resources)
     if resume and Tuner.can_restore(f"{folder}/tune"):

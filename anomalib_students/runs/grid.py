@@ -43,11 +43,9 @@ def run_grid(
         ValueError: If the settings are not those of the grid to be resumed, or the cluster lacks what a training needs.
     """
     storage = experiment.storage
-    begin(
-        storage,
-        {**experiment.as_dict(), "categories": list(categories), "patch_sizes": list(patch_sizes)},
-        resume,
-    )
+    settings = {**experiment.as_dict(), "categories": list(categories), "patch_sizes": list(patch_sizes)}
+    experiment.workers.check_room()
+    begin(storage, settings, resume)
 
     def files(results: Mapping[str, dict[str, Any]], failures: Mapping[str, str]) -> dict[str, bytes]:
         finished = [results[label(category)] for category in categories if label(category) in results]

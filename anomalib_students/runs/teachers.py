@@ -38,6 +38,7 @@ def pretrain_teachers(
         ValueError: If its settings were others, or the cluster lacks what the workers need.
     """
     storage = Storage(str(folder))
+    workers.check_room()
     begin(storage, {**settings, "patch_sizes": list(patch_sizes), "workers": workers.number}, resume)
     jobs = {
         size: Job(f"p{size}", f"p = {size}", partial(_run, dict(settings), size, workers), has_workers=True)
