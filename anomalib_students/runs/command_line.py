@@ -15,7 +15,6 @@ from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.pretraining import PretrainSettings
 
 from .experiment import Experiment
-from .plain_settings import PlainSettings
 from .workers import Workers, gpus_of
 
 __all__ = [
