@@ -11,7 +11,6 @@ from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from jsonargparse.typing import register_type
 from lightning.pytorch import LightningModule
 from torch import nn
 
@@ -193,11 +192,3 @@ class ExactExport(LightningModule):
 def _size(model: nn.Module) -> int:
     """Count the bytes of a model's weights."""
     return sum(value.nbytes for value in model.state_dict().values() if isinstance(value, torch.Tensor))
-
-
-def _compression_type(name: str) -> CompressionType:
-    return CompressionType(str(name).lower())
-
-
-# By default, the command line takes the members' names alone, as INT8_PTQ, and not their values, as int8_ptq.
-register_type(CompressionType, serializer=lambda member: member.name, deserializer=_compression_type)
