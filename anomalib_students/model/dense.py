@@ -56,26 +56,11 @@ class Patches(NamedTuple):
     first: int = 0
 
     def through(self, network: PatchNetwork, stop: int) -> "Patches":
-        """Apply the first layers, which several networks have in common.
-
-        Args:
-            network: Patch network.
-            stop: First layer not to apply.
-
-        Returns:
-            The patches, to be described by any of these networks.
-        """
+        """Apply the layers before ``stop``, which several networks have in common."""
         return self._replace(features=network(self.features, self.output_stride, self.first, stop), first=stop)
 
     def describe(self, network: PatchNetwork) -> torch.Tensor:
-        """Apply the other layers.
-
-        Args:
-            network: Patch network with descriptor dimension d.
-
-        Returns:
-            Descriptors of shape ``(B, d, rows, columns)``.
-        """
+        """Apply the layers from ``first`` on, and return descriptors of shape ``(B, d, rows, columns)``."""
         features = network(self.features, self.output_stride, self.first)
         if self.output_stride is None:
             return features
@@ -142,14 +127,7 @@ def dense_descriptors(
 
 
 def check_output_stride(output_stride: int) -> None:
-    """Raise an error if an output stride is not supported.
-
-    Args:
-        output_stride: Distance s in pixels between neighbouring descriptors.
-
-    Raises:
-        ValueError: If ``output_stride`` is not one of :data:`OUTPUT_STRIDES`.
-    """
+    """Raise a ``ValueError`` if an output stride is not one of :data:`OUTPUT_STRIDES`."""
     if output_stride not in OUTPUT_STRIDES:
         msg = f"The output stride must be one of {OUTPUT_STRIDES}, got {output_stride}."
         raise ValueError(msg)

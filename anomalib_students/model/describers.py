@@ -160,15 +160,7 @@ class PatchDescriber(Describer):
 
 
 def create_describer(mode: Mode, output_stride: int, max_tile: int) -> Describer:
-    """Choose what is described.
-
-    Args:
-        mode: What is scored.
-        output_stride: Distance in pixels between scored pixels; means nothing in the mode ``"patch"``.
-        max_tile: Largest side in pixels of what is described at once.
-
-    Returns:
-        The describer of the mode.
+    """Choose the describer of a mode.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -184,36 +176,12 @@ def create_describer(mode: Mode, output_stride: int, max_tile: int) -> Describer
 
 
 def split_batch(images: torch.Tensor, pixels: int) -> tuple[torch.Tensor, ...]:
-    """Split a batch into as many images as have no more pixels together, at least one.
-
-    Args:
-        images: Images of shape ``(B, 3, H, W)``.
-        pixels: Most pixels.
-
-    Returns:
-        Parts of the batch.
-
-    Example:
-        >>> [len(part) for part in split_batch(torch.rand(5, 3, 10, 10), pixels=200)]
-        [2, 2, 1]
-    """
+    """Split a batch into parts of as many images as have no more pixels together, at least one."""
     return images.split(max(1, pixels // images[0, 0].numel()))
 
 
 def zoom(images: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Zoom images to the side of a patch (Section 4.1).
-
-    Args:
-        images: Images of shape ``(B, 3, H, W)``.
-        patch_size: Side p of the patch in pixels.
-
-    Returns:
-        Images of shape ``(B, 3, p, p)``.
-
-    Example:
-        >>> zoom(torch.rand(2, 3, 28, 28), 33).shape
-        torch.Size([2, 3, 33, 33])
-    """
+    """Zoom images to the side of a patch (Section 4.1), to shape ``(B, 3, p, p)``."""
     # If the sides are symbols of an export, a comparison would limit the sizes that the exported model takes.
     is_zoomed = all(isinstance(length, int) and length == patch_size for length in images.shape[-2:])
     return images if is_zoomed else antialiased_resize(images, patch_size, patch_size)
