@@ -14,8 +14,9 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from anomalib_students.engine.quiet import only_warnings_of
+
 from .equalisation import equalised
-from .quiet import only_warnings_of
 from .resize import exportable_transform
 from .whole_export import export_whole
 

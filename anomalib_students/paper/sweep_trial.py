@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import tune
 
+from anomalib_students.engine.quiet import LIGHTNING, only_warnings_of
 from anomalib_students.model.metrics import create_metrics
 from anomalib_students.runs.experiment import Experiment
 from anomalib_students.runs.training import quiet_trainer
@@ -53,22 +54,23 @@ def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
     model_arguments = {**experiment.model, **others}
     students = replace(experiment, data=with_synthetic_validation(experiment), model=model_arguments)
     tests: list[float] = []
-    for category in sweep.categories:
-        model = students.create_model(sweep.pretraining["patch_size"])
-        model.evaluator = _evaluator()
-        arguments = {**experiment.trainer, "max_epochs": sweep.epochs, "check_val_every_n_epoch": 1}
-        trainer = quiet_trainer(
-            model,
-            accelerator=accelerator,
-            devices=1,
-            callbacks=[report, ModelCheckpoint(save_top_k=0)],
-            **arguments,
-        )
-        datamodule = students.create_datamodule(category)
-        trainer.fit(model, datamodule=datamodule)
-        report.finished.append(float(trainer.callback_metrics[sweep.metric]))
-        (metrics,) = trainer.test(model, datamodule=datamodule, verbose=False)
-        tests.append(metrics[sweep.metric])
+    with only_warnings_of(LIGHTNING):
+        for category in sweep.categories:
+            model = students.create_model(sweep.pretraining["patch_size"])
+            model.evaluator = _evaluator()
+            arguments = {**experiment.trainer, "max_epochs": sweep.epochs, "check_val_every_n_epoch": 1}
+            trainer = quiet_trainer(
+                model,
+                accelerator=accelerator,
+                devices=1,
+                callbacks=[report, ModelCheckpoint(save_top_k=0)],
+                **arguments,
+            )
+            datamodule = students.create_datamodule(category)
+            trainer.fit(model, datamodule=datamodule)
+            report.finished.append(float(trainer.callback_metrics[sweep.metric]))
+            (metrics,) = trainer.test(model, datamodule=datamodule, verbose=False)
+            tests.append(metrics[sweep.metric])
     means = [sum(values) / len(values) for values in (report.finished, tests)]
     tune.report({sweep.metric: means[0], f"test_{sweep.metric}": means[1]})
 

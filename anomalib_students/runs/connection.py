@@ -1,17 +1,13 @@
 """The connection to a Ray cluster, or to one on this machine alone, which no other machine can reach."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import ray
-from ray._private import services
+
+from anomalib_students.mends.ray_loopback import reached_from_here_only
 
 __all__ = ["connect"]
-
-LOOPBACK = "127.0.0.1"
 
 
 def connect(address: str | None) -> None:
@@ -37,16 +33,5 @@ def connect(address: str | None) -> None:
         return
     # Ray would report its use to an analytics host.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _reached_from_here_only() as loopback:
+    with reached_from_here_only() as loopback:
         ray.init(**arguments, **loopback)
-
-
-@contextmanager
-def _reached_from_here_only() -> Iterator[dict[str, Any]]:
-    """Have a local cluster listen on the loopback interface; yield arguments of ``ray.init``.
-
-    Ray 2.60 listens on about ten ports of all interfaces unless its node's address is the loopback's, which it replaces
-    by another, as only several machines need.
-    """
-    with patch.object(services, "resolve_ip_for_localhost", lambda host: host, create=True):
-        yield {"_node_ip_address": LOOPBACK}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from anomalib_students.engine.quiet import LIGHTNING, only_warnings_of
+
 from .experiment import Experiment
 from .jobs import Compute, OnProgress
 from .storage import Storage
@@ -59,6 +61,7 @@ def _work(config: dict[str, Any]) -> None:
         _train(experiment, category, config["patch_size"])
 
 
+@only_warnings_of(LIGHTNING)
 def _train(experiment: Experiment, category: str | None, patch_size: int) -> None:
     """Train from the last checkpoint if there is one, and report a checkpoint after each epoch."""
     from lightning.pytorch.callbacks import ModelCheckpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import time
@@ -18,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from anomalib_students.engine.checkpoint_io import CheckpointIO
+from anomalib_students.engine.quiet import LIGHTNING, only_warnings_of
 from anomalib_students.engine.termination import HowToResume
 from anomalib_students.model.metrics import create_metrics
 
@@ -58,12 +58,10 @@ class Progress(Callback):
 
 
 def quiet_trainer(model: AnomalibModule, plugins: Sequence[Any] = (), **arguments: Any) -> Trainer:
-    """Make a trainer that draws nothing and logs nothing, and writes checkpoints whole or not at all.
+    """Make a trainer that draws nothing and keeps no log, and writes checkpoints whole or not at all.
 
     The model's own arguments of the trainer come before the others.
     """
-    # It would list for each of many trainings which devices there are.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return Trainer(
         plugins=[CheckpointIO(list(model.checkpoint_safe_globals())), *plugins],
         **{
@@ -76,6 +74,8 @@ def quiet_trainer(model: AnomalibModule, plugins: Sequence[Any] = (), **argument
     )
 
 
+# Lightning would list for each of many trainings which devices there are.
+@only_warnings_of(LIGHTNING)
 def train_and_test(
     model: AnomalibModule,
     datamodule: AnomalibDataModule,
@@ -129,6 +129,7 @@ def train_and_test(
     return {**outcome, "seconds": {"training": round(seconds, 1), **outcome["seconds"]}}
 
 
+@only_warnings_of(LIGHTNING)
 def test_model(
     model: AnomalibModule, datamodule: AnomalibDataModule, folder: Path, precision: str, compute: Compute
 ) -> dict[str, Any]:

@@ -4,7 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["only_warnings_of"]
+__all__ = ["LIGHTNING", "only_warnings_of"]
+
+LIGHTNING = "lightning.pytorch"
+"""Logger of Lightning and of what uses its functions for logging."""
 
 
 @contextmanager
