@@ -9,7 +9,6 @@ import pandas as pd
 
 __all__ = [
     "HEADINGS",
-    "MULTI_SCALE",
     "OURS",
     "Cell",
     "DescriptorMethod",
@@ -20,7 +19,6 @@ __all__ = [
 ]
 
 OURS = "ours"
-MULTI_SCALE = "multi-scale"
 
 DescriptorMethod = Literal["nearest_neighbour", "k_means", "one_class_svm", "autoencoder", "variational_autoencoder"]
 """Methods that are fitted to the teacher's descriptors."""

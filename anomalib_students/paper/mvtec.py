@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.model.patch_network import Architecture
 from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
 
 from .cells import (
     HEADINGS,
-    MULTI_SCALE,
     OURS,
     Cell,
     DescriptorMethod,

@@ -17,6 +17,7 @@ from anomalib_students.figures.examples import find_test_images, named_images, r
 from anomalib_students.figures.panels import draw_panels
 from anomalib_students.figures.rendering import png_bytes
 from anomalib_students.figures.scores import score_image
+from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.model.merge import merge_scales
 from anomalib_students.model.scale_metrics import ScaleMetrics
@@ -30,7 +31,6 @@ from .training import MODEL
 __all__ = ["finish_category", "merge_checkpoints", "report_of"]
 
 METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
-MERGED = "multi-scale"
 
 
 class BestAndWorst(Callback):
@@ -162,7 +162,7 @@ def _rows(metrics: Mapping[str, float], patch_sizes: list[int]) -> list[dict[str
     """One row for each scale, and if there are several, one for all together."""
     if len(patch_sizes) == 1:
         return [{"scale": str(patch_sizes[0]), **{name: metrics.get(name) for name in METRICS}}]
-    prefixes = {str(size): f"p{size}_" for size in sorted(patch_sizes)} | {MERGED: ""}
+    prefixes = {str(size): f"p{size}_" for size in sorted(patch_sizes)} | {MULTI_SCALE: ""}
     return [
         {"scale": scale, **{name: metrics.get(prefix + name) for name in METRICS}} for scale, prefix in prefixes.items()
     ]
