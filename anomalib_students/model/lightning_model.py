@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from anomalib.data import AnomalibDataset, Batch
@@ -47,15 +47,13 @@ from .ensemble import TrainingMode
 from .normalization_split import NormalizationSplit
 from .patch_network import Architecture
 from .post_processor import FalseAlarmPostProcessor
-from .schedule import cosine_with_warm_up
+from .schedule import LearningRateSchedule, cosine_with_warm_up
 from .statistics import RunningStatistics
 from .torch_model import UninformedStudentsModel
 
 __all__ = ["BEFORE_NAMED", "PAPER", "UninformedStudents"]
 
 logger = logging.getLogger(__name__)
-
-LearningRateSchedule = Literal["constant", "cosine"]
 
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""

@@ -1,8 +1,11 @@
 """How the learning rate changes over a training."""
 
 from math import cos, pi
+from typing import Literal
 
-__all__ = ["cosine_with_warm_up"]
+__all__ = ["LearningRateSchedule", "cosine_with_warm_up"]
+
+LearningRateSchedule = Literal["constant", "cosine"]
 
 
 def cosine_with_warm_up(step: int, steps: int, warm_up: float = 0) -> float:

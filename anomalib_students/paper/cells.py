@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -11,21 +11,10 @@ __all__ = [
     "HEADINGS",
     "OURS",
     "Cell",
-    "DescriptorMethod",
-    "LearningRateSchedule",
-    "Precision",
-    "TrainingMode",
     "table_of",
 ]
 
 OURS = "ours"
-
-DescriptorMethod = Literal["nearest_neighbour", "k_means", "one_class_svm", "autoencoder", "variational_autoencoder"]
-"""Methods that are fitted to the teacher's descriptors."""
-
-LearningRateSchedule = Literal["constant", "cosine"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-TrainingMode = Literal["dense", "phase"]
 
 HEADINGS = {
     OURS: "ours",

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from anomalib_students.data.one_class_dataset import check_limits
+from anomalib_students.engine.precision import Precision
+from anomalib_students.model.ensemble import TrainingMode
 from anomalib_students.model.patch_network import ARCHITECTURES, Architecture, check_architecture
+from anomalib_students.model.schedule import LearningRateSchedule
 from anomalib_students.runs.place import Place
 from anomalib_students.runs.storage import Storage, begin
+from anomalib_students.teacher.pretraining import PAPER_WEIGHTS
 
-from .cells import LearningRateSchedule, Precision, TrainingMode
 from .experiment import run_experiment
 from .mvtec import MVTecMethod, MVTecSettings, find_categories, mvtec_jobs, mvtec_tables
 from .one_class import (
-    PAPER_WEIGHTS,
     LossWeights,
     OneClassData,
     OneClassMethod,

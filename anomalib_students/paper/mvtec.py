@@ -8,8 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from anomalib_students.baselines.methods import Method
+from anomalib_students.engine.precision import Precision
 from anomalib_students.model.anomaly_map import MULTI_SCALE
+from anomalib_students.model.ensemble import TrainingMode
 from anomalib_students.model.patch_network import Architecture
+from anomalib_students.model.schedule import LearningRateSchedule
 from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
 
@@ -17,10 +21,6 @@ from .cells import (
     HEADINGS,
     OURS,
     Cell,
-    DescriptorMethod,
-    LearningRateSchedule,
-    Precision,
-    TrainingMode,
     table_of,
 )
 from .paper_tables import TABLE_1, TABLE_3
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MVTecMethod", "MVTecSettings", "find_categories", "mvtec_jobs", "mvtec_tables"]
 
-MVTecMethod = Literal["ours", DescriptorMethod, "ssim_autoencoder", "cnn_feature_dictionary"]
+MVTecMethod = Literal["ours", Method, "ssim_autoencoder", "cnn_feature_dictionary"]
 
 METRIC = "pixel_AUPRO"
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -284,7 +284,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
             **common,
         )
     return DescriptorBaseline(
-        method=cast("DescriptorMethod", cell.method),
+        method=cast("Method", cell.method),
         patch_size=patch_size,
         architecture=settings.architecture,
         teacher=settings.teacher,

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 
+from anomalib_students.baselines.methods import Method
+from anomalib_students.engine.precision import Precision
 from anomalib_students.model.patch_network import Architecture
+from anomalib_students.model.schedule import LearningRateSchedule
 from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
+from anomalib_students.teacher.pretraining import PAPER_WEIGHTS
 
-from .cells import HEADINGS, OURS, Cell, DescriptorMethod, LearningRateSchedule, Precision, table_of
+from .cells import HEADINGS, OURS, Cell, table_of
 from .paper_tables import MEAN, PRINTED_MEANS, TABLE_6, TABLE_7
 from .report import Comparison
 
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
 __all__ = [
-    "PAPER_WEIGHTS",
     "LossWeights",
     "OneClassData",
     "OneClassMethod",
@@ -35,14 +38,12 @@ __all__ = [
 ]
 
 OneClassData = Literal["mnist", "cifar10"]
-OneClassMethod = Literal["ours", DescriptorMethod]
+OneClassMethod = Literal["ours", Method]
 LossWeights = tuple[float, float, float]
 
 METRIC = "image_AUROC"
 BUNDLED = "bundled"
 """Variant of the cells with the teacher that comes with the package."""
-PAPER_WEIGHTS: tuple[LossWeights, ...] = ((1, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0))
-"""Weights lambda_k, lambda_m and lambda_c of the teacher's loss in Table 2."""
 TABLES = {"mnist": ("Table 6", "MNIST", TABLE_6), "cifar10": ("Table 7", "CIFAR-10", TABLE_7)}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "nearest_neighbour": {"dictionary_size": None},
@@ -277,7 +278,7 @@ def create_model(settings: OneClassSettings, method: str, teacher: str) -> Anoma
         )
     return DescriptorBaseline(
         mode="patch",
-        method=cast("DescriptorMethod", method),
+        method=cast("Method", method),
         patch_size=settings.patch_size,
         architecture=settings.architecture,
         teacher=teacher,

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from anomalib_students.runs.experiment import Experiment
-
-from .one_class import PAPER_WEIGHTS as TABLE_2_WEIGHTS
+from anomalib_students.teacher import pretraining
 
 __all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "Sweep"]
 
-LOSS_WEIGHTS = ("lambda_k", "lambda_m", "lambda_c")
+LOSS_WEIGHTS = tuple(pretraining.LOSS_WEIGHTS.values())
 """Arguments of the pretraining that are the weights of eq. 6."""
-PAPER_WEIGHTS = tuple(dict(zip(LOSS_WEIGHTS, map(float, weights), strict=True)) for weights in TABLE_2_WEIGHTS)
+PAPER_WEIGHTS = tuple(
+    dict(zip(LOSS_WEIGHTS, map(float, weights), strict=True)) for weights in pretraining.PAPER_WEIGHTS
+)
 """The four settings of the paper (Table 2), which are always among the trials."""
 
 
