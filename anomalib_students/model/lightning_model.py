@@ -295,14 +295,6 @@ class UninformedStudents(Detector, AnomalibModule):
             self._normalise_scores()
         return super().state_dict(*args, **kwargs)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint have no need for the teacher's file.
-
-        Args:
-            checkpoint: Checkpoint about to be written.
-        """
-        super().on_save_checkpoint(checkpoint)
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the pre- and post-processor, and how the checkpoint's model is scored.
 
