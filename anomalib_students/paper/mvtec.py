@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib_students.baselines.methods import Method
-from anomalib_students.engine.precision import Precision
 from anomalib_students.model.anomaly_map import MULTI_SCALE
-from anomalib_students.model.ensemble import TrainingMode
-from anomalib_students.model.patch_network import Architecture
-from anomalib_students.model.schedule import LearningRateSchedule
 from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
 
@@ -25,14 +21,13 @@ from .cells import (
 )
 from .paper_tables import TABLE_1, TABLE_3
 from .report import Comparison
+from .settings import MVTecSettings
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from anomalib.models.components import AnomalibModule
 
-__all__ = ["MVTecMethod", "MVTecSettings", "find_categories", "mvtec_jobs", "mvtec_tables"]
-
-MVTecMethod = Literal["ours", Method, "ssim_autoencoder", "cnn_feature_dictionary"]
+__all__ = ["find_categories", "mvtec_jobs", "mvtec_tables"]
 
 METRIC = "pixel_AUPRO"
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -42,53 +37,6 @@ DICTIONARY = "cnn_feature_dictionary"
 DICTIONARY_PATCH = 65
 """Patch size of the CNN feature dictionary (Appendix C)."""
 PAPER_SCALES = (17, 33, 65)
-
-
-@dataclass(frozen=True)
-class MVTecSettings:
-    """What decides on the results of cells; see :func:`.commands.mvtec` for the meaning.
-
-    Attributes:
-        root: Folder of the categories.
-        architecture: Networks of the students and of the teacher.
-        n_students: Number M of students.
-        output_stride: Distance in pixels between scored pixels.
-        training_mode: How the students are trained, ``"dense"`` or ``"phase"``.
-        teacher: Teachers, as :class:`anomalib_students.UninformedStudents` takes them.
-        image_size: Side in pixels to which images are zoomed.
-        epochs: Epochs of the methods that train for several; None for the papers'.
-        lr: Learning rate of the students.
-        lr_schedule: Its schedule.
-        precision: Precision of the arithmetic.
-        train_limit: Most training images.
-        test_limit: Most test images.
-        baseline_samples: Descriptors that the baselines are fitted to; None for the paper's.
-        source_checkpoint: Weights of the ResNet-18 of the CNN feature dictionary.
-        source_layer: Its layer.
-        seed: Seed of each training.
-    """
-
-    root: str
-    architecture: Architecture
-    n_students: int
-    output_stride: int
-    training_mode: TrainingMode
-    teacher: str | Mapping[int, str]
-    image_size: int
-    epochs: int | None
-    lr: float
-    lr_schedule: LearningRateSchedule
-    precision: Precision
-    train_limit: int | None
-    test_limit: int | None
-    baseline_samples: int | None
-    source_checkpoint: str | None
-    source_layer: str | None
-    seed: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data, which the results keep."""
-        return {"experiment": "mvtec", **asdict(self)}
 
 
 def find_categories(root: Path) -> list[str]:
@@ -263,7 +211,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
         common["output_stride"] = max(4, settings.output_stride)
         return CNNFeatureDictionary(
             patch_size=DICTIONARY_PATCH,
-            source_checkpoint=settings.source_checkpoint,
+            source_checkpoint=None if settings.source_checkpoint is None else str(settings.source_checkpoint),
             source_layer=settings.source_layer,
             **samples,
             **common,

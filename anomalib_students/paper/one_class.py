@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from anomalib_students.baselines.methods import Method
-from anomalib_students.engine.precision import Precision
-from anomalib_students.model.patch_network import Architecture
-from anomalib_students.model.schedule import LearningRateSchedule
 from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
 from anomalib_students.teacher.pretraining import PAPER_WEIGHTS
@@ -22,24 +19,18 @@ from anomalib_students.teacher.pretraining import PAPER_WEIGHTS
 from .cells import HEADINGS, OURS, Cell, table_of
 from .paper_tables import MEAN, PRINTED_MEANS, TABLE_6, TABLE_7
 from .report import Comparison
+from .settings import LossWeights, OneClassData, OneClassSettings
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from anomalib.models.components import AnomalibModule
 
 __all__ = [
-    "LossWeights",
-    "OneClassData",
-    "OneClassMethod",
-    "OneClassSettings",
     "class_names",
     "one_class_jobs",
     "one_class_tables",
 ]
 
-OneClassData = Literal["mnist", "cifar10"]
-OneClassMethod = Literal["ours", Method]
-LossWeights = tuple[float, float, float]
 
 METRIC = "image_AUROC"
 BUNDLED = "bundled"
@@ -51,57 +42,6 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "variational_autoencoder": {"lr": 1e-2, "batch_size": 64},
 }
 """What differs from MVTec AD (Appendix B)."""
-
-
-@dataclass(frozen=True)
-class OneClassSettings:
-    """What decides on the results of cells; see :func:`.commands.one_class` for the meaning.
-
-    Attributes:
-        data: Data set.
-        root: Folder of the data set.
-        cache_dir: Folder for its images as files; None for the user's cache.
-        patch_size: Side p in pixels to which images are zoomed.
-        architecture: Networks of the students and of the teacher.
-        n_students: Number M of students.
-        epochs: Epochs of the students.
-        batch_size: Images in a training step.
-        lr: Learning rate of the students.
-        lr_schedule: Its schedule.
-        precision: Precision of the arithmetic.
-        train_limit: Most training images.
-        test_limit: Most test images.
-        teacher_images: Photographs to pretrain teachers on; None for none.
-        teacher_steps: Steps of the pretraining.
-        teacher_lr: Its learning rate.
-        source_checkpoint: Weights of the ResNet-18 that is distilled.
-        source_layer: Its layer.
-        seed: Seed of each training.
-    """
-
-    data: OneClassData
-    root: str
-    cache_dir: str | None
-    patch_size: int
-    architecture: Architecture
-    n_students: int
-    epochs: int
-    batch_size: int
-    lr: float
-    lr_schedule: LearningRateSchedule
-    precision: Precision
-    train_limit: int | None
-    test_limit: int | None
-    teacher_images: str | None
-    teacher_steps: int
-    teacher_lr: float
-    source_checkpoint: str | None
-    source_layer: str | None
-    seed: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data, which the results keep."""
-        return {"experiment": "one-class", **asdict(self)}
 
 
 def class_names(data: OneClassData, classes: Sequence[str | int] | None) -> list[str]:
@@ -217,11 +157,11 @@ def _pretrain(
     lambda_k, lambda_m, lambda_c = weights
     start = time.monotonic()
     pretrain(
-        images=Path(settings.teacher_images or ""),
+        images=settings.teacher_images,
         output=output,
         patch_size=settings.patch_size,
         architecture=settings.architecture,
-        source_checkpoint=None if settings.source_checkpoint is None else Path(settings.source_checkpoint),
+        source_checkpoint=settings.source_checkpoint,
         source_layer=settings.source_layer,
         lambda_k=lambda_k,
         lambda_m=lambda_m,
