@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from anomalib_students.data import SampleParts
 from anomalib_students.model.anomaly_map import normalised_score, predictive_uncertainty, regression_error
 from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.model.synthetic_defects import SyntheticDefects
 from anomalib_students.teacher.loss import compactness_loss, distillation_loss, triplet_loss
 
 ASSETS = Path(__file__).parent / "assets"
@@ -25,9 +27,14 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
 def main() -> None:
     """Draw all figures."""
     mpl.rcParams.update({"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False})
-    for draw in (draw_teacher, draw_students, draw_scores):
-        figure = draw()
-        figure.savefig(ASSETS / f"{draw.__name__.removeprefix('draw_')}_equations.png", dpi=120)
+    figures = {
+        "teacher_equations": draw_teacher,
+        "students_equations": draw_students,
+        "scores_equations": draw_scores,
+        "synthetic_defects": draw_painted,
+    }
+    for name, draw in figures.items():
+        draw().savefig(ASSETS / f"{name}.png", dpi=120)
 
 
 def draw_teacher() -> Figure:
@@ -143,17 +150,34 @@ def draw_scores() -> Figure:
     return figure
 
 
+def draw_painted() -> Figure:
+    """What students see in training, and the teacher does not."""
+    figure = Figure(figsize=(WIDTH, 1.7), layout="constrained")
+    image = _images()[:1]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    normalised = (image - mean) / std
+    for axes, seed in zip(figure.subplots(1, 5), range(1, 6), strict=True):
+        (painted,) = SyntheticDefects(share=1.0)(normalised, torch.Generator().manual_seed(seed))
+        axes.imshow((painted * std + mean).clamp(0, 1).movedim(0, -1))
+        axes.set_axis_off()
+    return figure
+
+
 def _descriptors() -> torch.Tensor:
     """Descriptors of the default teacher for pixels of three sample parts, of shape (n, d)."""
+    model = UninformedStudents()
+    with torch.no_grad():
+        # The patch network itself, every eighth pixel of the inside.
+        descriptors = model.model.scales[0].teacher(model.pre_processor(_images()))
+    return descriptors.movedim(1, -1).flatten(0, -2)
+
+
+def _images() -> torch.Tensor:
+    """Three sample parts."""
     datamodule = SampleParts()
     datamodule.prepare_data()
     datamodule.setup()
-    model = UninformedStudents()
-    images = datamodule.train_data.collate_fn([datamodule.train_data[index] for index in range(3)]).image
-    with torch.no_grad():
-        # The patch network itself, every eighth pixel of the inside.
-        descriptors = model.model.scales[0].teacher(model.pre_processor(images))
-    return descriptors.movedim(1, -1).flatten(0, -2)
+    return datamodule.train_data.collate_fn([datamodule.train_data[index] for index in range(3)]).image
 
 
 def _plane(axes: Axes, title: str) -> None:

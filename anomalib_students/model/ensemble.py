@@ -14,12 +14,15 @@ from .loss import regression_loss
 from .patch_network import Architecture, PatchNetwork
 from .phase import sample_phase
 from .statistics import RunningStatistics
+from .synthetic_defects import SyntheticDefects
 
 __all__ = ["StudentTeacherEnsemble", "TrainingMode"]
 
 TrainingMode = Literal["phase", "dense"]
 """Which pixels a training step sees in the mode ``"pixel"``."""
 
+PAINTED_HARD = 2
+"""How many times as many pixels are hard on painted images, where there are some that no student can know."""
 TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
 """Most pixels of a batch whose activations are kept for the backward pass, in each way of training."""
 
@@ -128,21 +131,24 @@ class StudentTeacherEnsemble(nn.Module):
         self.uncertainty_mean.copy_(mean[1])
         self.uncertainty_std.copy_(std[1])
 
-    def describe(self, patches: Patches) -> tuple[torch.Tensor, torch.Tensor]:
+    def describe(self, patches: Patches, painted: Patches | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Describe patches with all networks; what these compute alike is computed once.
 
         Args:
             patches: Patches of B images.
+            painted: What the students see instead.
 
         Returns:
             Descriptors of the students, of shape ``(M, B, d, h, w)``, and the normalised descriptors of the teacher, of
             shape ``(B, d, h, w)``.
         """
         with torch.no_grad():
-            patches = patches.through(self.teacher, self.shared_layers)
+            seen = patches = patches.through(self.teacher, self.shared_layers)
             descriptors = patches.describe(self.teacher).float()
+            if painted is not None:
+                seen = painted.through(self.teacher, self.shared_layers)
         target = (descriptors - self.descriptor_mean) / self.descriptor_std
-        return torch.stack([patches.describe(student) for student in self.networks]), target
+        return torch.stack([seen.describe(student) for student in self.networks]), target
 
     def training_loss(
         self,
@@ -151,6 +157,7 @@ class StudentTeacherEnsemble(nn.Module):
         generator: torch.Generator | None = None,
         hard_fraction: float = 1.0,
         grad_checkpointing: bool = True,
+        defects: SyntheticDefects | None = None,
     ) -> torch.Tensor:
         """Compute the loss of all students (eq. 7).
 
@@ -162,6 +169,7 @@ class StudentTeacherEnsemble(nn.Module):
             hard_fraction: Part of the pixels, the hardest, that the loss is the mean of; 1 for all.
             grad_checkpointing: Whether a batch of more than :data:`TRAINING_PIXELS` is worked off in parts, whose
                 activations are not kept, but computed once more in the backward pass.
+            defects: What is painted on images for the students alone; None for nothing.
 
         Returns:
             Sum of the students' losses; a scalar.
@@ -170,11 +178,13 @@ class StudentTeacherEnsemble(nn.Module):
             images = sample_phase(self.teacher, images, generator)
         elif mode == "patch":
             images = zoom(images, self.teacher.patch_size)
+        painted = images if defects is None else defects(images, generator)
         parts = split_batch(images, TRAINING_PIXELS[mode])
         if len(parts) == 1 or not grad_checkpointing:
-            return self._part_loss(images, mode, hard_fraction)
+            return self._part_loss(images, painted, mode, hard_fraction)
         losses = [
-            checkpoint(self._part_loss, part, mode, hard_fraction, use_reentrant=False) * len(part) for part in parts
+            checkpoint(self._part_loss, *part, mode, hard_fraction, use_reentrant=False) * len(part[0])
+            for part in zip(parts, split_batch(painted, TRAINING_PIXELS[mode]), strict=True)
         ]
         return torch.stack(losses).sum() / len(images)
 
@@ -217,6 +227,10 @@ class StudentTeacherEnsemble(nn.Module):
             score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
         return score
 
-    def _part_loss(self, images: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
-        patches = dense_patches(self.teacher, images) if mode == "dense" else Patches(images)
-        return regression_loss(*self.describe(patches), hard_fraction)
+    def _part_loss(self, images: torch.Tensor, painted: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
+        patches, seen = (
+            dense_patches(self.teacher, each) if mode == "dense" else Patches(each) for each in (images, painted)
+        )
+        if torch.equal(images, painted):
+            return regression_loss(*self.describe(patches), hard_fraction)
+        return regression_loss(*self.describe(patches, seen), min(1, PAINTED_HARD * hard_fraction))

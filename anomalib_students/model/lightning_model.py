@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
-DEFAULT_STEPS = 10_000
+DEFAULT_STEPS = 15_000
 """Steps that a training takes at least if its length is left open: minutes on two cores."""
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
@@ -72,6 +72,7 @@ PAPER: Mapping[str, Any] = {
     "standardised": True,
     "hard_fraction": 1.0,
     "light_jitter": 0.0,
+    "synthetic_defects": 0.0,
     "shared_layers": 0,
     "score_window": 1,
     "lr": 1e-4,
@@ -84,7 +85,15 @@ BEFORE_NAMED: Mapping[str, Any] = {
     "mode": "pixel",
     **{
         name: PAPER[name]
-        for name in ("architecture", "standardised", "hard_fraction", "light_jitter", "shared_layers", "score_window")
+        for name in (
+            "architecture",
+            "standardised",
+            "hard_fraction",
+            "light_jitter",
+            "synthetic_defects",
+            "shared_layers",
+            "score_window",
+        )
     },
 }
 """Values for checkpoints that were saved before these arguments existed."""
@@ -115,6 +124,9 @@ class UninformedStudents(Detector, AnomalibModule):
             1 for all, as in eq. 7.
         light_jitter: Strength of random changes of contrast, brightness and colour in training, so that a lamp that
             drifts is no defect; 0 for none, as in the paper.
+        synthetic_defects: Part of the training images, in ``[0, 1]``, that are painted with synthetic defects for the
+            students alone. Asked for what the teacher sees without them, the students do not learn to imitate it on
+            defects; 0 for none, as in the paper.
         shared_layers: First layers that the students take over from the teacher and do not train, which saves a third
             of the training time; 0 for none, as in the paper.
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
@@ -138,7 +150,7 @@ class UninformedStudents(Detector, AnomalibModule):
             for none.
 
     Attributes:
-        chooses_length: Whether the training lasts as many epochs as have 10,000 steps. anomalib's engine sets it, as
+        chooses_length: Whether the training lasts as many epochs as have 15,000 steps. anomalib's engine sets it, as
             the next two, if the user names neither ``max_epochs`` nor ``max_steps`` nor ``max_time`` of the trainer.
         chooses_precision: Whether training steps compute in bfloat16 if the device does so natively: if the user names
             no ``precision``. Statistics and predictions stay in the trainer's precision.
@@ -180,6 +192,7 @@ class UninformedStudents(Detector, AnomalibModule):
         standardised: bool = False,
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
+        synthetic_defects: float = 0.5,
         shared_layers: int = 2,
         score_window: int = 29,
         lr: float = 1e-3,
@@ -207,6 +220,7 @@ class UninformedStudents(Detector, AnomalibModule):
             mode=mode,
             hard_fraction=hard_fraction,
             light_jitter=light_jitter,
+            synthetic_defects=synthetic_defects,
             shared_layers=shared_layers,
             score_window=score_window,
         )

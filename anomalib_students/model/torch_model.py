@@ -14,6 +14,7 @@ from .describers import SMALLEST_TILE, Describer, Mode, create_describer
 from .ensemble import StudentTeacherEnsemble, TrainingMode
 from .patch_network import Architecture, check_architecture
 from .photometric import PhotometricJitter
+from .synthetic_defects import SyntheticDefects
 
 __all__ = ["UninformedStudentsModel"]
 
@@ -40,6 +41,8 @@ class UninformedStudentsModel(nn.Module):
             1 for all, as eq. 7.
         light_jitter: Strength of random changes of the light in training images, see
             :class:`~anomalib_students.model.photometric.PhotometricJitter`; 0 for none.
+        synthetic_defects: Part of the training images, in ``[0, 1]``, that are painted with synthetic defects for the
+            students alone, see :class:`~anomalib_students.model.synthetic_defects.SyntheticDefects`.
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
             1 for the maximum of the map.
         shared_layers: First layers that the students take over from the teacher and keep.
@@ -72,6 +75,7 @@ class UninformedStudentsModel(nn.Module):
         mode: Mode = "pixel",
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
+        synthetic_defects: float = 0.5,
         score_window: int = 29,
         shared_layers: int = 2,
         grad_checkpointing: bool = True,
@@ -86,6 +90,7 @@ class UninformedStudentsModel(nn.Module):
         self.score_window = score_window
         self.grad_checkpointing = grad_checkpointing
         self.jitter = PhotometricJitter(light_jitter)
+        self.defects = SyntheticDefects(synthetic_defects)
         self.patch_sizes = tuple(patch_sizes)
         self.architecture = architecture
         self.mode = mode
@@ -141,6 +146,7 @@ class UninformedStudentsModel(nn.Module):
                     torch.Generator().manual_seed(seed + patch_size),
                     self.hard_fraction,
                     self.grad_checkpointing,
+                    self.defects,
                 )
                 for patch_size, ensemble in zip(self.patch_sizes, self.scales, strict=True)
             ]

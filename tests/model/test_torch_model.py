@@ -11,15 +11,24 @@ from anomalib_students.model import ensemble as ensemble_module
 from anomalib_students.model import phase
 from anomalib_students.model.anomaly_map import image_score, predictive_uncertainty, regression_error, upsample
 from anomalib_students.model.dense import Patches, dense_descriptors, dense_patches
+from anomalib_students.model.describers import zoom
 from anomalib_students.model.ensemble import StudentTeacherEnsemble
 from anomalib_students.model.loss import regression_loss
 from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.model.phase import sample_phase
+from anomalib_students.model.synthetic_defects import SyntheticDefects
 from anomalib_students.model.torch_model import UninformedStudentsModel
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
-EQUATIONS = {"architecture": "paper", "hard_fraction": 1.0, "light_jitter": 0.0, "score_window": 1, "shared_layers": 0}
+EQUATIONS = {
+    "architecture": "paper",
+    "hard_fraction": 1.0,
+    "light_jitter": 0.0,
+    "synthetic_defects": 0.0,
+    "score_window": 1,
+    "shared_layers": 0,
+}
 """What the paper's equations say, which the defaults differ from."""
 STATISTICS = ("descriptor_mean", "descriptor_std", "error_mean", "error_std", "uncertainty_mean", "uncertainty_std")
 
@@ -248,6 +257,41 @@ class TestTraining:
         assert len(seen) == 3
         assert all(torch.equal(image, seen[0]) for image in seen)
         assert (seen[0] - images).abs().mean() > 0.01
+
+    @pytest.mark.parametrize("shared_layers", [0, 2])
+    @pytest.mark.parametrize("mode", ["phase", "dense", "patch"])
+    def test_only_students_see_synthetic_defects(self, mode, shared_layers):
+        ensemble = make_model((33,), shared_layers=shared_layers).scales[0]
+        ensemble.set_teacher(ensemble.teacher)
+        images = make_images(2, 3, 40, 40)
+        generator = torch.Generator().manual_seed(0)
+        clean = {
+            "phase": lambda: sample_phase(ensemble.teacher, images, generator),
+            "dense": lambda: images,
+            "patch": lambda: zoom(images, 33),
+        }[mode]()
+        painted = SyntheticDefects(1.0)(clean, generator)
+        describe = dense_descriptors if mode == "dense" else lambda network, images: network(images)
+        target = (describe(ensemble.teacher, clean) - ensemble.descriptor_mean) / ensemble.descriptor_std
+        expected = regression_loss(torch.stack([describe(each, painted) for each in ensemble.students]), target)
+        actual = ensemble.training_loss(
+            images, mode, torch.Generator().manual_seed(0), defects=SyntheticDefects(1.0), hard_fraction=1.0
+        )
+        torch.testing.assert_close(actual, expected)
+        assert abs(actual - ensemble.training_loss(images, mode, torch.Generator().manual_seed(0))) > 1e-3
+
+    def test_parts_of_a_batch_keep_their_synthetic_defects(self, monkeypatch):
+        ensemble = make_model((33,), n_students=1).scales[0]
+        images = make_images(3, 3, 40, 40)
+
+        def loss():
+            return ensemble.training_loss(
+                images, "patch", torch.Generator().manual_seed(0), defects=SyntheticDefects(0.5)
+            )
+
+        whole = loss()
+        monkeypatch.setitem(ensemble_module.TRAINING_PIXELS, "patch", 33 * 33)
+        torch.testing.assert_close(loss(), whole)
 
     def test_dense_loss_is_the_sum_of_equation_7_over_students_and_scales(self):
         model = make_model(training_mode="dense")
