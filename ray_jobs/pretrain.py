@@ -12,23 +12,13 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from anomalib_students.runs.command_line import add_cluster_arguments, pretraining_of, workers_of
+from anomalib_students.runs.command_line import SET_BY_JOBS, add_cluster_arguments, pretraining_of, workers_of
 from anomalib_students.runs.connection import connect
 from anomalib_students.runs.teachers import pretrain_teachers
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.user_errors import one_line
 
-OF_THE_JOB = {
-    "patch_size",
-    "output",
-    "results",
-    "resume",
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "trainer_arguments",
-}
+OF_THE_JOB = {"patch_size", *SET_BY_JOBS}
 """Arguments of the pretraining that this job sets itself."""
 
 
@@ -44,14 +34,7 @@ def create_parser() -> ArgumentParser:
 
 
 def main(args: list[str]) -> int:
-    """Pretrain the teachers.
-
-    Args:
-        args: Arguments of the command line.
-
-    Returns:
-        Exit status: 1 if a teacher failed, 2 if nothing could be started.
-    """
+    """Pretrain the teachers; return the exit status: 1 if one failed, 2 if nothing could be started."""
     parser = create_parser()
     settings = parser.parse_args(args)
     try:

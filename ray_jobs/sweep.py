@@ -3,9 +3,9 @@
     python ray_jobs/sweep.py                                        # embedded sample parts, on this machine
     python ray_jobs/sweep.py -c sweep.yaml --address auto --images /shared/photographs
 
-Each trial pretrains a teacher for some iterations, trains students with it, and is judged by them on good images that
-are held out of the training, half of them with synthetic anomalies. The test images are measured too, but have no part
-in the choice. Weak trials are stopped early. The paper's four settings (Table 2) are always among them.
+Each trial pretrains a teacher for some iterations and trains students with it. They are judged on good images that are
+held out of the training, half of them with synthetic anomalies. The test images are measured too, but do not affect the
+choice. Weak trials are stopped early. The paper's four settings (Table 2) are always among the trials.
 
 The result is a table, ``sweep.csv`` and ``sweep.md``, a plot, ``sweep.png``, and ``best.yaml``, with which a teacher is
 pretrained at full length: ``anomalib-students pretrain -c best.yaml --output teacher.safetensors --max_steps 50000``.
@@ -24,6 +24,7 @@ from anomalib_students.paper.sweep import run_sweep
 from anomalib_students.paper.sweep_report import sweep_files, sweep_table
 from anomalib_students.paper.sweep_settings import LOSS_WEIGHTS, Sweep
 from anomalib_students.runs.command_line import (
+    SET_BY_JOBS,
     add_cluster_arguments,
     add_experiment_arguments,
     experiment_of,
@@ -36,18 +37,7 @@ from anomalib_students.teacher.task import pretrain
 from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sweep_sample_parts.yaml"
-OF_THE_JOB = {
-    "images",
-    "output",
-    "results",
-    "resume",
-    *LOSS_WEIGHTS,
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "trainer_arguments",
-}
+OF_THE_JOB = {"images", *LOSS_WEIGHTS, *SET_BY_JOBS}
 """Arguments of the pretraining that this job sets itself."""
 OTHERS = ("lr", "descriptor_dim", "source_layer")
 """Arguments of the pretraining that can be swept with the weights."""
@@ -65,7 +55,7 @@ def create_parser() -> ArgumentParser:
     parser.add_argument("--lambda_c", type=list[float], default=[0, 0.01, 0.1, 1], help="Weights of the compactness.")
     for name in OTHERS:
         parser.add_argument(f"--{name}", type=list[str | int | float] | None, help=f"Values of {name} to try too.")
-    parser.add_argument("--trials", type=int, default=12, help="Number of trials, the paper's four among them.")
+    parser.add_argument("--trials", type=int, default=12, help="Number of trials, including the paper's four.")
     parser.add_argument("--epochs", type=int, default=4, help="Epochs that the students of a trial are trained for.")
     parser.add_argument("--metric", default="pixel_AUPRO", help="Metric on the validation images to maximise.")
     parser.add_function_arguments(pretrain, "pretraining", skip=OF_THE_JOB)
@@ -74,14 +64,7 @@ def create_parser() -> ArgumentParser:
 
 
 def main(args: list[str]) -> int:
-    """Run the sweep.
-
-    Args:
-        args: Arguments of the command line.
-
-    Returns:
-        Exit status: 1 if no trial finished, 2 if nothing could be started.
-    """
+    """Run the sweep; return the exit status: 1 if no trial finished, 2 if nothing could be started."""
     settings = parse(create_parser(), args, without_data=SAMPLE_PARTS)
     try:
         images = (settings.images or sample_images()).resolve()
@@ -102,7 +85,7 @@ def main(args: list[str]) -> int:
 
 
 def create_sweep(settings: Namespace, images: Path) -> Sweep:
-    """Make the sweep from the command line, with a folder of images for the teachers."""
+    """Make the sweep from the settings, with a folder of images for the teachers."""
     if "://" in settings.storage_path:
         msg = f"A sweep's storage path is a folder that all nodes share, not {settings.storage_path}"
         raise ValueError(msg)

@@ -4,8 +4,8 @@
     python ray_jobs/train.py -c configs/ray_mvtec.yaml --data.root /shared/MVTecAD --storage_path /shared/results
     ray job submit --working-dir . -- python ray_jobs/train.py --address auto -c configs/ray_mvtec.yaml ...
 
-Each category and patch size is a run of Ray Train of its own. As soon as those of a category are done, they are merged
-to one model, an ordinary checkpoint of anomalib's, and tested. ``results.csv``, ``results.md`` and ``results.png`` grow
+Each category and patch size is a run of Ray Train. As soon as those of a category are done, they are merged to one
+model, an ordinary checkpoint of anomalib's, and tested. ``results.csv``, ``results.md`` and ``results.png`` grow
 with the categories.
 """
 
@@ -16,12 +16,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from anomalib_students.paper.grid_report import grid_report
-from anomalib_students.runs.command_line import (
-    add_cluster_arguments,
-    add_experiment_arguments,
-    experiment_of,
-    parse,
-)
+from anomalib_students.runs.command_line import add_cluster_arguments, add_experiment_arguments, experiment_of, parse
 from anomalib_students.runs.connection import connect
 from anomalib_students.runs.grid import run_grid
 from anomalib_students.user_errors import one_line
@@ -41,14 +36,7 @@ def create_parser() -> ArgumentParser:
 
 
 def main(args: list[str]) -> int:
-    """Run the grid.
-
-    Args:
-        args: Arguments of the command line.
-
-    Returns:
-        Exit status: 1 if a category failed, 2 if nothing could be started.
-    """
+    """Run the grid; return the exit status: 1 if a category failed, 2 if nothing could be started."""
     settings = parse(create_parser(), args, without_data=SAMPLE_PARTS)
     try:
         connect(settings.address)

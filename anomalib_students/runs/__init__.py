@@ -1,1 +1,1 @@
-"""The runner: jobs that need one another, done here or on a Ray cluster, and resumed where they stopped."""
+"""Run jobs that depend on one another, in this process or on a Ray cluster, and resume them."""

@@ -1,4 +1,4 @@
-"""What the command lines of all Ray jobs share: the cluster, and the workers on it."""
+"""What the command lines of the Ray jobs share: data and model, the cluster, and the workers on it."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -18,6 +18,7 @@ from .experiment import Experiment
 from .workers import Workers, gpus_of
 
 __all__ = [
+    "SET_BY_JOBS",
     "absolute",
     "add_cluster_arguments",
     "add_experiment_arguments",
@@ -27,21 +28,20 @@ __all__ = [
     "workers_of",
 ]
 
+SET_BY_JOBS = frozenset(
+    {"output", "results", "resume", "accelerator", "devices", "num_nodes", "strategy", "trainer_arguments"}
+)
+"""Arguments of the pretraining that all jobs set themselves."""
+
 # Fields of dataclasses are described where they are declared.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def add_experiment_arguments(parser: ArgumentParser, name: str, chosen: set[str | int]) -> None:
-    """Add the arguments that say what to train on which data.
-
-    Args:
-        parser: Parser of a job.
-        name: Default name of the job.
-        chosen: Arguments of the model that the job chooses itself.
-    """
+    """Add the arguments of data, model and training, except those of the model that the job has ``chosen``."""
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
     what = parser.add_argument_group("What to train")
-    what.add_argument("--categories", type=list[str] | None, help="Categories of the data, unless there is but one.")
+    what.add_argument("--categories", type=list[str] | None, help="Categories of the data, if there are several.")
     what.add_argument("--seed", type=int, default=0, help="Seed of each training.")
     what.add_argument("--storage_path", default="results/ray", help="Folder that all nodes reach, or a cloud URI.")
     what.add_argument("--name", default=name, help="Name of this job: a folder in the storage path.")
@@ -49,23 +49,17 @@ def add_experiment_arguments(parser: ArgumentParser, name: str, chosen: set[str 
         AnomalibDataModule,
         "data",
         instantiate=False,
-        help="Data module of anomalib: SampleParts if none is given. In its arguments {category} stands for the "
-        "category; if it is nowhere, the argument category is set.",
+        help="Data module of anomalib, by default SampleParts. In its arguments {category} stands for the category; "
+        "if none contains it, the argument category is set.",
     )
     parser.add_class_arguments(UninformedStudents, "model", skip=chosen, instantiate=False)
     parser.add_argument("--trainer", type=PlainSettings, default={}, help="Arguments of Lightning's trainer.")
 
 
 def parse(parser: ArgumentParser, args: Sequence[str], without_data: Path) -> Namespace:
-    """Parse a command line.
+    """Parse a command line, after the settings in the file ``without_data`` if it names no data.
 
-    Args:
-        parser: Parser of a job.
-        args: Arguments.
-        without_data: Settings that come before the arguments if those name no data.
-
-    Returns:
-        Settings, as plain data where they travel to the workers.
+    Data, model and trainer are returned as plain data, which can be sent to workers.
     """
     settings = parser.parse_args(list(args))
     if settings.data is None:
@@ -78,7 +72,7 @@ def parse(parser: ArgumentParser, args: Sequence[str], without_data: Path) -> Na
 
 
 def experiment_of(settings: Namespace, **others: Any) -> Experiment:
-    """Make the experiment from the command line, once there is a cluster, with more settings of it."""
+    """Make the experiment from the settings and others; a cluster must be connected."""
     return Experiment(
         data=settings.data,
         model=settings.model,
@@ -92,12 +86,7 @@ def experiment_of(settings: Namespace, **others: Any) -> Experiment:
 
 
 def add_cluster_arguments(parser: ArgumentParser, group: str) -> None:
-    """Add the arguments that say where to train.
-
-    Args:
-        parser: Parser of a job.
-        group: What a group of workers trains together, say ``"ensemble"``.
-    """
+    """Add the arguments of the cluster and the workers; ``group`` is what these train together, say ``"ensemble"``."""
     where = parser.add_argument_group("Where to train")
     where.add_argument("--address", type=str | None, help="Address of a Ray cluster, or auto; by default this machine.")
     where.add_argument(
@@ -114,7 +103,7 @@ def add_cluster_arguments(parser: ArgumentParser, group: str) -> None:
 
 
 def workers_of(settings: Namespace) -> Workers:
-    """Make the group of workers from the command line, once there is a cluster."""
+    """Make the group of workers from the settings; a cluster must be connected."""
     return Workers(
         number=settings.workers,
         cpus=settings.cpus_per_worker,
@@ -124,17 +113,9 @@ def workers_of(settings: Namespace) -> Workers:
 
 
 def pretraining_of(settings: Namespace, of_the_job: Collection[str]) -> dict[str, Any]:
-    """Take the arguments of the pretraining from the command line.
+    """Take the arguments of the pretraining that the job does not set itself, with absolute paths.
 
-    Args:
-        settings: Parsed arguments of the pretraining, among others.
-        of_the_job: Arguments that the job sets itself.
-
-    Returns:
-        The others, with paths that mean the same in every process.
-
-    Raises:
-        FileNotFoundError: If there is no folder of images, or no image in it.
+    Raise a FileNotFoundError if the folder of images is missing or empty.
     """
     names = {field.name for field in fields(PretrainSettings)} - set(of_the_job)
     values = {name: settings[name] for name in names if name in settings}
@@ -145,5 +126,5 @@ def pretraining_of(settings: Namespace, of_the_job: Collection[str]) -> dict[str
 
 
 def absolute(storage_path: str) -> str:
-    """Make a storage path one that means the same on every node; a URI stays as it is."""
+    """Make a path of a storage absolute; leave a URI as it is."""
     return storage_path if "://" in storage_path else str(Path(storage_path).resolve())

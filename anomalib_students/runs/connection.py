@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster, or to one on this machine alone, which no other machine can reach."""
+"""Connect to a Ray cluster, or start one that only this machine can reach."""
 
 import os
 from typing import Any
@@ -11,16 +11,8 @@ __all__ = ["connect"]
 
 
 def connect(address: str | None) -> None:
-    """Connect to a cluster.
-
-    Args:
-        address: Address of the cluster, or ``"auto"`` for the one of this node; None starts one on this machine, which
-            no other machine can reach.
-
-    Raises:
-        ConnectionError: If there is no cluster at the address.
-    """
-    # How Tune drives Train is another in Ray's first version of Train.
+    """Connect to the cluster at an address, or this node's (``"auto"``), or start one for this machine alone (None)."""
+    # Tune drives Train differently in Ray's first version of Train.
     environment = {"RAY_TRAIN_V2_ENABLED": "1"}
     os.environ.update(environment)
     if ray.is_initialized():

@@ -1,4 +1,4 @@
-"""Train the ensemble of one category and patch size on workers of its own: a run of Ray Train."""
+"""Train the ensemble of one category and patch size on its own workers, as a run of Ray Train."""
 
 from __future__ import annotations
 
@@ -24,14 +24,10 @@ def run_ensemble(
     compute: Compute,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Train an ensemble on workers, from the last checkpoint of the run of that name if there is one.
+    """Train an ensemble on workers, and return the path of its last checkpoint in the storage.
 
-    Returns:
-        Path of the last checkpoint in the storage.
-
-    Raises:
-        RuntimeError: If the data are missing or cannot be read, if the workers fail more often than they may, or if the
-            training ends without a checkpoint.
+    A run of that name is resumed from its last checkpoint. Raise a RuntimeError if the data cannot be read, or the
+    workers fail too often.
     """
     del compute, on_progress
     run = Run(storage, name)
@@ -44,7 +40,7 @@ def run_ensemble(
 
 
 def _work(config: dict[str, Any]) -> None:
-    """Train on one of the workers, if all of them have the data."""
+    """Train on one of the workers, if all of them can read the data."""
     from ray.train.collective import barrier
 
     experiment, category, run = config["experiment"], config["category"], config["run"]
@@ -53,7 +49,7 @@ def _work(config: dict[str, Any]) -> None:
         datamodule.prepare_data()
         datamodule.setup()
     except Exception as error:  # noqa: BLE001
-        # Another attempt, as after the death of a worker, would find the same.
+        # Another attempt, as after the death of a worker, would fail too.
         run.record_failure(str(error) or type(error).__name__)
     # If one worker lacks the data, the others would wait for it in their first collective operation.
     barrier()

@@ -1,6 +1,6 @@
-"""What trainings of several categories have in common, in a form that travels to the workers of a cluster.
+"""What the trainings of a grid share, in a form that can be sent to the workers of a cluster.
 
-Of the processes of a cluster only those that train import anomalib, which takes seconds.
+anomalib takes seconds to import, so that only the processes that train import it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["CATEGORY", "Experiment", "label"]
 
 CATEGORY = "{category}"
-"""What stands for the name of the category in the arguments of a data module."""
+"""Placeholder for the name of the category in the arguments of a data module."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Experiment:
 
     Attributes:
         data: Data module: ``class_path`` and ``init_args``, in which ``{category}`` stands for the name of a category.
-            Where it is nowhere, the name is passed as the argument ``category``.
-        model: Arguments of :class:`UninformedStudents`, but for the patch sizes.
+            If no argument contains it, the argument ``category`` is set.
+        model: Arguments of :class:`UninformedStudents` except the patch sizes.
         trainer: Arguments of Lightning's trainer.
         seed: Seed of each training.
         storage_path: Folder that all nodes reach, or a cloud URI.
-        name: Name of the grid, whose folder lies in the storage path.
+        name: Name of the grid, a folder in the storage path.
         workers: Processes that train an ensemble together.
-        export: Format to which the finished models are exported, as in ``anomalib export``; None for none.
+        export: Export format of the finished models, as in ``anomalib export``; None for no export.
         report: Whether to write a report of each finished model.
     """
 
@@ -51,19 +51,9 @@ class Experiment:
     report: bool = False
 
     def create_datamodule(self, category: str | None) -> AnomalibDataModule:
-        """Make the data module of a category.
-
-        Args:
-            category: Name of the category; None if the data have but one.
-
-        Returns:
-            Data module, not set up yet.
-
-        Raises:
-            argparse.ArgumentError: If there is no such data module, or it does not take the arguments.
-        """
+        """Make the data module of a category; None if the data have only one."""
         settings = {"class_path": self.data["class_path"], "init_args": dict(self.data.get("init_args") or {})}
-        # No more processes than the worker has cores beside its own, and not anomalib's eight.
+        # At most one process for each other core of the worker, instead of anomalib's eight.
         cores = max(0, int(self.workers.cpus) - 1)
         settings["init_args"]["num_workers"] = min(cores, settings["init_args"].get("num_workers", cores))
         if category is not None:
@@ -80,18 +70,7 @@ class Experiment:
         return cast("AnomalibDataModule", instances.data)
 
     def create_model(self, patch_size: int) -> UninformedStudents:
-        """Make the model of one patch size, its weights drawn from the seed.
-
-        Args:
-            patch_size: Side p of the receptive field in pixels.
-
-        Returns:
-            Model, not trained yet.
-
-        Raises:
-            argparse.ArgumentError: If the model does not take the arguments.
-            ValueError: If one of them is out of range.
-        """
+        """Make the untrained model of one patch size, with weights drawn from the seed."""
         from jsonargparse import ArgumentParser
         from lightning.pytorch import seed_everything
 
@@ -109,17 +88,17 @@ class Experiment:
         return Storage(f"{self.storage_path}/{self.name}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what decides on the results as plain data. Whether there are reports does not."""
+        """Return the settings that decide on the results as plain data, so without the report."""
         return {name: value for name, value in asdict(self).items() if name != "report"}
 
 
 def label(category: str | None) -> str:
-    """Name of a category for folders and reports; data that have but one need not name it."""
+    """Name of a category for folders and reports, ``data`` if the data have only one."""
     return category or "data"
 
 
 def _replace(value: Any, category: str) -> Any:  # noqa: ANN401
-    """Put the name of the category into all strings of nested settings."""
+    """Fill in the name of the category in all strings of nested settings."""
     if isinstance(value, str):
         return value.replace(CATEGORY, category)
     if isinstance(value, Mapping):

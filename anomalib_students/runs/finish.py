@@ -1,4 +1,4 @@
-"""Finish a category: merge its scales, test the model, export it, and keep its best and its worst heat map."""
+"""Finish a category: merge its scales, test and export the model, and keep its best and its worst heat map."""
 
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -34,11 +34,7 @@ METRICS = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO")
 
 
 class BestAndWorst(Callback):
-    """Find the defective test images whose defects stand out best and worst in their own anomaly maps.
-
-    Attributes:
-        areas: By the path of an image, the area under the ROC curve of its pixels.
-    """
+    """Find the defective test images whose anomaly maps have the largest and smallest AUROC of their own pixels."""
 
     def __init__(self) -> None:
         self.areas: dict[str, float] = {}
@@ -52,7 +48,7 @@ class BestAndWorst(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Judge the images of a batch."""
+        """Measure the AUROC of each defective image."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         if batch.gt_mask is None or batch.anomaly_map is None or batch.image_path is None:
             return
@@ -80,7 +76,7 @@ def merge_checkpoints(paths: Iterable[Path]) -> UninformedStudents:
 def report_of(
     model: AnomalibModule, datamodule: AnomalibDataModule, folder: Path, accelerator: str, precision: str
 ) -> None:
-    """Write the report of a model, ``report.html``."""
+    """Write ``report.html`` of a model."""
     write_report(
         model,
         datamodule,
@@ -95,23 +91,13 @@ def report_of(
 def finish_category(
     experiment: Experiment, category: str | None, checkpoints: Mapping[int, str], storage: Storage, compute: Compute
 ) -> dict[str, Any]:
-    """Merge the scales of a category and measure them, alone and together, on its test set.
+    """Merge the scales of a category, and measure them on its test set, alone and together.
 
-    Into the folder of the category in the storage go the model, an ordinary checkpoint of anomalib's; the heat maps of
-    the images on which it does best and worst; and its export and its report, if they are asked for.
-
-    Args:
-        experiment: Settings of the grid.
-        category: Name of the category.
-        checkpoints: Path in the storage of the last checkpoint of each patch size.
-        storage: Folder of the grid.
-        compute: What to compute on.
-
-    Returns:
-        Name of the category, and rows with the metrics of each scale and of all together.
+    The model, its best and worst heat maps and, if asked for, its export and report are stored in the folder of the
+    category. ``checkpoints`` are paths in the storage by patch size.
     """
     merged = _merge(checkpoints.values(), storage)
-    # Two heat maps are kept, and drawn without it.
+    # Two heat maps are kept, and drawn without the visualizer.
     visualizer, merged.visualizer = merged.visualizer, None
     datamodule = experiment.create_datamodule(category)
     precision = experiment.trainer.get("precision", "32-true")
@@ -126,7 +112,7 @@ def finish_category(
             enable_progress_bar=False,
             precision=precision,
         )
-        # The threshold and the range of the combined scores.
+        # Set the threshold and the range of the combined scores.
         engine.validate(merged, datamodule=datamodule, verbose=False)
         (metrics,) = engine.test(merged, datamodule=datamodule, verbose=False)
 
@@ -145,7 +131,7 @@ def finish_category(
 
 
 def _merge(paths: Iterable[str], storage: Storage) -> UninformedStudents:
-    """Join the last checkpoints of runs of Ray Train."""
+    """Load the last checkpoints of runs of Ray Train, and merge their scales."""
     from ray.train import Checkpoint
     from ray.train.lightning import RayTrainReportCallback
 
@@ -159,7 +145,7 @@ def _merge(paths: Iterable[str], storage: Storage) -> UninformedStudents:
 
 
 def _rows(metrics: Mapping[str, float], patch_sizes: list[int]) -> list[dict[str, Any]]:
-    """One row for each scale, and if there are several, one for all together."""
+    """Make a row of metrics for each scale and, if there are several, for all together."""
     if len(patch_sizes) == 1:
         return [{"scale": str(patch_sizes[0]), **{name: metrics.get(name) for name in METRICS}}]
     prefixes = {str(size): f"p{size}_" for size in sorted(patch_sizes)} | {MULTI_SCALE: ""}
@@ -169,6 +155,6 @@ def _rows(metrics: Mapping[str, float], patch_sizes: list[int]) -> list[dict[str
 
 
 def _upload(folder: Path, storage: Storage, destination: str) -> None:
-    """Copy the files of a folder to the storage, each whole."""
+    """Copy the files of a folder to the storage, each whole or not at all."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         storage.write(f"{destination}/{path.relative_to(folder).as_posix()}", path.read_bytes())

@@ -1,4 +1,4 @@
-"""Ensembles for all categories and patch sizes, and a model of all scales for each category, as a graph of jobs."""
+"""Train an ensemble for each category and patch size, and merge the scales of each category, as a graph of jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .storage import Storage, begin
 __all__ = ["grid_jobs", "run_grid"]
 
 ReportFiles = Callable[[Sequence[Mapping[str, Any]], Mapping[str, str]], dict[str, bytes]]
-"""Makes the report from the results of categories, and what went wrong with the others."""
+"""Makes the report from the results of categories, and the reasons why others have failed."""
 
 
 def run_grid(
@@ -26,21 +26,21 @@ def run_grid(
     report_files: ReportFiles,
     resume: bool = False,
 ) -> dict[str, str]:
-    """Train an ensemble for each category and patch size; merge and measure a category's as soon as all are there.
+    """Train an ensemble for each category and patch size; merge a category once all its scales are trained.
 
     Args:
         experiment: Settings of the grid.
-        categories: Names of the categories; a single None for data that have but one.
+        categories: Names of the categories; a single None for data that have only one.
         patch_sizes: Sides p of the receptive fields in pixels.
         report_files: Makes the report, which grows with each category.
-        resume: Resume the grid of the same name.
+        resume: Whether to resume the grid of the same name.
 
     Returns:
-        What went wrong, by category; empty if nothing did.
+        Reasons of failures by category.
 
     Raises:
-        FileExistsError: If there is a grid of that name, and it is not to be resumed.
-        ValueError: If the settings are not those of the grid to be resumed, or the cluster lacks what a training needs.
+        FileExistsError: If there is a grid of that name, and ``resume`` is false.
+        ValueError: If the grid to be resumed had other settings, or the cluster lacks the resources of a training.
     """
     storage = experiment.storage
     settings = {**experiment.as_dict(), "categories": list(categories), "patch_sizes": list(patch_sizes)}
@@ -61,10 +61,7 @@ def run_grid(
 
 
 def grid_jobs(experiment: Experiment, categories: Sequence[str | None], patch_sizes: Sequence[int]) -> list[Job]:
-    """List the jobs of a grid: for each category a look at its data, its trainings, and what finishes it.
-
-    The last one of a category has its name.
-    """
+    """List the jobs: for each category a check of its data, its trainings and, under its own name, what finishes it."""
     jobs = []
     for category in categories:
         name = label(category)
@@ -88,7 +85,7 @@ def grid_jobs(experiment: Experiment, categories: Sequence[str | None], patch_si
 def _check_data(
     experiment: Experiment, category: str | None, storage: Storage, compute: Compute, on_progress: OnProgress
 ) -> dict[str, Any]:
-    """See that the data are there and can be read, before workers start."""
+    """Check that the data can be read, before workers start."""
     del storage, compute, on_progress
     from anomalib_students.data.data_check import check_data
 
@@ -124,7 +121,7 @@ def _scale(name: str, patch_size: int) -> str:
 def _by_category(
     categories: Sequence[str | None], patch_sizes: Sequence[int], failures: Mapping[str, str]
 ) -> dict[str, str]:
-    """Say for each category that is not finished what was the first to go wrong."""
+    """Give the first failure of each category that could not be finished."""
     reasons = {}
     for name in map(label, categories):
         scales = [

@@ -1,4 +1,4 @@
-"""Jobs that need one another: each is done once, as soon as those that it needs are done."""
+"""Jobs that depend on one another: each runs once, as soon as the jobs that it needs are done."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESULT = "result.json"
 """File in the folder of a job that is done."""
 
 OnProgress = Callable[[float | None], None]
-"""Is called with the part of a job that is done, or from time to time with None."""
+"""Called with the part of a job that is done, or from time to time with None."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Compute:
 
     Attributes:
         accelerator: Lightning accelerator, such as ``"cpu"`` or ``"gpu"``.
-        loaders: Processes that load images, beside its own.
+        loaders: Additional processes that load images.
     """
 
     accelerator: str = "auto"
@@ -49,11 +49,11 @@ class Job:
 
     Attributes:
         name: Name of its folder in the storage.
-        label: What users call it.
-        work: Does it, given the storage, what to compute on, and a function for its progress. It returns the result as
-            plain data. If it was interrupted before, it is resumed.
+        label: Name for users.
+        work: Function that does it, of the storage, the hardware and a function to report progress. It returns the
+            result as plain data. If it was interrupted before, it resumes.
         needs: Names of the jobs that must be done before.
-        has_workers: Whether it starts workers, which compute, and only waits for them.
+        has_workers: Whether it starts workers and only waits for them.
     """
 
     name: str
@@ -64,13 +64,7 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """What became of a job.
-
-    Attributes:
-        result: Its result, if it is done.
-        reason: What went wrong; None if nothing did.
-        of_another: Whether it went wrong with a job that this one needs, and which has been reported.
-    """
+    """The result of a job, or the reason of its failure, which may be that of another job it needs."""
 
     result: dict[str, Any] | None = None
     reason: str | None = None
@@ -78,26 +72,20 @@ class Outcome(NamedTuple):
 
 
 class Executor(Protocol):
-    """What runs jobs."""
+    """Runs jobs."""
 
     def has_room(self, job: Job) -> bool:
-        """Whether to start a job now."""
+        """Whether a job can be started now."""
 
     def start(self, job: Job) -> None:
-        """Start a job, which needs no other any more."""
+        """Start a job whose needs are done."""
 
     def wait(self) -> tuple[Job, Outcome]:
-        """Wait for any of the jobs that were started to end."""
+        """Wait until any of the started jobs ends."""
 
 
 class InThisProcess:
-    """Runs jobs one after the other.
-
-    Args:
-        storage: Where the jobs keep their results.
-        compute: What to compute on.
-        on_progress: Is called with the progress of the present job.
-    """
+    """Run jobs one after the other in this process; see :class:`Executor`."""
 
     def __init__(self, storage: Storage, compute: Compute, on_progress: OnProgress) -> None:
         self._storage = storage
@@ -106,41 +94,41 @@ class InThisProcess:
         self._job: Job | None = None
 
     def has_room(self, job: Job) -> bool:
-        """Take one job at a time; see :class:`Executor`."""
+        """Take one job at a time."""
         del job
         return self._job is None
 
     def start(self, job: Job) -> None:
-        """Take the job; see :class:`Executor`."""
+        """Keep the job until :meth:`wait` runs it."""
         self._job = job
 
     def wait(self) -> tuple[Job, Outcome]:
-        """Run the job; see :class:`Executor`."""
+        """Run the job."""
         assert self._job is not None
         job, self._job = self._job, None
         return job, run_job(job, self._storage, self._compute, self._on_progress)
 
 
 def run_job(job: Job, storage: Storage, compute: Compute, on_progress: OnProgress) -> Outcome:
-    """Do a job and keep its result; say what became of it."""
+    """Run a job and store its result."""
     try:
         result = job.work(storage, compute, on_progress)
         storage.write_json(f"{job.name}/{RESULT}", result)
     except Exception as error:  # noqa: BLE001
-        # Whatever it is, the other jobs may do without this one.
+        # Other jobs may not need this one.
         return Outcome(reason=_reason(error))
     return Outcome(result)
 
 
 def _reason(error: Exception) -> str:
-    """Put an error in a line: its message, or if that is of an error in another process, what it ends with."""
+    """Put an error in a line: its message, or the last line of a traceback from another process."""
     lines = str(error).strip().splitlines()
     said = lines[-1:] if any(line.startswith(("Traceback", "Original Traceback")) for line in lines) else lines
     return " ".join(" ".join(said).split()) or type(error).__name__
 
 
 def read_results(storage: Storage) -> dict[str, dict[str, Any]]:
-    """Read the results of all jobs that are done, by name, those of other selections too."""
+    """Read the results of all jobs in the storage by name, including those not selected now."""
     names = storage.names(RESULT)
     results = storage.read_json_files(names)
     return {name.removesuffix(f"/{RESULT}"): result for name, result in zip(names, results, strict=True)}
@@ -157,13 +145,10 @@ def run_jobs(
     executor: Executor,
     ended: Callable[[Job, Outcome], None],
 ) -> None:
-    """Run all jobs that are not done yet, each as soon as those that it needs are done, the first of the list first.
+    """Run all jobs without a result, in the order of the list as far as their needs allow.
 
-    Args:
-        jobs: The jobs; what a job needs is among them, or done.
-        results: By name, the results of the jobs that are done. Those of other jobs are added.
-        executor: Runs them.
-        ended: Is called after each job, those included that need one that failed.
+    ``results`` holds results by the name of the job, and those of the jobs are added. ``ended`` is called after each
+    job, and for each that cannot run because one that it needs has failed.
     """
     places = {job.name: place for place, job in enumerate(jobs) if job.name not in results}
     lacking = {name: set(jobs[place].needs) - results.keys() for name, place in places.items()}

@@ -1,4 +1,4 @@
-"""Where jobs are done: one after the other in this process, or at once by Ray."""
+"""Where jobs run: one after the other in this process, or in parallel with Ray."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ from .storage import Storage
 __all__ = ["Place"]
 
 MOST_LOADERS = 4
-"""Processes that load images if jobs are done one after the other."""
+"""Processes that load images if jobs run one after the other."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where jobs are done.
+    """Where jobs run.
 
     Attributes:
-        ray: Whether by Ray; None for if it helps.
+        ray: Whether to use Ray; None to use it if it helps.
         address: Address of a Ray cluster; None for this machine.
         cpus: CPU cores of each job, with Ray.
         gpus: GPUs of each job, with Ray; None for one, if there are any.
-
-    Raises:
-        ValueError: If Ray is to be used, and is not installed, or a number is out of range.
     """
 
     ray: bool | None = None
@@ -35,7 +32,7 @@ class Place:
     gpus: float | None = None
 
     def __post_init__(self) -> None:
-        """See that it can be had."""
+        """Check the numbers, and that Ray is installed if it is asked for."""
         if self.ray and find_spec("ray") is None:
             msg = "Ray is not installed: pip install 'anomalib-students[ray]', or leave out --ray true."
             raise ValueError(msg)
@@ -46,13 +43,13 @@ class Place:
             raise ValueError(msg)
 
     def uses_ray(self, n_jobs: int) -> bool:
-        """Whether to use Ray: by default if it is there, and so is an address, or room for several jobs."""
+        """Whether to use Ray: by default if it is installed, and there is an address or room for several jobs."""
         if self.ray is not None:
             return self.ray
         return find_spec("ray") is not None and n_jobs > 1 and (self.address is not None or self._room() > 1)
 
     def _room(self) -> int:
-        """Count the jobs for which this machine has room at a time."""
+        """Count the jobs that this machine can run at once."""
         import torch
 
         devices = torch.cuda.device_count()
@@ -61,11 +58,9 @@ class Place:
         return int(min(room, devices // gpus) if gpus else room)
 
     def executor(self, storage: Storage, n_jobs: int, on_progress: OnProgress) -> Executor:
-        """Make what does a number of jobs, and reports the progress of a job if there is but one at a time.
+        """Make the executor of a number of jobs; only one that runs them in this process reports their progress.
 
-        Raises:
-            ConnectionError: If there is no cluster at the address.
-            ValueError: If there is no room for a job.
+        Raise a ValueError if there is no room for a job.
         """
         if self.uses_ray(n_jobs):
             from .connection import connect

@@ -1,4 +1,4 @@
-"""Jobs as tasks of Ray, as many at once as there is room for."""
+"""Run jobs as tasks of Ray, as many at once as there is room for."""
 
 from __future__ import annotations
 
@@ -14,22 +14,14 @@ __all__ = ["OnRay"]
 SECONDS = 2.0
 """Time between two calls of ``on_progress``."""
 WAITING_MEMORY = 300 * 2**20
-"""Bytes that a job needs to wait for its workers. The cores are theirs."""
+"""Bytes reserved for a job that waits for its workers, which have the cores."""
 
 
 class OnRay:
-    """Runs jobs on the Ray cluster that this process is connected to.
+    """Run jobs on the connected Ray cluster; see :class:`.jobs.Executor`.
 
-    A process that has imported what a job needs, which takes seconds, takes the next one on. A job whose process or
-    node dies is resumed elsewhere.
-
-    Args:
-        storage: Where the jobs keep their results, which all nodes reach.
-        workers: What each job needs, or the workers that it starts.
-        on_progress: Is called from time to time.
-
-    Raises:
-        ValueError: If there is not even room for one job.
+    Processes are reused, since importing what a job needs takes seconds. A job whose process or node dies is resumed
+    elsewhere. ``workers`` are the resources of a job, or the workers that it starts.
     """
 
     def __init__(self, storage: Storage, workers: Workers, on_progress: OnProgress) -> None:
@@ -45,17 +37,17 @@ class OnRay:
         self._running: dict[ray.ObjectRef, Job] = {}
 
     def has_room(self, job: Job) -> bool:
-        """Keep no more jobs than the cluster has room for, and as many at hand; see :class:`.jobs.Executor`."""
+        """Keep as many jobs as the cluster has room for, and as many again queued if they compute themselves."""
         room = max(1, self._workers.room())
         return len(self._running) < (room if job.has_workers else 2 * room)
 
     def start(self, job: Job) -> None:
-        """Submit a job; see :class:`.jobs.Executor`."""
+        """Submit a job."""
         task = self._waiting if job.has_workers else self._computing
         self._running[task.remote(job, self._storage, self._compute)] = job
 
     def wait(self) -> tuple[Job, Outcome]:
-        """Wait for any of the tasks; see :class:`.jobs.Executor`."""
+        """Wait for any of the tasks."""
         ended: list[ray.ObjectRef] = []
         while not ended:
             ended, _ = ray.wait(list(self._running), num_returns=1, timeout=SECONDS)

@@ -1,4 +1,4 @@
-"""Run jobs to their end, with a bar that shows how many are done and a report that grows with them."""
+"""Run jobs to their end, with a progress bar and a report that grows with them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,14 @@ __all__ = ["Files", "run_and_report"]
 
 Results = Mapping[str, dict[str, Any]]
 Files = Callable[[Results, Mapping[str, str]], dict[str, bytes]]
-"""Makes the files of a report, from results by the name of the job and what went wrong by its label."""
+"""Makes the files of a report from results by the name of the job, and reasons of failures by its label."""
 
 REPORT_PART = 0.1
-"""Most of the time that reports take up: each is of all that is done, and would take ever longer beside short jobs."""
+"""Largest part of the time that reports may take: each covers all jobs that are done, and takes ever longer."""
 
 
 class Report:
-    """Files that are written anew when something has changed, but not all the time.
-
-    Args:
-        storage: Where to write them.
-        make: Makes them.
-    """
+    """Files that are written again after changes, but not all the time."""
 
     def __init__(self, storage: Storage, make: Callable[[], dict[str, bytes]]) -> None:
         self._storage = storage
@@ -37,12 +32,12 @@ class Report:
         self.is_current = False
 
     def write_if_due(self) -> None:
-        """Write it if it is not current, and the last time is long enough ago."""
+        """Write the files if they are outdated, and the last time is long enough ago."""
         if not self.is_current and monotonic() >= self._next:
             self.write()
 
     def write(self) -> None:
-        """Write it now."""
+        """Write the files now."""
         start = monotonic()
         for name, content in self._make().items():
             self._storage.write(name, content)
@@ -58,21 +53,17 @@ def run_and_report(
     files: Files,
     what: str = "jobs",
 ) -> dict[str, str]:
-    """Do the jobs that are not done, and write the report from time to time and in the end.
+    """Run the jobs without a result, and write the report from time to time and at the end.
 
     Args:
-        storage: Where results and report are.
-        jobs: The jobs; what a job needs is among them.
-        executor: Makes what runs them, from their number and a function for their progress.
+        storage: Folder of results and report.
+        jobs: The jobs, including all that they need.
+        executor: Makes the executor from the number of jobs and a function for their progress.
         files: Makes the report.
-        what: What the bar calls the jobs.
+        what: Name of the jobs in the progress bar.
 
     Returns:
-        What went wrong, by the label of the job.
-
-    Raises:
-        OSError: If the report cannot be written.
-        ValueError: If there is no room for a job.
+        Reasons of failures by the label of the job.
     """
     failures: dict[str, str] = {}
     results = read_results(storage)

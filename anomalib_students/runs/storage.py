@@ -1,4 +1,4 @@
-"""Files of a job in a folder that its processes share, or in a cloud bucket: each whole or not at all."""
+"""Files in a folder that the processes of a job share, or in a cloud bucket, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,24 +21,20 @@ __all__ = ["Storage", "begin"]
 
 SETTINGS = "settings.json"
 FORMAT = 2
-"""Number of the layout of a job's folder, which its settings name. Jobs of before there were numbers had others."""
+"""Version of the layout of a job's folder, stored with its settings."""
 READERS = 16
-"""Files that are read at once: from a bucket, each takes a while."""
+"""Files that are read at once, since each takes a while from a bucket."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder that all processes of a job reach. Its files have names relative to it.
-
-    Attributes:
-        location: Absolute path of the folder, or a URI that pyarrow knows, such as ``s3://bucket/results``.
-    """
+    """A folder that all processes of a job reach: an absolute path, or a URI such as ``s3://bucket/results``."""
 
     location: str
 
     @property
     def folder(self) -> Path:
-        """Path of the folder, for what only a disk can hold."""
+        """Path of the folder, for files that only a disk can hold."""
         return Path(self.location)
 
     @cached_property
@@ -57,7 +53,7 @@ class Storage:
         return self._bucket or (LocalFileSystem(), self.location)
 
     def read_json(self, name: str) -> Any:  # noqa: ANN401
-        """Read a JSON file; None if there is no such file."""
+        """Read a JSON file; None if it does not exist."""
         try:
             if self._bucket is None:
                 return json.loads((self.folder / name).read_bytes())
@@ -68,16 +64,12 @@ class Storage:
             return None
 
     def read_json_files(self, names: Sequence[str]) -> list[Any]:
-        """Read JSON files, several at once, in the order of their names; None for those that are not there."""
+        """Read JSON files in parallel, in the given order; None for those that do not exist."""
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(self.read_json, names))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all, and make its folder.
-
-        Raises:
-            OSError: If the file cannot be written, on a full disk for example. An older file is then left as it was.
-        """
+        """Write a file and make its folder. If an OSError is raised, an older file is left unchanged."""
         if self._bucket is None:
             replace_file(self.folder / name, content)
             return
@@ -98,11 +90,11 @@ class Storage:
             raise OSError(error.errno, msg) from error
 
     def write_json(self, name: str, content: Any) -> None:  # noqa: ANN401
-        """Write a JSON file, whole or not at all; paths are written as text."""
+        """Write a JSON file; paths are written as text."""
         self.write(name, json.dumps(content, indent=2, default=str).encode())
 
     def names(self, name: str) -> list[str]:
-        """List the files of a name in the folder and in the folders in it, sorted."""
+        """List the files of a name in the folder and its subfolders, sorted."""
         if self._bucket is None:
             return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob(name))
         from pyarrow.fs import FileSelector
@@ -113,17 +105,11 @@ class Storage:
 
 
 def begin(storage: Storage, settings: Mapping[str, Any], resume: bool) -> None:
-    """Begin a job and keep its settings, or see that it is resumed with the settings that it began with.
-
-    Args:
-        storage: Folder of the job.
-        settings: All that decides on its results, as JSON and paths.
-        resume: Whether a job that is there is to be resumed.
+    """Store the settings of a new job, or check those of a job to be resumed.
 
     Raises:
-        FileExistsError: If there is a job in the folder, and it is not to be resumed.
-        ValueError: If it had other settings, with whose results those of these would be mixed, or if it was begun by
-            another version of this package, which kept its results in another way.
+        FileExistsError: If there is a job in the folder, and ``resume`` is false.
+        ValueError: If it had other settings, or was begun by a version of this package that stored results differently.
     """
     before = storage.read_json(SETTINGS)
     if before is None:

@@ -1,4 +1,4 @@
-"""Pretrain a teacher for each patch size on a Ray cluster: a job for each, around a run of Ray Train."""
+"""Pretrain a teacher for each patch size on a Ray cluster, each as a run of Ray Train."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def pretrain_teachers(
 ) -> dict[int, Path | str]:
     """Pretrain a teacher for each patch size, as many at once as the cluster has room for.
 
-    A run whose workers die is resumed from its last checkpoint, and so are all when the job is resumed.
+    A run is resumed from its last checkpoint if its workers die, or if the job is resumed.
 
     Args:
-        settings: Arguments of :func:`anomalib_students.teacher.task.pretrain`, but for patch size, output and results.
+        settings: Arguments of :func:`anomalib_students.teacher.task.pretrain` except patch size, output and results.
         patch_sizes: Sides p of the patches in pixels.
-        folder: Folder that all nodes share, for the teachers and their checkpoints.
+        folder: Folder for teachers and checkpoints that all nodes share.
         workers: Processes that train a teacher together.
-        resume: Resume the job in the folder, whose settings must be the same.
+        resume: Whether to resume the job in the folder.
 
     Returns:
-        For each patch size the teacher's file, or as a string what went wrong.
+        The file of each patch size's teacher, or the reason of its failure as a string.
 
     Raises:
-        FileExistsError: If there is a job in the folder, and it is not to be resumed.
-        ValueError: If its settings were others, or the cluster lacks what the workers need.
+        FileExistsError: If there is a job in the folder, and ``resume`` is false.
+        ValueError: If the job had other settings, or the cluster lacks the resources of the workers.
     """
     storage = Storage(str(folder))
     workers.check_room()

@@ -31,7 +31,7 @@ LAST = "last"
 
 
 class Progress(Callback):
-    """Report the progress of a training, as a part of its epochs, and take its time over all attempts."""
+    """Report the progress of a training, and measure its time over all attempts."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
@@ -40,11 +40,11 @@ class Progress(Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds that the training has taken, with those up to the checkpoint from which it was resumed."""
+        """Seconds of the training, including those before the checkpoint from which it was resumed."""
         return self._before + time.monotonic() - self._start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the progress."""
+        """Report the part of the epochs that is done."""
         del pl_module
         self._on_progress((trainer.current_epoch + 1) / max(1, trainer.max_epochs or 1))
 
@@ -58,10 +58,7 @@ class Progress(Callback):
 
 
 def quiet_trainer(model: AnomalibModule, plugins: Sequence[Any] = (), **arguments: Any) -> Trainer:
-    """Make a trainer that draws nothing and keeps no log, and writes checkpoints whole or not at all.
-
-    The model's own arguments of the trainer come before the others.
-    """
+    """Make a trainer without bars and logs, whose arguments are overridden by the model's own."""
     return Trainer(
         plugins=[CheckpointIO(list(model.checkpoint_safe_globals())), *plugins],
         **{
@@ -74,7 +71,7 @@ def quiet_trainer(model: AnomalibModule, plugins: Sequence[Any] = (), **argument
     )
 
 
-# Lightning would list for each of many trainings which devices there are.
+# Lightning would list the devices for each of many trainings.
 @only_warnings_of(LIGHTNING)
 def train_and_test(
     model: AnomalibModule,
@@ -85,23 +82,11 @@ def train_and_test(
     compute: Compute,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    """Train a model and test it.
+    """Train a model and test it; return metrics, seconds and machine.
 
-    Models that train for several epochs leave a checkpoint after each of them, from which they are resumed. Those of
-    one pass begin again. There is no validation: what it measures, the threshold and the range of the scores, is
-    nothing to metrics that depend on the order of the scores alone.
-
-    Args:
-        model: Model.
-        datamodule: Data.
-        folder: Folder for the checkpoints.
-        epochs: Epochs; None for as many as the model's paper says.
-        precision: Precision of the arithmetic, as Lightning has it.
-        compute: What to compute on.
-        on_progress: Is called with the progress.
-
-    Returns:
-        Metrics, seconds and machine.
+    Models that train for several epochs are resumed from the last one; those of one pass begin again. There is no
+    validation, which only sets the threshold and the range of scores: the metrics depend on the order of scores alone.
+    ``epochs`` None stands for those of the model's paper.
     """
     paper_epochs = getattr(model, "paper_epochs", None)
     progress = Progress(on_progress)
@@ -122,7 +107,7 @@ def train_and_test(
     trainer.fit(model, datamodule=datamodule, ckpt_path=last if last.is_file() else None)
     seconds = progress.seconds
     if paper_epochs:
-        # Without what only a training needs, such as the optimizer's state.
+        # Without the state of the optimizer and the like.
         trainer.save_checkpoint(folder / MODEL, weights_only=True)
     outcome = test_model(model, datamodule, folder, precision, compute)
     last.unlink(missing_ok=True)
@@ -144,7 +129,7 @@ def test_model(
     return {"metrics": dict(metrics), "seconds": seconds, "machine": _machine(trainer)}
 
 
-# They are no tests of ours, whatever their names.
+# Pytest would collect it by its name.
 test_model.__test__ = False  # type: ignore[attr-defined]
 
 
@@ -153,7 +138,7 @@ def _arguments(folder: Path, precision: str, compute: Compute) -> dict[str, Any]
 
 
 def _machine(trainer: Trainer) -> dict[str, Any]:
-    """Describe what has computed."""
+    """Describe the machine that the trainer has used."""
     device = trainer.strategy.root_device
     return {
         "name": platform.node(),

@@ -1,4 +1,4 @@
-"""Groups of processes that train together: how many, what each of them needs, and how often they may die."""
+"""Groups of processes that train together."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Workers:
     """A group of processes that train together.
 
     Attributes:
-        number: Processes in the group.
+        number: Number of processes.
         cpus: CPU cores of each.
         gpus: GPUs of each; processes with fractions share one.
-        max_failures: How often the group is resumed from its last checkpoint when one of them has died.
+        max_failures: How often the group is resumed from its last checkpoint after one of them has died.
     """
 
     number: int = 1
@@ -41,11 +41,11 @@ class Workers:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What Ray reserves for each process."""
+        """Resources that Ray reserves for each process."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
     def room(self) -> int:
-        """Count the groups for which the cluster has room at once."""
+        """Count the groups that the cluster can run at once."""
         available = ray.cluster_resources()
         needed = {name: amount * self.number for name, amount in self.resources.items() if amount}
         return min(int(available.get(name, 0) // amount) for name, amount in needed.items())
@@ -61,36 +61,30 @@ class Workers:
 
 
 def gpus_of(gpus: float | None) -> float:
-    """Number of GPUs that a user asks for; by default one, if the cluster has any."""
+    """GPUs of a process as the user asks for them; by default one, if the cluster has any."""
     return min(1, ray.cluster_resources().get("GPU", 0)) if gpus is None else gpus
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a function on a group of workers.
-
-    Attributes:
-        storage: Folder that all nodes reach.
-        name: Name of the run, a folder in it. A run of this name that was interrupted is resumed from its last
-            checkpoint.
-    """
+    """A named run of a function on a group of workers. An interrupted run of that name is resumed."""
 
     storage: Storage
     name: str
 
     def failure(self) -> str | None:
-        """Why the run has failed, and is not to be tried again; None if it has not failed."""
+        """Reason why the run would fail again; None if there is none."""
         return self.storage.read_json(self._file)
 
     def record_failure(self, reason: str | None) -> None:
-        """Keep the reason of a failure for the user; None to try the run again."""
+        """Store the reason of a failure; None to try the run again."""
         self.storage.write_json(self._file, reason)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Record errors that another attempt would find again, such as those of bad data.
+        """Record errors that another attempt would raise again, such as those of bad data.
 
-        The death of a worker is none of them, nor what the others then raise.
+        Errors after the death of a worker are not recorded.
         """
         try:
             yield
@@ -106,21 +100,11 @@ class Run:
 def run_on_workers(
     function: Callable[[dict[str, Any]], None], config: dict[str, Any], workers: Workers, run: Run
 ) -> Result:
-    """Run a function on a group of workers, and wait for them.
+    """Run a function of ``config`` on each worker of a group; return what they have reported last.
 
-    Args:
-        function: Function of a dictionary, which runs in each worker.
-        config: The dictionary.
-        workers: The group.
-        run: Name of the run.
-
-    Returns:
-        What the workers have reported last.
-
-    Raises:
-        RuntimeError: If they fail more often than they may, or one of them has recorded a failure.
+    Raise a RuntimeError if they fail too often, or one of them has recorded a failure.
     """
-    # A process that does other jobs can do without torch.
+    # Processes that run other jobs need not import torch.
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
@@ -156,7 +140,7 @@ def _work(function: Callable[[dict[str, Any]], None], run: Run, config: dict[str
 
 
 def cause(error: BaseException) -> str:
-    """Find the cause of an error in its last line; those before it are the way it took through the cluster."""
+    """Find the cause of an error in its last line; those before it are tracebacks of other processes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # What a run raises with the reason of its failure.
+    # A run raises it with the reason of its failure.
     return lines[-1].removeprefix("RuntimeError: ") if lines else type(error).__name__
