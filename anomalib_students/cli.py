@@ -57,11 +57,7 @@ SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper
 
 
 def create_parser() -> ArgumentParser:
-    """Describe the command line.
-
-    Returns:
-        Parser with a subcommand for each function.
-    """
+    """Make the parser, with a subcommand for each function."""
     # Fields of dataclasses are described where they are declared.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="anomalib-students", description=__doc__)
@@ -83,11 +79,7 @@ def _add_functions(parser: ArgumentParser, functions: Functions) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        args: Arguments, by default the process's own.
-    """
+    """Run the command line with ``args``, by default the arguments of the process."""
     parser = create_parser()
     settings = parser.parse_args(None if args is None else list(args))
     try:

@@ -1,4 +1,4 @@
-"""A cell of the tables: a row, a method, and what varies it."""
+"""Cells of the tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = [
-    "HEADINGS",
-    "OURS",
-    "Cell",
-    "table_of",
-]
+__all__ = ["HEADINGS", "OURS", "Cell", "table_of"]
 
 OURS = "ours"
 
@@ -26,7 +21,7 @@ HEADINGS = {
     "ssim_autoencoder": "SSIM-AE",
     "cnn_feature_dictionary": "CNN-FD",
 }
-"""What the paper calls the methods, in the order of Table 1."""
+"""The paper's names of the methods, in the order of Table 1."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Cell:
     Attributes:
         row: Category or class.
         method: Method.
-        variant: What there are several of: the patch size, as ``"p33"``, or the teacher.
+        variant: Patch sizes, such as ``"p33"``, or teacher.
     """
 
     row: str
@@ -50,20 +45,14 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What users call it."""
+        """Name for users."""
         return f"{self.row}, {self.method}, {self.variant}"
 
 
 def table_of(results: dict[Cell, dict[str, Any]], metric: str, columns: dict[tuple[str, str], str]) -> pd.DataFrame:
-    """Put a metric of cells in a table.
+    """Put a metric of cells in a table, whose columns are given by method and variant.
 
-    Args:
-        results: Results of the cells that are done.
-        metric: Name of the metric.
-        columns: By method and variant, the column of a cell. Other cells are left out.
-
-    Returns:
-        A row for each row of the cells, in their order, and those of the columns that have a value.
+    Rows are in the order of the cells. Cells of other columns, and columns without a cell, are left out.
     """
     values = [
         (cell.row, columns[cell.method, cell.variant], result["metrics"][metric])

@@ -23,8 +23,8 @@ def mvtec(**settings: Any) -> None:
     Raises:
         OSError: If the data are missing, or the results cannot be written.
         RuntimeError: If a cell has failed.
-        ValueError: If a number is out of range, the architecture has no network for a patch size, the settings are not
-            those of the experiment to be resumed, or there is no room for a cell.
+        ValueError: If a number is out of range, the architecture has no network for a patch size, the experiment to be
+            resumed had other settings, or there is no room for a cell.
     """
     task = MVTecSettings(**settings).absolute()
     place = task.place
@@ -47,8 +47,8 @@ def one_class(**settings: Any) -> None:
         OSError: If the results cannot be written.
         RuntimeError: If a cell has failed.
         ValueError: If there is no such class, a number is out of range, the architecture has no network for the patch
-            size, the settings are not those of the experiment to be resumed, there are loss weights but no images, or
-            there is no room for a cell.
+            size, the experiment to be resumed had other settings, there are loss weights but no images, or there is no
+            room for a cell.
     """
     task = OneClassSettings(**settings).absolute()
     place = task.place

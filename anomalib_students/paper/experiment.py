@@ -27,19 +27,9 @@ def run_experiment(
     settings: Mapping[str, Any],
     place: Place,
 ) -> None:
-    """Do the jobs that are not done, write the report as they end, and show it in the end.
+    """Run the jobs without a result, write the report as they end, and print it at the end.
 
-    Args:
-        folder: Folder of the experiment.
-        jobs: Its jobs; what a job needs is among them.
-        tables: Makes the tables of the cells that are done.
-        settings: What decides on the results.
-        place: Where to do the jobs.
-
-    Raises:
-        OSError: If the report cannot be written.
-        RuntimeError: If a job has failed.
-        ValueError: If there is no room for one.
+    ``tables`` makes the tables of the report from the cells that are done. Raise a RuntimeError if a job has failed.
     """
     storage = Storage(str(folder))
 
@@ -58,7 +48,7 @@ def run_experiment(
 
 
 def _cells(results: Mapping[str, dict[str, Any]]) -> dict[Cell, dict[str, Any]]:
-    """Results of all cells that are done, those of other selections too."""
+    """Select the results of cells, including those not selected now."""
     return {
         Cell(result["row"], result["method"], result["variant"]): result
         for _, result in sorted(results.items())

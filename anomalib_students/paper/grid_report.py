@@ -15,17 +15,10 @@ TITLE = "AUPRO up to a false positive rate of 0.3"
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Join the results of categories to one table.
-
-    It has a row for each category and scale, with the metrics, and the paper's AUPRO if it has one.
-    """
+    """Make a row of metrics for each category and scale, with the paper's AUPRO if it has one."""
     paper = TABLE_3.stack()
     rows = [
-        {
-            "category": result["category"],
-            **row,
-            "paper_AUPRO": paper.get((result["category"], row["scale"])),
-        }
+        {"category": result["category"], **row, "paper_AUPRO": paper.get((result["category"], row["scale"]))}
         for result in sorted(results, key=lambda result: result["category"])
         for row in result["rows"]
     ]
@@ -34,15 +27,9 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def grid_report(results: Sequence[Mapping[str, Any]], failures: Mapping[str, str]) -> dict[str, bytes]:
-    """Make all parts of the report.
+    """Make ``results.csv``, ``results.md`` in the form of the paper's Table 3 and, with results, ``results.png``.
 
-    Args:
-        results: Results of the finished categories.
-        failures: What went wrong with the others.
-
-    Returns:
-        Content of ``results.csv``; of ``results.md``, in the shape of the paper's Table 3; and, if any category is
-        finished, of the chart ``results.png``.
+    ``failures`` are reasons by category.
     """
     table = results_table(results)
     comparisons = []

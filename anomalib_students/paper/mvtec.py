@@ -13,12 +13,7 @@ from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
 
-from .cells import (
-    HEADINGS,
-    OURS,
-    Cell,
-    table_of,
-)
+from .cells import HEADINGS, OURS, Cell, table_of
 from .paper_tables import TABLE_1, TABLE_3
 from .report import Comparison
 from .settings import MVTecSettings
@@ -40,17 +35,7 @@ PAPER_SCALES = (17, 33, 65)
 
 
 def find_categories(root: Path) -> list[str]:
-    """Find the categories of MVTec AD in a folder.
-
-    Args:
-        root: Folder.
-
-    Returns:
-        Those of the paper that are there, in its order.
-
-    Raises:
-        FileNotFoundError: If there are none.
-    """
+    """Find the paper's categories in a folder, in its order; raise a FileNotFoundError if there are none."""
     found = [category for category in TABLE_1.index if (root / category).is_dir()]
     if not found:
         msg = f"There are no categories of MVTec AD in {root.resolve()}: name their folder with --root."
@@ -66,18 +51,10 @@ def mvtec_jobs(
     baseline_patch_size: int,
     report: bool = False,
 ) -> dict[Cell, Job]:
-    """List the jobs of Tables 1 and 3, one for each cell.
+    """List the jobs of the cells of Tables 1 and 3, in an order in which they can run.
 
-    Args:
-        settings: What decides on the results.
-        categories: Categories.
-        methods: Methods.
-        patch_sizes: Receptive fields p of our method, which are trained one by one, and joined if there are several.
-        baseline_patch_size: Receptive field of the methods that are fitted to descriptors.
-        report: Whether to write a report of each model of our method, beside its checkpoint.
-
-    Returns:
-        The job of each cell, in an order in which they can be done.
+    Our method is trained for each patch size; several are then merged too. The methods that are fitted to descriptors
+    use ``baseline_patch_size``. ``report`` writes a report of each model of ours.
     """
     jobs = {}
     for category in categories:
@@ -100,15 +77,9 @@ def mvtec_jobs(
 
 
 def mvtec_tables(results: dict[Cell, dict[str, Any]], baseline_patch_size: int) -> list[Comparison]:
-    """Put the results of cells beside the paper's Tables 1 and 3; those without results are left out.
+    """Compare the results of cells with the paper's Tables 1 and 3; those without results are left out.
 
-    Args:
-        results: Results of the cells that are done.
-        baseline_patch_size: Receptive field of the methods in Table 1. The paper's figures of the baselines are for
-            p = 65 in any case.
-
-    Returns:
-        The tables.
+    The paper's figures of the baselines are for p = 65, whatever ``baseline_patch_size`` is.
     """
     variants = {SSIM: "image", DICTIONARY: f"p{DICTIONARY_PATCH}"}
     methods = {(name, variants.get(name, f"p{baseline_patch_size}")): heading for name, heading in HEADINGS.items()}
@@ -168,7 +139,7 @@ def _merge(
     on_progress: OnProgress,
     report: bool,
 ) -> dict[str, Any]:
-    """Join the trained models of the scales and test them together (eq. 12)."""
+    """Merge the trained models of the scales, and test them together (eq. 12)."""
     del on_progress
     from anomalib_students.runs.finish import merge_checkpoints, report_of
     from anomalib_students.runs.training import MODEL, test_model
@@ -183,13 +154,7 @@ def _merge(
 
 
 def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
-    """Make the model of a cell, not trained yet.
-
-    Raises:
-        FileNotFoundError: If a teacher or the weights of a network are missing.
-        RuntimeError: If they cannot be downloaded or read.
-        ValueError: If an argument is out of range.
-    """
+    """Make the untrained model of a cell."""
     from anomalib_students import CNNFeatureDictionary, DescriptorBaseline, SSIMAutoencoder, UninformedStudents
     from anomalib_students.model.lightning_model import PAPER
 
@@ -207,7 +172,7 @@ def create_model(settings: MVTecSettings, cell: Cell) -> AnomalibModule:
     }
     samples: dict[str, Any] = {} if settings.baseline_samples is None else {"n_samples": settings.baseline_samples}
     if cell.method == DICTIONARY:
-        # It is every fourth pixel in the paper too.
+        # The paper has every fourth pixel too.
         common["output_stride"] = max(4, settings.output_stride)
         return CNNFeatureDictionary(
             patch_size=DICTIONARY_PATCH,

@@ -25,31 +25,22 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
     from anomalib.models.components import AnomalibModule
 
-__all__ = [
-    "class_names",
-    "one_class_jobs",
-    "one_class_tables",
-]
-
+__all__ = ["class_names", "one_class_jobs", "one_class_tables"]
 
 METRIC = "image_AUROC"
 BUNDLED = "bundled"
-"""Variant of the cells with the teacher that comes with the package."""
+"""Variant of the cells with the bundled teacher."""
 TABLES = {"mnist": ("Table 6", "MNIST", TABLE_6), "cifar10": ("Table 7", "CIFAR-10", TABLE_7)}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "nearest_neighbour": {"dictionary_size": None},
     "autoencoder": {"lr": 1e-2, "batch_size": 64},
     "variational_autoencoder": {"lr": 1e-2, "batch_size": 64},
 }
-"""What differs from MVTec AD (Appendix B)."""
+"""Settings that differ from MVTec AD (Appendix B)."""
 
 
 def class_names(data: OneClassData, classes: Sequence[str | int] | None) -> list[str]:
-    """Name the classes of a data set that are given by names or numbers; None stands for all.
-
-    Raises:
-        ValueError: If there is no such class.
-    """
+    """Name the classes given by name or number, None for all; raise a ValueError if there is no such class."""
     _, title, table = TABLES[data]
     names = list(table.index)
     numbers = {str(number): name for number, name in enumerate(names)}
@@ -67,16 +58,9 @@ def one_class_jobs(
     methods: Sequence[str],
     loss_weights: Sequence[LossWeights],
 ) -> tuple[list[Job], dict[Cell, Job]]:
-    """List the jobs of Tables 2, 6 and 7: one for each teacher that is pretrained, and one for each cell.
+    """List the jobs of Tables 2, 6 and 7: those of the teachers, and those of the cells, which need them.
 
-    Args:
-        settings: What decides on the results.
-        classes: Names of the normal classes.
-        methods: Methods.
-        loss_weights: Weights of the losses of the teachers that are pretrained for our method.
-
-    Returns:
-        The jobs of the teachers, which must be done before, and the job of each cell.
+    ``loss_weights`` are those of the teachers that are pretrained for our method.
     """
     teachers = {}
     for weights in loss_weights if OURS in methods else ():
@@ -94,7 +78,7 @@ def one_class_jobs(
 
 
 def one_class_tables(results: dict[Cell, dict[str, Any]], data: OneClassData) -> list[Comparison]:
-    """Put the results of cells beside the paper's table of a data set, and their means beside Table 2."""
+    """Compare the results of cells with the paper's table of a data set, and their means with Table 2."""
     name, title, table = TABLES[data]
     paper = {heading: table.get(method) for method, heading in HEADINGS.items()}
     headings = {(method, BUNDLED): heading for method, heading in HEADINGS.items()}
@@ -121,18 +105,18 @@ def one_class_tables(results: dict[Cell, dict[str, Any]], data: OneClassData) ->
     ours, means_of_paper = (
         frame.loc[[MEAN]].T.rename(columns={MEAN: title}) for frame in (classes.ours, classes.paper)
     )
-    # The means are in the chart of the classes.
+    # The chart of the classes has the means.
     summary = Comparison("Table 2", f"mean AUROC of images on {title}", ours, means_of_paper, is_drawn=False)
     return [summary, classes]
 
 
 def variant_of(weights: LossWeights) -> str:
-    """Name the cells whose teacher was pretrained with weights lambda_k, lambda_m and lambda_c, say ``k1-m0-c1``."""
+    """Name a teacher by its weights lambda_k, lambda_m and lambda_c, such as ``k1-m0-c1``."""
     return "-".join(f"{loss}{weight:g}" for loss, weight in zip("kmc", weights, strict=True))
 
 
 def _teacher(variant: str) -> str:
-    """OnProgress users of a teacher: the losses of weight 1, as the paper's check marks do, or all weights."""
+    """Name a teacher for users, by the losses of weight 1, as the paper's check marks do, or by all weights."""
     if variant == BUNDLED:
         return "bundled teacher"
     losses = [part for part in variant.split("-") if float(part[1:])]
@@ -195,11 +179,7 @@ def _train(
 
 
 def create_model(settings: OneClassSettings, method: str, teacher: str) -> AnomalibModule:
-    """Make the model of a method with a teacher, a path or ``"bundled"``, not trained yet.
-
-    Raises:
-        ValueError: If an argument is out of range, or the teacher does not fit.
-    """
+    """Make the untrained model of a method; ``teacher`` is a path or ``"bundled"``."""
     from anomalib_students import DescriptorBaseline, UninformedStudents
     from anomalib_students.model.lightning_model import PAPER
 

@@ -1,14 +1,14 @@
-"""The figures of the paper's tables, to compare with.
+"""The figures of the paper's tables.
 
 Bergmann et al., "Uninformed Students", CVPR 2020 (Tables 1 to 3), and the supplement of its arXiv version,
-arXiv:1911.02357 (Tables 6 and 7). The figures are as printed; what is odd about them is:
+arXiv:1911.02357 (Tables 6 and 7). The figures are as printed, with these oddities:
 
 - Table 1 prints for *zipper* the figures of *carpet* for 1-NN, OC-SVM and K-Means, and its means agree with that. Its
   means are cut off after three decimals. For AnoGAN it prints 0.443, but the mean of the rows is 0.447.
 - The mean that Table 3 prints for p = 33 is 0.900, but that of its rows is 0.905.
-- Of our method's rows in Tables 6 and 7, the text of the supplement that these were read from has lost the last two
-  classes. They are missing here, and the others cannot be checked against the means, which are those of Table 2, as is
-  the order of the loss weights.
+- The text of the supplement that Tables 6 and 7 were read from lacks the last two classes of our method. They are
+  missing here, so that its other figures cannot be checked against the means. The means, and the order of the loss
+  weights, are those of Table 2.
 """
 
 import io
@@ -22,7 +22,7 @@ MEAN = "mean"
 
 
 def _read(text: str) -> pd.DataFrame:
-    """Read a table of names and numbers; a minus stands for what is missing."""
+    """Read a table of names and numbers; a minus stands for a missing number."""
     return pd.read_csv(io.StringIO(text), sep=r"\s+", index_col=0, na_values="-").rename(columns=str)
 
 

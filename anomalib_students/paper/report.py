@@ -1,4 +1,4 @@
-"""Reports: a table, a text and a chart, in which the paper's figures are beside ours."""
+"""Reports that compare our figures with the paper's: a table, a text and a chart."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ HEADING = (
     "are there, and the paper's over the same."
 )
 MOST_INCHES = 60.0
-"""Width of a chart, which cannot have any number of pixels."""
+"""Largest width of a chart; Matplotlib limits its pixels."""
 COLUMNS = ["table", "row", "column", "ours", "paper", "difference"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of ours beside the paper's.
+    """A table of our figures and the paper's.
 
     Attributes:
         name: Name of the paper's table.
-        title: What it shows.
+        title: Title.
         ours: Our figures, with their mean.
         paper: The paper's, of the same rows and columns.
         is_drawn: Whether it is in the chart.
-        rows: What its rows are.
+        rows: Heading of the rows.
         is_brief: Whether its text has neither a title nor differences.
     """
 
@@ -53,21 +53,13 @@ class Comparison:
     def of(
         cls, name: str, title: str, ours: pd.DataFrame, paper: pd.DataFrame, printed: pd.Series | None = None
     ) -> Comparison:
-        """Compare figures of ours with the paper's, and so their means.
+        """Compare our figures and their means with those of the paper, whose table has any rows and columns.
 
-        Args:
-            name: Name of the paper's table.
-            title: What it shows.
-            ours: Our figures.
-            paper: The paper's table, with any rows and columns.
-            printed: Means that the paper prints, for columns of which it does not print all rows.
-
-        Returns:
-            The comparison. Rows are in the paper's order, others after them.
+        Rows are in the paper's order, others after them. ``printed`` are means that the paper prints without all rows.
         """
         known = [row for row in paper.index if row in ours.index]
         rows = [*known, *(row for row in ours.index if row not in known)]
-        # What the paper has no row of cannot be in the mean that it prints.
+        # The mean that the paper prints is over all of its rows.
         complete = printed if len(known) == len(paper) else None
         ours = ours.reindex(index=rows)
         return cls(name, title, *with_mean(ours, paper.reindex_like(ours).astype(float), complete))
@@ -92,16 +84,9 @@ class Comparison:
 def report_files(
     comparisons: Sequence[Comparison], settings: Mapping[str, Any], failures: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """Make all parts of the report of an experiment.
+    """Make the report of an experiment: ``results.csv``, ``results.md`` and, if there is any figure, ``results.png``.
 
-    Args:
-        comparisons: The tables.
-        settings: What decided on the results.
-        failures: What went wrong, by the label of a cell.
-
-    Returns:
-        Content of ``results.csv``, with a line for each figure; of ``results.md``; and, if there is any figure, of the
-        chart ``results.png``.
+    ``failures`` are reasons by the label of a cell.
     """
     files = files_of(HEADING, _long(comparisons), comparisons, failures)
     said = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -112,17 +97,7 @@ def report_files(
 def files_of(
     heading: str, lines: pd.DataFrame, comparisons: Sequence[Comparison], failures: Mapping[str, str]
 ) -> dict[str, bytes]:
-    """Make all parts of a report.
-
-    Args:
-        heading: How the text begins.
-        lines: Table of all figures.
-        comparisons: Tables of the text and the chart.
-        failures: What went wrong, by what it went wrong with.
-
-    Returns:
-        Content of ``results.csv``, ``results.md`` and, if there is any figure, ``results.png``.
-    """
+    """Make ``results.csv`` of the lines, ``results.md`` of the rest and, if there is any figure, ``results.png``."""
     text = [heading, *(line for table in comparisons for line in table.markdown())]
     if failures:
         text += ["", "## Failed", "", *(f"- {label}: {reason}" for label, reason in failures.items())]
@@ -133,7 +108,7 @@ def files_of(
 
 
 def _long(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Give each figure a line."""
+    """Make a line of each figure."""
     lines = [
         (table.name, row, column, ours, table.paper.at[row, column], ours - table.paper.at[row, column])
         for table in comparisons

@@ -1,7 +1,7 @@
 """Settings of the experiments. The options of the command line are made of the fields."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -49,7 +49,7 @@ class ExperimentSettings:
         "cpus_per_cell",
         "gpus_per_cell",
     )
-    """Settings that do not decide on the result of a cell."""
+    """Settings that do not affect the result of a cell."""
 
     architecture: Architecture = "paper"
     """Networks of our method, and of the teacher of the methods that are fitted to its descriptors: paper, light for
@@ -65,9 +65,9 @@ class ExperimentSettings:
     precision: Precision = "32-true"
     """Arithmetic of the networks."""
     train_limit: int | None = None
-    """Train on so many images of a category, or of the normal class, at most."""
+    """Most images of a category, or of the normal class, to train on."""
     test_limit: int | None = None
-    """Test on so many images at most; of classes, drawn in the proportions of normal and other ones."""
+    """Most images to test on; of classes, drawn in the proportions of normal and other ones."""
     source_checkpoint: Path | None = None
     """Weights of the ResNet-18 of the CNN feature dictionary, or that is distilled. By default timm downloads them."""
     source_layer: str | None = None
@@ -77,13 +77,13 @@ class ExperimentSettings:
     results: Path = Path("results/experiments")
     """Folder for the experiments."""
     name: str | None = None
-    """Name of this one, a folder in it. By default mvtec, or that of the data set."""
+    """Name of the experiment, a folder in it. By default mvtec, or that of the data set."""
     resume: bool = False
     """Resume the experiment of that name: cells that are done are skipped, trainings are resumed from their last epoch.
-    What is selected may be other than before, and is added."""
+    Newly selected cells are added."""
     ray: bool | None = None
-    """Train cells at once as tasks of Ray. By default if Ray is installed, and there is an address, or this machine has
-    room for more than one cell."""
+    """Train cells in parallel as tasks of Ray. By default if Ray is installed, and there is an address, or this machine
+    has room for more than one cell."""
     address: str | None = None
     """Address of a Ray cluster, or auto; the results folder must be shared by its nodes."""
     cpus_per_cell: float = 1
@@ -93,24 +93,20 @@ class ExperimentSettings:
 
     @property
     def place(self) -> Place:
-        """Where the cells are done."""
+        """Where the cells run."""
         return Place(self.ray, self.address, self.cpus_per_cell, self.gpus_per_cell)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what decides on the results of cells as plain data, which the results keep."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.selection}
+        """Return the settings that decide on the results of cells as plain data."""
+        values = {name: value for name, value in vars(self).items() if name not in self.selection}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         return {"experiment": self.experiment, **plain}
 
     def absolute(self: Settings) -> Settings:
-        """Return the same with paths that mean the same in every process."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        absolute: dict[str, Any] = {
-            # A relative path is taken for the default one, to which torchvision downloads.
-            name: value.resolve()
-            for name, value in values.items()
-            if isinstance(value, Path) and value != DATA_SETS
-        }
+        """Return the settings with absolute paths, for other processes."""
+        # The default folder is recognised by its relative path, so that torchvision downloads to it.
+        paths = {name: path for name, path in vars(self).items() if isinstance(path, Path) and path != DATA_SETS}
+        absolute: dict[str, Any] = {name: path.resolve() for name, path in paths.items()}
         return replace(self, **absolute)
 
 
@@ -147,7 +143,7 @@ class MVTecSettings(ExperimentSettings):
     """Number M of students."""
     output_stride: Literal[1, 2, 4, 8] = 1
     """Distance in pixels between scored pixels, and between the descriptors of the baselines. The paper scores every
-    pixel. The CNN feature dictionary has at least its 4."""
+    pixel. The CNN feature dictionary uses at least 4."""
     training_mode: TrainingMode = "dense"
     """dense trains on every pixel in each step, as the paper; phase on a part of them, at a fraction of the cost."""
     teacher: str | dict[int, str] = "bundled"
@@ -162,10 +158,10 @@ class MVTecSettings(ExperimentSettings):
     a million."""
     report: bool = False
     """Write report.html for each model of our method, beside its checkpoint: its scores, curves and images. Cells that
-    are done get none."""
+    are already done get none."""
 
     def __post_init__(self) -> None:
-        """Check the numbers and the networks."""
+        """Check the numbers and the patch sizes."""
         limits = {name: getattr(self, name) for name in ("epochs", "train_limit", "test_limit", "baseline_samples")}
         check_limits(**limits)
         for patch_size in (*self.scales, self.baseline_scale):
@@ -182,7 +178,7 @@ class MVTecSettings(ExperimentSettings):
         return self.baseline_patch_size or (65 if 65 in self.scales else max(self.scales))
 
     def absolute(self) -> "MVTecSettings":
-        """Return the same with paths that mean the same in every process."""
+        """Return the settings with absolute paths, for other processes."""
         return replace(super().absolute(), teacher=_absolute(self.teacher))
 
 
@@ -190,8 +186,8 @@ class MVTecSettings(ExperimentSettings):
 class OneClassSettings(ExperimentSettings):
     """Settings of the experiment with MNIST or CIFAR-10, one class of which is the normal one.
 
-    The defaults are the paper's, which are for a GPU. Of the training of the students in this experiment it says
-    nothing; they are those for MVTec AD, and batches of 64.
+    The defaults are the paper's, which are for a GPU. The paper does not say how students are trained in this
+    experiment: the defaults are those for MVTec AD, with batches of 64.
 
     Raises:
         ValueError: If a number is out of range, the architecture has no network for the patch size, or there are loss
@@ -218,7 +214,7 @@ class OneClassSettings(ExperimentSettings):
     batch_size: int = 64
     """Images in a training step."""
     teacher_images: Path | None = None
-    """Folder of photographs to pretrain teachers on, with which our method is tried beside the bundled teacher."""
+    """Folder of photographs to pretrain teachers on, which our method uses beside the bundled one."""
     loss_weights: list[LossWeights] | None = None
     """Weights lambda_k, lambda_m and lambda_c of the loss of each of these teachers. By default the paper's four
     settings."""
@@ -230,7 +226,7 @@ class OneClassSettings(ExperimentSettings):
     """Folder to keep the images of the data set in as files. By default the user's cache folder."""
 
     def __post_init__(self) -> None:
-        """Check the numbers, the network and the teachers."""
+        """Check the numbers, the patch size and the teachers."""
         if self.loss_weights and self.teacher_images is None:
             msg = "With loss_weights, name a folder of photographs to pretrain teachers on: --teacher_images."
             raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Sweep the weights of the teacher's loss (eq. 6): trials of Tune that pretrain a teacher, and students with it."""
+"""Sweep the weights of the teacher's loss (eq. 6): trials of Tune that pretrain a teacher and train students."""
 
 from __future__ import annotations
 
@@ -20,16 +20,9 @@ __all__ = ["run_sweep"]
 def run_sweep(sweep: Sweep, resume: bool = False) -> ResultGrid:
     """Run the trials, as many at once as the cluster has room for, and stop weak ones early.
 
-    Args:
-        sweep: Settings of the sweep.
-        resume: Resume the sweep of the same name.
-
-    Returns:
-        Results of all trials.
-
     Raises:
-        FileExistsError: If there is a sweep of that name, and it is not to be resumed.
-        ValueError: If its settings were others, or the cluster lacks what a trial needs.
+        FileExistsError: If there is a sweep of that name, and ``resume`` is false.
+        ValueError: If the sweep to be resumed had other settings, or the cluster lacks the resources of a trial.
     """
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner

@@ -1,4 +1,4 @@
-"""What a sweep has found: a table, a plot of the metric over the weights, and the best settings."""
+"""The results of a sweep: a table, a plot of the metric over the weights, and the best settings."""
 
 from __future__ import annotations
 
@@ -25,15 +25,9 @@ NO_LOSS = "no loss"
 
 
 def sweep_table(sweep: Sweep, results: ResultGrid) -> pd.DataFrame:
-    """List the trials, the best first.
+    """Make a row for each trial, the best first: arguments, metric on validation and test images, and how it ended.
 
-    Args:
-        sweep: Settings of the sweep.
-        results: Results of its trials.
-
-    Returns:
-        A row for each trial: the arguments that were swept, the metric on the validation images and on the test images
-        (none if the trial was stopped early), whether the paper has the setting, and how the trial ended.
+    Trials that were stopped early have no metric on test images.
     """
     rows = []
     for result in (results[index] for index in range(len(results))):
@@ -53,15 +47,9 @@ def sweep_table(sweep: Sweep, results: ResultGrid) -> pd.DataFrame:
 
 
 def sweep_files(sweep: Sweep, table: pd.DataFrame) -> dict[str, bytes]:
-    """Make the report.
+    """Make ``sweep.csv``, ``sweep.md`` and, if any trial is finished, ``sweep.png`` and ``best.yaml``.
 
-    Args:
-        sweep: Settings of the sweep.
-        table: Table of its trials.
-
-    Returns:
-        Content of ``sweep.csv`` and ``sweep.md``, and, if any trial is finished, of the plot ``sweep.png`` and of
-        ``best.yaml``, which ``anomalib-students pretrain -c`` takes.
+    ``best.yaml`` is a configuration of ``anomalib-students pretrain``.
     """
     known = table.astype(object).where(table.notna(), None)
     files = {
@@ -86,23 +74,23 @@ def _end(result: Result, config: Mapping[str, Any], finished: bool) -> str:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Turn numpy's numbers into Python's, and paths into text."""
+    """Convert numbers of numpy to Python's, and paths to text."""
     if isinstance(value, Path):
         return str(value)
     return value.item() if hasattr(value, "item") else value
 
 
 def _plot(sweep: Sweep, table: pd.DataFrame) -> bytes:
-    """Draw the metric over each weight; the trials of the paper's settings are filled."""
+    """Plot the metric over each weight; the trials of the paper's settings are filled."""
     measured = table[table["end"] != NO_LOSS].dropna(subset=[sweep.metric])
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(9, 3), layout="constrained")
         for axes, weight in zip(figure.subplots(1, 3, sharey=True), LOSS_WEIGHTS, strict=True):
             values = sorted(set(measured[weight]))
-            for of_paper, style in ((True, "C0o"), (False, "C0o")):
+            for of_paper, fillstyle in ((True, "full"), (False, "none")):
                 rows = measured[measured["in the paper"] == of_paper]
                 places = [values.index(value) for value in rows[weight]]
-                axes.plot(places, rows[sweep.metric], style, fillstyle="full" if of_paper else "none")
+                axes.plot(places, rows[sweep.metric], "C0o", fillstyle=fillstyle)
             axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
             axes.set_xlim(-0.5, len(values) - 0.5)
             axes.set_xlabel(weight)

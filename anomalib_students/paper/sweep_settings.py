@@ -16,7 +16,7 @@ LOSS_WEIGHTS = tuple(pretraining.LOSS_WEIGHTS.values())
 PAPER_WEIGHTS = tuple(
     dict(zip(LOSS_WEIGHTS, map(float, weights), strict=True)) for weights in pretraining.PAPER_WEIGHTS
 )
-"""The four settings of the paper (Table 2), which are always among the trials."""
+"""The four settings of the paper (Table 2), which are always tried."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Sweep:
     Attributes:
         pretraining: Arguments of :func:`anomalib_students.teacher.task.pretrain` that all trials share.
         choices: Values of each argument of the pretraining that is swept.
-        experiment: Data and students by which a teacher is judged. Its storage path is a folder that all nodes share.
-        categories: Categories of the data; a single None for data that have but one.
+        experiment: Data and students that teachers are judged by. Its storage path is a folder that all nodes share.
+        categories: Categories of the data; a single None for data that have only one.
         epochs: Epochs that students are trained for on each category.
-        metric: Metric on the validation images that the sweep maximises.
-        trials: Number of trials, those with the paper's settings among them.
+        metric: Metric on the validation images that is maximised.
+        trials: Number of trials, including the paper's settings.
     """
 
     pretraining: Mapping[str, Any]

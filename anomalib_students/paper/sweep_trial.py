@@ -1,4 +1,4 @@
-"""One trial of a sweep: pretrain a teacher, train students with it, and report what they reach."""
+"""One trial of a sweep: pretrain a teacher, train students with it, and report their metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .sweep_settings import LOSS_WEIGHTS, Sweep
 __all__ = ["run_trial", "with_synthetic_validation"]
 
 HELD_OUT = 0.3
-"""Part of the good training images that are held out for the validation."""
+"""Part of the good training images that is held out for the validation."""
 
 
 class _Report(Callback):
@@ -57,7 +57,7 @@ def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
     with only_warnings_of(LIGHTNING):
         for category in sweep.categories:
             model = students.create_model(sweep.pretraining["patch_size"])
-            model.evaluator = _evaluator()
+            model.evaluator = Evaluator(val_metrics=create_metrics(), test_metrics=create_metrics())
             arguments = {**experiment.trainer, "max_epochs": sweep.epochs, "check_val_every_n_epoch": 1}
             trainer = quiet_trainer(
                 model,
@@ -76,10 +76,10 @@ def run_trial(sweep: Sweep, config: dict[str, Any]) -> None:
 
 
 def with_synthetic_validation(experiment: Experiment) -> dict[str, Any]:
-    """Validate on good images that are held out of the training, half of them with synthetic anomalies.
+    """Validate on good images held out of the training, half of them with synthetic anomalies.
 
-    Each trial holds out the same images. The test images, which are the validation images of many data modules, have no
-    part in the choice of the weights.
+    Each trial holds out the same images. The test images, which many data modules validate on, must not affect the
+    choice of the weights.
     """
     arguments = {
         **(experiment.data.get("init_args") or {}),
@@ -91,7 +91,7 @@ def with_synthetic_validation(experiment: Experiment) -> dict[str, Any]:
 
 
 def _pretrain(sweep: Sweep, config: dict[str, Any], accelerator: str) -> Path:
-    """Pretrain the teacher, unless an attempt at the trial before has."""
+    """Pretrain the teacher, unless an earlier attempt at the trial has."""
     experiment = sweep.experiment
     name = "-".join(f"{name}={value}" for name, value in sorted(config.items()))
     folder = experiment.storage.folder / "teachers" / name
@@ -100,8 +100,3 @@ def _pretrain(sweep: Sweep, config: dict[str, Any], accelerator: str) -> Path:
         arguments = {**sweep.pretraining, **config, "output": output, "results": folder, "accelerator": accelerator}
         pretrain(**arguments, resume=True, trainer_arguments={"enable_progress_bar": False})
     return output
-
-
-def _evaluator() -> Evaluator:
-    """Measure validation and test images alike."""
-    return Evaluator(val_metrics=create_metrics(), test_metrics=create_metrics())
