@@ -50,8 +50,7 @@ def accuracy(
         root: Folder of MVTec AD.
         category: Category to test on.
         output_strides: Distances in pixels between scored pixels.
-        ways: Ways to run the model. What is not quantised is computed as OpenVINO chooses, which is in bfloat16 where
-            the processor has it, or in float32.
+        ways: Ways to run the model. Unquantised layers are computed in bfloat16 if the processor has it, else float32.
     """
     datamodule = MVTec(root=root, category=category, eval_batch_size=1, num_workers=0)
     datamodule.setup()
@@ -77,7 +76,7 @@ def accuracy(
 def prepare(
     model: UninformedStudents, way: Way, datamodule: MVTec, folder: Path
 ) -> Callable[[torch.Tensor], Prediction]:
-    """Make the call that predicts."""
+    """Make the function that predicts."""
     if way == "PyTorch f32":
         return partial(predict_in_pytorch, model)
     settings = {} if way.endswith("int8") else {"INFERENCE_PRECISION_HINT": way.split()[-1]}
@@ -104,7 +103,7 @@ def predict_in_openvino(compiled: openvino.CompiledModel, images: torch.Tensor) 
 def measure(
     model: UninformedStudents, predict: Callable[[torch.Tensor], Prediction], datamodule: MVTec, description: str
 ) -> tuple[list[float], float]:
-    """Test on all images: the metrics, and the seconds that a prediction takes."""
+    """Test on all images: the metrics, and the seconds of a prediction."""
     metrics = create_metrics()
     seconds = 0.0
     loader = datamodule.test_dataloader()

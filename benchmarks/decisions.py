@@ -1,8 +1,9 @@
-"""Compare rules that choose the threshold of images by held-out good images alone.
+"""Compare rules that choose the threshold of images from held-out good images alone.
 
-On the categories of ``detection.py``, whose results it reads, and on digits of MNIST, which it trains on: 400 images of
-a digit are held out, and each rule sees 25 of them, a thousand times, so that the thousand good test images of a digit
-say how often each rule keeps the rate that it is asked for. Each model is kept, so that the same command resumes.
+There are two sources of scores: the results of ``detection.py``, and models that are trained here on digits of MNIST.
+400 images of a digit are held out, and each rule sees 25 of them, a thousand times. The thousand good test images of a
+digit then show how often each rule keeps the rate that it is asked for. Models are kept, so that the same command
+resumes.
 
     python benchmarks/detection.py --root datasets/MVTecAD --configurations "[default]"
     python benchmarks/decisions.py --mnist datasets/MNIST --digits "[0,1,8]"
@@ -44,14 +45,7 @@ console = Console(soft_wrap=True, highlight=False)
 
 
 class Scores(NamedTuple):
-    """Scores of one model.
-
-    Attributes:
-        held_out: Of good images that the students have not learnt from.
-        training: Of good images that they have learnt from.
-        good: Of good test images.
-        anomalous: Of anomalous test images.
-    """
+    """Scores of one model: of good images that are held out or learnt from, and of good and anomalous test images."""
 
     held_out: list[float]
     training: list[float]
@@ -78,7 +72,7 @@ def pareto(scores: np.ndarray, rate: float) -> float:
 
 
 def gumbel(scores: np.ndarray, rate: float, with_margin: bool, without_outliers: bool = False) -> float:
-    """Gumbel's distribution: its quantile, or with the margin for the size of the sample."""
+    """Gumbel's distribution: its quantile, or with a margin for the size of the sample."""
     if without_outliers:
         scores = scores[is_usual(torch.from_numpy(scores)).numpy()]
     location, scale = fit_gumbel(torch.from_numpy(scores))
@@ -136,7 +130,7 @@ def of_detection(result: dict) -> Scores:
 
 
 def scores_of_digit(root: Path, digit: int, path: Path) -> Scores:
-    """Train on a digit, and score what is held out and the test images; once."""
+    """Train on a digit, and score the held-out and the test images; once."""
     if path.is_file():
         return Scores(**json.loads(path.read_text()))
     seed_everything(digit)
@@ -172,7 +166,7 @@ def score(model: UninformedStudents, dataset: torch.utils.data.Dataset, indices:
 
 
 def table(models: dict[str, list[Scores]], rate: float) -> str:
-    """Make a row a rule: false alarms and recall; at last by images that were learnt from, as a warning."""
+    """Make a row for each rule, with false alarms and recall, and one for images learnt from, as a warning."""
     rows = []
     for name, rule in RULES.items():
         row = [name]

@@ -1,15 +1,15 @@
 """Compare ways to describe every pixel of an image with a patch network.
 
 - ours: :func:`anomalib_students.model.dense.dense_descriptors`, pooling phases in the batch;
-- patches: the patch network on every patch, in large batches. It is timed on a sample of the patches, since all of them
-  take hours, and its time for the image is counted from that;
-- dilated: the poolings with stride 1, all that follows them dilated;
-- multi-pooling: each pooling makes four maps, shifted by a pixel, which go on one by one and are interleaved at the
+- patches: the patch network on every patch, in large batches. It is timed on a sample, since all patches take hours,
+  and its time for the image is extrapolated;
+- dilated: the poolings with stride 1, and all later layers dilated;
+- multi-pooling: each pooling makes four maps, shifted by a pixel, which are processed one by one and interleaved at the
   end, as Bailer et al. describe it ("Fast Dense Feature Extraction with CNNs that have Pooling or Striding Layers",
   BMVC 2017).
 
-All describe the same pixels; that they agree is checked first. The floating point operations of ours and of the patches
-are counted, and the rate of ours is compared with that of large convolutions alone (256 channels, kernel 5).
+All describe the same pixels, which is checked first. The floating point operations of ours and of the patches are
+counted, and the rate of ours is compared with that of large convolutions alone (256 channels, kernel 5).
 
     python benchmarks/dense.py --patch_sizes "[17,33,65]" --sides "[128,256]"
 """
@@ -110,7 +110,7 @@ def compare(
 
 
 def random_network(patch_size: int, architecture: Architecture) -> PatchNetwork:
-    """Make a network whose descriptors are of the order of 1."""
+    """Make a random network whose descriptors are of the order of 1."""
     torch.manual_seed(0)
     network = PatchNetwork(patch_size, architecture=architecture).requires_grad_(requires_grad=False)
     for module in network.convolutions:
@@ -170,7 +170,7 @@ def interleave(maps: list[torch.Tensor]) -> torch.Tensor:
 
 
 def check(network: PatchNetwork, image: torch.Tensor, padded: torch.Tensor) -> None:
-    """See that all describe the pixels alike."""
+    """Check that all ways describe the pixels alike."""
     ours = dense_descriptors(network, image)
     for function in (dilated, multi_pooling):
         torch.testing.assert_close(function(network, padded), ours, rtol=0, atol=TOLERANCE[image.dtype])

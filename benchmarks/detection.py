@@ -2,17 +2,17 @@
 
 Every configuration is trained on every category from every seed through anomalib's engine, and tested on all test
 images: AUPRO up to a false positive rate of 0.3, AUROC of pixels and images, and on demand AUROC of images that are
-darker and brighter than those trained on. Each such job is a process of its own that computes in one thread, and leaves
-a file in ``results/detection/<configuration>/<category>``. What is there is not run again, unless its settings have
-changed, so that the same command resumes an interrupted run.
+darker and brighter than those trained on. Each job is a process that computes in one thread, and writes a file to
+``results/detection/<configuration>/<category>``. The same command resumes an interrupted run: jobs with a result are
+skipped, unless their settings have changed.
 
     python benchmarks/detection.py --root datasets/MVTecAD --resnet18 path/to/resnet18.safetensors --jobs 2 --brightness
     python benchmarks/detection.py --milliseconds
     python benchmarks/detection.py --report
 
 A category is the name of a folder in the root, the path of a folder in MVTec AD's layout, or ``SampleParts``.
-``--configurations "[shipped,padim]" --categories "[pill]" --seeds "[0]"`` choose a part. Times of inference are a step
-of their own, for an idle machine.
+``--configurations "[shipped,padim]" --categories "[pill]" --seeds "[0]"`` select jobs. Inference is timed separately,
+on an idle machine.
 """
 
 import json
@@ -107,7 +107,7 @@ def detection(
     output: Path = Path("results/detection"),
     brightness: bool = False,
 ) -> int:
-    """Run the jobs that are not done, those of the first seed first, and return how many failed.
+    """Run the jobs without a result, those of the first seed first, and return how many failed.
 
     Args:
         configurations: Rows of the table at the top of the script.
@@ -148,7 +148,7 @@ def detection(
 
 
 def check(configurations: tuple[str, ...], categories: tuple[str, ...], root: Path, resnet18: Path | None) -> None:
-    """Refuse what would fail later, and unpack the sample parts before two jobs want them."""
+    """Check the arguments, and unpack the sample parts before two jobs do so at once."""
     if unknown := set(configurations) - set(CONFIGURATIONS):
         sys.exit(f"No such configuration: {', '.join(sorted(unknown))}. There are {', '.join(CONFIGURATIONS)}.")
     needs_resnet18 = any(CONFIGURATIONS[name].get("model") in {"Padim", "Patchcore"} for name in configurations)
@@ -169,7 +169,7 @@ def check(configurations: tuple[str, ...], categories: tuple[str, ...], root: Pa
 
 
 def run(job: Job) -> bool:
-    """Run a job in a process of its own, whose messages go to a file, and say whether it succeeded."""
+    """Run a job in its own process, which logs to a file, and return whether it succeeded."""
     output = Path(job.output)
     name = f"{output.parent.parent.name}, {output.parent.name}, seed {job.seed}"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def run(job: Job) -> bool:
 
 
 def time_inference(configurations: tuple[str, ...], output: Path) -> None:
-    """Take the milliseconds of an image, with random weights, in OpenVINO on all cores."""
+    """Measure milliseconds for an image, with random weights, in OpenVINO on all cores."""
     for name in configurations:
         configuration = CONFIGURATIONS[name]
         path = output / name / "milliseconds.json"
@@ -206,7 +206,7 @@ def time_inference(configurations: tuple[str, ...], output: Path) -> None:
 
 
 def untrained(configuration: dict[str, Any], side: int) -> AnomalibModule:
-    """Make a model without training; the sizes of anomalib's are those that 240 training images make."""
+    """Make a model without training; anomalib's have the sizes that 240 training images lead to."""
     arguments = configuration.get("arguments", {})
     match configuration.get("model"):
         case "Padim":
@@ -217,7 +217,7 @@ def untrained(configuration: dict[str, Any], side: int) -> AnomalibModule:
 
 
 def main() -> None:
-    """Read the command line, and do what it asks for."""
+    """Run the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_function_arguments(detection, as_group=False, skip={"brightness"})
     for flag, text in FLAGS.items():

@@ -1,8 +1,8 @@
-"""Train and test one configuration on one category from one seed: what ``detection.py`` runs in a process of its own.
+"""Train and test one configuration on one category from one seed: the job that ``detection.py`` runs in a process.
 
-The job comes as JSON, with all that it depends on, so that editing the table of configurations does not affect
-what is running. It computes in one thread, trains through anomalib's engine without validation, and tests with the
-model in PyTorch in float32.
+The job is given as JSON with all that it depends on, so that edits of the table of configurations do not affect running
+jobs. It computes in one thread, trains through anomalib's engine without validation, and tests with the model in
+PyTorch in float32.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 
 
 class Job(NamedTuple):
-    """What is trained and tested; all of it can be written as JSON.
+    """What is trained and tested, as values of JSON.
 
     Attributes:
         configuration: Row of the table of configurations: the model's class and arguments, and the trainer's.
@@ -103,7 +103,7 @@ def main(job: Job) -> None:
 
 
 def settings(configuration: dict[str, Any], resnet18: str | None) -> dict[str, Any]:
-    """Describe what a result depends on: with the defaults of what is not named, and the contents of weight files."""
+    """List the settings that a result depends on, with default arguments and fingerprints of weight files."""
     kind = configuration.get("model", "UninformedStudents")
     parameters = inspect.signature(MODELS[kind].__init__).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in COMPONENTS}
@@ -127,7 +127,7 @@ def digest(path: str | Path | None) -> str | None:
 
 
 def make_model(configuration: dict[str, Any], resnet18: str | None) -> AnomalibModule:
-    """Make a model, untrained."""
+    """Make an untrained model."""
     model_class = MODELS[configuration.get("model", "UninformedStudents")]
     arguments = dict(configuration.get("arguments", {}))
     if "side" in configuration:
@@ -159,7 +159,7 @@ def make_datamodule(job: Job) -> MVTec:
 
 
 def cache_images() -> None:
-    """Let anomalib's data sets decode each image once, and keep it with 8 bits a channel."""
+    """Make anomalib's data sets decode each image once, and keep it with 8 bits a channel."""
 
     @cache
     def decode(path: str) -> torch.Tensor:
@@ -174,7 +174,7 @@ def cache_images() -> None:
 
 
 def hasten_coreset() -> None:
-    """Let Patchcore choose the same descriptors in a fifth of the time: distances as a product, not as differences."""
+    """Make Patchcore choose the same descriptors in a fifth of the time, with distances computed as a product."""
 
     def update_distances(sampler: KCenterGreedy, cluster_center: torch.Tensor) -> None:
         if sampler.min_distances is None:
@@ -188,7 +188,7 @@ def hasten_coreset() -> None:
 
 
 def train(model: AnomalibModule, datamodule: MVTec, trainer: dict[str, Any]) -> dict[str, float]:
-    """Train, and say how long it took: by the clock, and of the processor."""
+    """Train, and measure wall-clock and processor time."""
     with TemporaryDirectory() as folder:
         arguments: dict[str, Any] = {
             "accelerator": "cpu",
@@ -212,7 +212,7 @@ def train(model: AnomalibModule, datamodule: MVTec, trainer: dict[str, Any]) -> 
 
 @torch.inference_mode()
 def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]) -> dict[str, Any]:
-    """Test on all images, and on their images with other brightness if there is any."""
+    """Test on all images, and on images with other brightness if there are any."""
     start = time.perf_counter()
     model.eval()
     metrics = create_metrics()[1:]
@@ -259,7 +259,7 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
 def decision(
     model: UninformedStudents, dataset: AnomalibDataset, scores: torch.Tensor, masks: torch.Tensor
 ) -> dict[str, Any]:
-    """Give the scores of good images that a threshold may come from, and the F1 of the test's pixels at thresholds."""
+    """Return the scores of good images for thresholds, and the F1 of the test's pixels at thresholds."""
     training, held_out = split_indices(len(dataset), model.normalization_split.fraction)
     images = good_scores(model, dataset, held_out)
     thresholds = {
@@ -287,14 +287,14 @@ def good_scores(model: UninformedStudents, dataset: AnomalibDataset, indices: li
 
 
 def chosen_threshold(scores: list[float]) -> float:
-    """Threshold as the model chooses it."""
+    """Threshold that the model chooses."""
     post_processor = FalseAlarmPostProcessor(false_alarm_rate=RATE)
     post_processor.choose(torch.tensor(scores))
     return float(post_processor.image_threshold)
 
 
 def best_f1_threshold(scores: torch.Tensor, masks: torch.Tensor) -> float:
-    """Threshold with the best F1, for which the test images themselves are needed."""
+    """Threshold with the best F1 on the test images."""
     ordered, order = scores.sort(descending=True)
     found = masks[order].cumsum(0)
     f1 = 2 * found / (torch.arange(1, len(scores) + 1) + found[-1])
@@ -303,7 +303,7 @@ def best_f1_threshold(scores: torch.Tensor, masks: torch.Tensor) -> float:
 
 
 def by_defect(paths: list[str], labels: list[int], scores: list[float]) -> dict[str, float]:
-    """AUROC of the images of each type of defect among all good ones."""
+    """AUROC of the images of each type of defect against all good ones."""
     defects = [Path(path).parent.name for path in paths]
     result = {}
     for name in sorted({defect for defect, label in zip(defects, labels, strict=True) if label}):

@@ -1,4 +1,4 @@
-"""Tables of the results of ``detection.py``: what there is of them, and of how many seeds."""
+"""Tables of the results of ``detection.py`` so far."""
 
 import json
 import statistics
@@ -19,7 +19,7 @@ Results = dict[str, dict[str, list[Result]]]
 
 
 def write_report(folder: Path) -> str:
-    """Write ``report.md``, and return what it says."""
+    """Write ``report.md``, and return its text."""
     results = read(folder)
     sections = [
         ("Detection", detection_table(results, folder)),
@@ -43,7 +43,7 @@ def read(folder: Path) -> Results:
 
 
 def categories(results: Results) -> list[str]:
-    """Name all categories that there are results of."""
+    """Name all categories with results."""
     return sorted({category for by_category in results.values() for category in by_category})
 
 
@@ -53,7 +53,7 @@ def n_settings(by_category: dict[str, list[Result]]) -> int:
 
 
 def detection_table(results: Results, folder: Path) -> str:
-    """Make a row a configuration: measures by category, their mean and worst over the categories, and the costs."""
+    """Make a row for each configuration: measures by category, their mean and worst, and the costs."""
     names = categories(results)
     headings = [
         "configuration",
@@ -80,7 +80,7 @@ def detection_table(results: Results, folder: Path) -> str:
 
 
 def window_table(results: Results) -> str:
-    """Make a row a configuration and category: mean image AUROC for each side of the window."""
+    """Make a row for each configuration and category: mean image AUROC for each side of the window."""
     rows: list[list[str]] = []
     windows: list[str] = []
     for configuration, by_category in results.items():
@@ -93,7 +93,7 @@ def window_table(results: Results) -> str:
 
 
 def brightness_table(results: Results) -> str:
-    """Make a row a configuration and category: image AUROC, and how far it falls at each brightness."""
+    """Make a row for each configuration and category: image AUROC, and its loss at each brightness."""
     rows = []
     factors: list[str] = []
     for configuration, by_category in results.items():
@@ -111,7 +111,7 @@ def brightness_table(results: Results) -> str:
 
 
 def defect_table(results: Results, category: str) -> str:
-    """Make a row a configuration: mean image AUROC of each type of defect."""
+    """Make a row for each configuration: mean image AUROC of each type of defect."""
     rows: list[list[str]] = []
     defects: list[str] = []
     for configuration, by_category in results.items():
@@ -124,7 +124,7 @@ def defect_table(results: Results, category: str) -> str:
 
 
 def spread(seeds: list[Result], measure: str) -> str:
-    """Mean over the seeds, with the least and the largest."""
+    """Mean over the seeds, with the smallest and the largest value."""
     values = [result[measure] for result in seeds]
     if len(values) < 2:
         return f"{values[0]:.3f}" if values else NONE
@@ -134,7 +134,7 @@ def spread(seeds: list[Result], measure: str) -> str:
 def over_categories(
     by_category: dict[str, list[Result]], measure: str, choose: Callable[[Iterable[float]], float], n_categories: int
 ) -> str:
-    """Mean or worst over the categories of the mean over the seeds, and of how many if not of all."""
+    """Mean or worst over the categories of the mean over the seeds; with their number if some are missing."""
     means = [statistics.mean(result[measure] for result in seeds) for seeds in by_category.values()]
     part = "" if len(means) == n_categories else f" ({len(means)} of {n_categories})"
     return f"{choose(means):.3f}{part}"
@@ -147,7 +147,7 @@ def seconds(by_category: dict[str, list[Result]], key: str) -> str:
 
 
 def markdown(headings: list[str], rows: list[list[str]]) -> str:
-    """Make a table, or nothing of no rows."""
+    """Make a table, or nothing if there are no rows."""
     if not rows:
         return ""
     return "\n".join(_lines(headings, rows))

@@ -1,7 +1,7 @@
-"""What share of its arithmetic does a GPU get out of dense multi-scale inference?
+"""Measure the share of its arithmetic that a GPU reaches in dense multi-scale inference.
 
 The operations of an image are counted, and their rate is compared with that of large matrix products in bfloat16 on the
-same device. ``compiled`` is ``torch.compile``, which takes minutes to begin. The weights are random: only time is
+same device. ``compiled`` is ``torch.compile``, which takes minutes to start. The weights are random: only time is
 measured.
 
     python benchmarks/gpu.py --output_strides "[1,4]" --batch_sizes "[1,8,32]"

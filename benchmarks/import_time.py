@@ -1,9 +1,9 @@
 """Measure what the plugin adds to ``import torch`` in a program that doesn't use anomalib.
 
 Fresh processes import torch with the plugin's entry point and without it, in turns, so that a drift of the machine's
-speed meets both; the first turn warms the caches and is dropped. The times are CPU times: other work on the machine
-doesn't count. The difference has torch's own search for entry points in it, which every program pays, and the noise of
-an import that takes a second, so the plugin's part is timed alone too: what torch does with the entry point it found.
+speed affects both. The first turn warms the caches and is dropped. The times are CPU times, which other work on the
+machine doesn't affect. The difference includes torch's search for entry points, which every program pays, and the noise
+of an import that takes a second. The plugin's part is therefore timed alone too: what torch does with the entry point.
 
     python benchmarks/import_time.py --runs 15
 """
@@ -34,7 +34,7 @@ print(process_time() - start)
 
 
 def milliseconds(script: str, autoload: bool) -> float:
-    """Run the script in a fresh process; it prints seconds."""
+    """Run a script that prints seconds in a fresh process."""
     environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": str(int(autoload))}
     # An installed package has its bytecode: don't time the compiler.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

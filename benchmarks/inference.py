@@ -1,13 +1,13 @@
-"""Compare what it takes to inspect an image: ours beside models of anomalib, in PyTorch and in OpenVINO.
+"""Compare the time to inspect an image with our models and models of anomalib, in PyTorch and in OpenVINO.
 
 Every model is exported by the same call, ``to_openvino``, and timed by the same code on the same image. Only time is
-measured: the weights of all are random, and the memory bank of Patchcore and the Gaussians of Padim are random numbers
-in the sizes that 240 training images make. Patchcore, Padim and Stfpm have the backbone resnet18. The quantised models
-are calibrated on the embedded sample parts.
+measured: all weights are random, and so are the memory bank of Patchcore and the Gaussians of Padim, in the sizes that
+240 training images lead to. Patchcore, Padim and Stfpm have the backbone resnet18. The quantised models are calibrated
+on the embedded sample parts.
 
 A row is a model, a batch size and a hint of OpenVINO's: ``latency`` runs one batch after the other, ``throughput`` as
-many at once as OpenVINO finds best. The times are those of an image. All ways of a row are timed in turns, so that a
-drift of the machine's speed meets all of them.
+many at once as OpenVINO finds best. Times are per image. All ways of a row are timed in turns, so that a drift of the
+machine's speed affects all of them.
 
     python benchmarks/inference.py --patch_sizes "[[33],[33,65],[17,33,65]]" --architectures "[paper,light]"
 """
@@ -69,7 +69,7 @@ def inference(
         n_students: Their numbers of students M.
         output_strides: Their distances in pixels between scored pixels.
         others: Models of anomalib's.
-        ways: Ways to run the models. ``compiled`` is ``torch.compile``, and takes minutes to begin.
+        ways: Ways to run the models. ``compiled`` is ``torch.compile``, which takes minutes to start.
         batch_sizes: Images at a time.
         hints: Performance hints of OpenVINO.
         side: Side of the images in pixels.
@@ -109,7 +109,7 @@ def inference(
 def compare(
     model: AnomalibModule, ways: tuple[Way, ...], batch_size: int, hint: Hint, side: int, runs: int
 ) -> dict[Way, float]:
-    """Time all ways of running a model: milliseconds an image."""
+    """Time all ways of running a model in milliseconds per image."""
     images = torch.rand(batch_size, 3, side, side)
     with TemporaryDirectory() as folder:
         # A folder each: OpenVINO maps the file of a model that it has read.
@@ -128,7 +128,7 @@ def compare(
 def try_to_prepare(
     model: AnomalibModule, way: Way, images: torch.Tensor, hint: Hint, folder: Path
 ) -> tuple[Callable[[], object], int] | None:
-    """Make the call to time, or tell why there is none: not every model of anomalib's can be run in every way."""
+    """Make the call to time, or return why that fails: not every model of anomalib's can be run in every way."""
     try:
         return prepare(model, way, images, hint, folder)
     except (RuntimeError, ValueError) as error:
@@ -139,7 +139,7 @@ def try_to_prepare(
 def prepare(
     model: AnomalibModule, way: Way, images: torch.Tensor, hint: Hint, folder: Path
 ) -> tuple[Callable[[], object], int]:
-    """Make the call to time, and say how many images it works off."""
+    """Make the call to time, and return how many images it processes."""
     runtime, _, variant = way.partition(" ")
     if runtime == "openvino":
         return prepare_openvino(model, variant, images, hint, folder)
@@ -185,7 +185,7 @@ def prepare_openvino(
 
 
 def parts(model: type[AnomalibModule], side: int) -> dict[str, Any]:
-    """Make the parts that all models have: images of the given side, and scores as they are."""
+    """Make the parts that all models share: images of the given side, and unchanged scores."""
     return {"pre_processor": model.configure_pre_processor((side, side)), "post_processor": False}
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: times, operations, and the names of the machine and the commit they were taken on."""
+"""What the benchmarks share: times, operations, and the names of machine and commit."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def seconds(function: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Median time of a call, after one to warm up."""
+    """Median time of a call, after a warm-up call."""
     times = []
     for _ in range(runs + 1):
         start = time.perf_counter()
@@ -42,7 +42,7 @@ def rate_of_convolutions(dtype: torch.dtype, layout: torch.memory_format, device
 
 
 def machine(device: torch.device) -> str:
-    """Name the device, and how much of the processor there is."""
+    """Name the device, and the cores and threads of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0))
@@ -50,7 +50,7 @@ def machine(device: torch.device) -> str:
 
 
 def commit() -> str | None:
-    """Name the commit that the benchmarks are of, or None where Git does not know it."""
+    """Name the commit of the benchmarks; None if they are not in a Git repository."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

@@ -1,7 +1,7 @@
 """Measure how the memory of inference grows with the image.
 
-Each size is measured in a process of its own: the most memory that it held while it scored an image, less what it held
-before, after a first small image had loaded all that is loaded once.
+Each size is measured in its own process: the peak memory while it scores an image, less the peak after a first small
+image, with which everything is loaded.
 
     python benchmarks/memory.py --patch_sizes "[17,33,65]" --sides "[256,512,1024,2048]"
 """
@@ -69,7 +69,7 @@ def measure(
     architecture: Literal["paper", "light"],
     bfloat16: bool,
 ) -> tuple[float, float]:
-    """Score an image: most megabytes of this process before and after."""
+    """Score an image; return the peak megabytes of this process before and after."""
     model = UninformedStudentsModel(
         patch_sizes, n_students, output_stride, max_tile=max_tile, architecture=architecture
     ).eval()
@@ -81,7 +81,7 @@ def measure(
 
 
 def most_megabytes() -> float:
-    """Most memory that this process has held."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE / MEGABYTE
 
 

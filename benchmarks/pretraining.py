@@ -1,8 +1,8 @@
-"""Measure whether the networks or the patches hold up the pretraining of a teacher.
+"""Measure whether the networks or the patches limit the speed of a teacher's pretraining.
 
 For each patch size it prints the patches a second of the drawing alone, of the source network, and of a whole training
-step on patches that are drawn already, and how many times faster the drawing is than the step. With ``--triplets`` the
-same for metric learning, where a step draws and describes three patches for each.
+step on patches that are already drawn, and how many times faster the drawing is than the step. ``--triplets`` adds
+metric learning, of which a step draws and describes three patches for each.
 
     python benchmarks/pretraining.py --images path/to/photographs --source_checkpoint resnet18.safetensors
 """

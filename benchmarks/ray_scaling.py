@@ -1,9 +1,9 @@
-"""Measure what the runner of jobs costs on a simulated cluster, by trainings that do nothing.
+"""Measure the overhead of the runner of jobs on a simulated cluster, with trainings that do nothing.
 
-The jobs are those of ``ray_jobs/train.py``: for each category a look at its data, a training of each of three scales,
-and what finishes it; but each returns its result at once. Ray simulates the nodes on this machine. What is measured is
-the time from job to job, the report, which grows with the categories, the memory of the driver, and how long it takes
-to resume when all but ten are done. Some jobs before start the processes of the nodes, which trainings need as well.
+The jobs are those of ``ray_jobs/train.py``: for each category a check of its data, a training of each of three scales,
+and a job that finishes it; but each returns its result at once. Ray simulates the nodes on this machine. The benchmark
+measures the time from job to job, the report, which grows with the categories, the memory of the driver, and the time
+to resume when all but ten jobs are done. Some jobs before start the processes of the nodes, as trainings do too.
 
     python benchmarks/ray_scaling.py --jobs "[100,1000]"
 """
@@ -101,7 +101,7 @@ def ray_scaling(jobs: list[int] = [100, 1000], nodes: int = 8, folder: Path | No
 
 
 def run(number: int, place: Path) -> Measured:
-    """Run the jobs that are not done in a folder."""
+    """Run the jobs without a result in a folder."""
     storage, workers, took = Storage(str(place)), Workers(), []
 
     def files(results: Mapping[str, dict[str, Any]], failures: Mapping[str, str]) -> dict[str, bytes]:
@@ -121,21 +121,21 @@ def run(number: int, place: Path) -> Measured:
 
 
 def all_jobs(number: int) -> list[Job]:
-    """The jobs of a grid, with work that is none."""
+    """List the jobs of a grid, with work that does nothing."""
     categories = [f"category{index}" for index in range(number // PER_CATEGORY)]
     jobs = grid_jobs(Experiment(data={}), categories, PATCH_SIZES)
     return [replace(job, work=partial(nothing, job.name, "-" not in job.name)) for job in jobs]
 
 
 def nothing(name: str, is_last: bool, *_: object) -> dict[str, Any]:
-    """Return what finishes a category, or what a training leaves."""
+    """Return the result of a finished category, or of a training."""
     scales = [*map(str, PATCH_SIZES), "multi-scale"]
     rows = [{"scale": scale, **METRICS} for scale in scales]
     return {"category": name, "rows": rows} if is_last else {"checkpoint": name}
 
 
 def megabytes() -> float:
-    """Memory that this process holds."""
+    """Memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

@@ -1,19 +1,17 @@
-"""Kill commands at random, resume them, and compare what they leave with uninterrupted runs.
+"""Kill commands at random, resume them, and compare the results with uninterrupted runs.
 
-Four commands on tiny data are each killed with SIGKILL, with all that they have started: ``anomalib train``,
+Four commands on tiny data are each killed with SIGKILL, with all processes that they have started: ``anomalib train``,
 ``anomalib-students pretrain``, an OpenVINO export over an older one, and the Ray job that trains a grid. Every second
 kill, and every one of a grid, comes at a random time, the others within 10 ms of the beginning of a write. The command
-is then repeated with what resumes it. It has to end well, with the weights of an uninterrupted run to 1e-5; no file
-that was there may be lost, or be half-written under its final name; after the kill of an export there has to be the
-old or the new one as a whole. At last, the memory of ``OpenVINOInferencer`` has to stay as it is over a thousand
-images.
+is then resumed. It has to succeed, with the weights of an uninterrupted run to 1e-5. No file may be lost, or be
+half-written under its final name. After the kill of an export there has to be the old or the new one as a whole.
+Finally, the memory of ``OpenVINOInferencer`` must not grow over a thousand images.
 
     python benchmarks/soak.py                                          # 50 kills, about half an hour on one core
     python benchmarks/soak.py --train 2 --pretrain 2 --export 2 --grid 0 --predictions 100
 
-Each kill is kept in ``results/soak/kills.json``; the same command resumes a soak that is itself interrupted. The exit
-status is 1 if something did not hold; the folders of those kills, and their logs, are then kept beside that file. It
-needs Linux.
+Each kill is recorded in ``results/soak/kills.json``; the same command resumes an interrupted soak. The exit status is 1
+if a check failed; the folders of those kills, and their logs, are then kept beside that file. It needs Linux.
 """
 
 import json
@@ -47,7 +45,7 @@ SOONER = 0.7
 
 @dataclass
 class Kill:
-    """A kill, and what came of it.
+    """A kill, and its outcome.
 
     Attributes:
         kind: Kind of job.
@@ -55,9 +53,9 @@ class Kill:
         seed: Seed of the soak.
         seconds: Time of the kill after the start.
         in_write: Whether a file was half-written, under another name than its own.
-        resumed: Whether there was something to resume, and not only to repeat.
+        resumed: Whether there was a state to resume from.
         difference: Largest difference of the resumed run from the uninterrupted one.
-        problems: What did not hold.
+        problems: Checks that failed.
     """
 
     kind: str
@@ -75,10 +73,10 @@ class Reference:
     """An uninterrupted run.
 
     Attributes:
-        seconds: How long it took.
-        first_checkpoint: Seconds after which it had a checkpoint.
+        seconds: Time that it took.
+        first_checkpoint: Seconds until its first checkpoint.
         files: Files that it made.
-        state: What it ended with.
+        state: Its final weights and results.
     """
 
     seconds: float
@@ -88,12 +86,7 @@ class Reference:
 
 
 class Soak:
-    """Jobs in a folder, and the uninterrupted runs that they are compared with.
-
-    Args:
-        folder: Folder for all.
-        seed: Seed of the times.
-    """
+    """Jobs in a folder, the uninterrupted runs that they are compared with, and a seed of the times."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder = folder
@@ -102,7 +95,7 @@ class Soak:
         self._references: dict[str, Reference] = {}
 
     def prepare(self) -> None:
-        """Write what the jobs share, and so have what they need imported."""
+        """Write what the jobs share, which imports all that they need."""
         shutil.rmtree(self.shared, ignore_errors=True)
         self.shared.mkdir(parents=True)
         self._run(soak_jobs.prepare, self._folder / "prepare")
@@ -132,15 +125,7 @@ class Soak:
         return self._references[kind]
 
     def kill(self, kind: str, number: int) -> Kill:
-        """Kill a job and resume it.
-
-        Args:
-            kind: Kind of job.
-            number: Number of the kill, which decides its time.
-
-        Returns:
-            What came of it.
-        """
+        """Kill a job, whose number decides the time, and resume it."""
         if kind == "export":
             self.prepare_exports()
         reference = self.reference(kind)
@@ -182,7 +167,7 @@ class Soak:
         return kill
 
     def predict(self, number: int) -> tuple[float, float]:
-        """Predict images one after the other: megabytes of memory after the warm-up, and in the end."""
+        """Predict images one after the other; return megabytes of memory after the warm-up and at the end."""
         self.prepare_exports()
         folder = self._folder / "predictions"
         self._run(soak_jobs.predictions, folder, number=number)
@@ -190,7 +175,7 @@ class Soak:
         return before, after
 
     def _begin(self, kind: str, folder: Path) -> None:
-        """Make the folder of a job as it is before its start: empty, but for an older export."""
+        """Make the initial folder of a job: empty except for an older export."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         folder.with_suffix(".log").unlink(missing_ok=True)
@@ -260,7 +245,7 @@ def soak(
 
 
 def table_of(kills: list[Kill], title: str) -> Table:
-    """Count what held, by kind of job."""
+    """Count the kills that passed, by kind of job."""
     table = Table("command", title=title)
     for heading in ("kills", "while writing", "resumed", "as if uninterrupted", "largest difference"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""What has to hold after a kill, and after the resumed run: whole files, none of them lost, the same weights."""
+"""Checks after a kill, and after the resumed run: whole files, none of them lost, the same weights."""
 
 import json
 import re
@@ -27,7 +27,7 @@ KEPT_BY_RAY = "checkpoint_"
 
 
 def judged(files: Iterable[Path]) -> list[Path]:
-    """Leave out the files that Ray and the loggers keep for themselves."""
+    """Leave out the internal files of Ray and the loggers."""
     return [
         path
         for path in files
@@ -36,7 +36,7 @@ def judged(files: Iterable[Path]) -> list[Path]:
 
 
 def damaged(folder: Path, files: Iterable[Path]) -> list[str]:
-    """Name the files that are there, but cannot be read."""
+    """Name the files that cannot be read."""
     return [f"{path} is damaged: {fault}" for path in judged(files) if (fault := _fault(folder / path))]
 
 
@@ -49,12 +49,12 @@ def _fault(path: Path) -> str | None:
 
 
 def lost(before: Iterable[Path], after: Iterable[Path]) -> list[str]:
-    """Name the files that are not there any more."""
+    """Name the files that have disappeared."""
     return [f"{path} is lost" for path in sorted(set(judged(before)) - set(judged(after)))]
 
 
 def missing(expected: Iterable[Path], files: Iterable[Path]) -> list[str]:
-    """Name the files of the uninterrupted run that the resumed one has not made, whatever number its version has."""
+    """Name the files of the uninterrupted run that the resumed one lacks, whatever the number of its version."""
     return [f"{name} is missing" for name in sorted(_unversioned(expected) - _unversioned(files))]
 
 
@@ -68,7 +68,7 @@ def trained(folder: Path) -> State:
 
 
 def pretrained(folder: Path) -> State:
-    """The teacher in its file, and the state of the pretraining."""
+    """Teacher in its file, and the state of the pretraining."""
     return trained(folder) | _tensors(load_file(folder / "p17.safetensors"), "teacher file ")
 
 
@@ -79,7 +79,7 @@ def exported(folder: Path) -> State:
 
 
 def gridded(folder: Path) -> State:
-    """The finished model, its last checkpoint in training, and its results."""
+    """Finished model, its last checkpoint in training, and its results."""
     root = folder / "storage" / "train"
     last = json.loads((root / "noise-p17" / "result.json").read_text())["checkpoint"]
     in_training = torch.load(Path(last) / "checkpoint.ckpt", weights_only=False)["state_dict"]
@@ -99,7 +99,7 @@ RESULTS: dict[str, Callable[[Path], State]] = {
 
 
 def difference(first: State, second: State) -> float:
-    """Find the largest difference; infinity if they have not the same names and shapes, or not the same NaN."""
+    """Find the largest difference; infinity if names, shapes or NaN differ."""
     if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in second.items()}:
         return float("inf")
     largest = 0.0

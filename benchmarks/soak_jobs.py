@@ -1,6 +1,6 @@
-"""What the soak kills: commands on tiny data, each a function of a folder that runs in a process of its own.
+"""The jobs of the soak: commands on tiny data, each a function of a folder that runs in its own process.
 
-The process is forked from one that has imported what takes seconds, and runs the same main functions as the commands.
+The process is forked from one that has imported the slow modules, and runs the same main functions as the commands.
 """
 
 import json
@@ -106,7 +106,7 @@ def prepare(shared: Path, folder: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints in a folder, the last one last."""
+    """List the checkpoints in a folder, the latest at the end."""
     return sorted(
         (path for path in folder.rglob("*.ckpt") if not any(part.startswith(".") for part in path.parts)),
         key=lambda path: path.stat().st_mtime_ns,
@@ -137,7 +137,7 @@ def pretrain(shared: Path, folder: Path) -> None:
 
 
 def export(shared: Path, folder: Path, checkpoint: str = "new.ckpt") -> None:
-    """Run ``anomalib export`` of a checkpoint among what is shared."""
+    """Run ``anomalib export`` of a shared checkpoint."""
     from anomalib.cli.cli import main
 
     model = [f"--model.{name}={MODEL[name]}" for name in ("architecture", "patch_sizes", "n_students")]
@@ -169,7 +169,7 @@ def predictions(shared: Path, folder: Path, number: int = 1000, warm_up: int = 1
 
 
 def _call(main: Callable[[], object], *arguments: object) -> None:
-    """Call the main function of a command, with random numbers that are as little the same as in another process."""
+    """Call the main function of a command, with random numbers that differ between processes."""
     seed = random.SystemRandom().randrange(2**32)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -179,7 +179,7 @@ def _call(main: Callable[[], object], *arguments: object) -> None:
 
 
 def _megabytes() -> float:
-    """Megabytes of memory that this process holds now."""
+    """Megabytes of memory of this process."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
 

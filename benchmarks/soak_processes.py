@@ -1,4 +1,4 @@
-"""Processes of the soak: started from one that has imported everything, and killed with all that they have started."""
+"""Processes of the soak: forked from one that has imported everything, and killed with all their children."""
 
 import contextlib
 import os
@@ -27,8 +27,8 @@ class Watched(NamedTuple):
     Attributes:
         seconds: How long it ran.
         status: Its exit status, None if it was killed.
-        files: Files that were there under their final names.
-        first_checkpoint: Seconds after which there was a checkpoint, 0 if there was none.
+        files: Files under their final names.
+        first_checkpoint: Seconds until the first checkpoint, 0 if there was none.
         was_writing: Whether it was writing a file when it was killed.
     """
 
@@ -40,13 +40,9 @@ class Watched(NamedTuple):
 
 
 class Job:
-    """A process that runs a function of a folder.
+    """A process that calls a function of a shared folder, its working directory ``folder`` and keyword arguments.
 
-    Args:
-        function: Function of the shared folder, a folder and keyword arguments.
-        shared: Shared folder.
-        folder: Folder, which is also the working directory; beside it goes a log of all output.
-        arguments: Keyword arguments.
+    Its output is logged beside the working directory.
     """
 
     def __init__(self, function: Callable[..., None], shared: Path, folder: Path, **arguments: object) -> None:
@@ -58,18 +54,12 @@ class Job:
         self._process = context.Process(target=_run, args=(self._mark, function, shared, folder), kwargs=arguments)
 
     def watch(self, kill_after: float | None = None, in_write: bool = False, delay: float = 0.0) -> Watched:
-        """Run the job to its end, or kill it.
+        """Run the job to its end, or kill it; raise a TimeoutError if it hangs.
 
         Args:
-            kill_after: Seconds after which it is killed; None to leave it alone.
+            kill_after: Seconds after which it is killed; None to let it end.
             in_write: Whether the kill waits for a write that begins after that.
             delay: Seconds between the beginning of the write and the kill.
-
-        Returns:
-            What was seen of it.
-
-        Raises:
-            TimeoutError: If it hangs.
         """
         start = time.monotonic()
         self._process.start()
@@ -100,7 +90,7 @@ class Job:
         return Watched(seconds, self._process.exitcode, files, first_checkpoint, was_writing=False)
 
     def _kill(self) -> None:
-        """Kill all processes of the job at once, and wait until they are gone."""
+        """Kill all processes of the job at once, and wait until they have ended."""
         self._process.kill()
         while running := _marked(self._mark):
             for pid in running:
@@ -111,7 +101,7 @@ class Job:
 
 
 def is_writing(folder: Path) -> bool:
-    """Whether there is a file under the name that it has until it is complete."""
+    """Whether there is a file under its temporary name."""
     return any(_is_partial(path.relative_to(folder)) for path in _files(folder))
 
 
@@ -126,12 +116,12 @@ def _is_partial(name: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """List all files in a folder that changes meanwhile."""
+    """List all files in a folder that is changing."""
     return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def _marked(mark: str) -> list[int]:
-    """List the programs that a job has started; those that ended and were not waited for have no environment left."""
+    """List the processes that a job has started; zombies have no environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

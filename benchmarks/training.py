@@ -1,11 +1,10 @@
 """Compare training on a random part of the pixels in each step (``phase``) with training on every pixel (``dense``).
 
 Each mode trains the same students from the same seed, on one image a step, and is tested on all test images after
-every given number of its steps. The time is that of the training alone, with its data loading. Beside it stands what
-the steps make of the machine: the floating point operations of a step, and the rate at which they are done as a part of
-the rate of large convolutions alone.
+equal parts of its steps. The time is that of the training alone, with its data loading. The floating point operations
+of a step are reported too, and their rate as a part of that of large convolutions alone.
 
-A row for each test is appended to a CSV file, so that an interrupted run has not been for nothing.
+A row for each test is appended to a CSV file, so that an interrupted run keeps its results.
 
     python benchmarks/training.py --root datasets/MVTecAD --category pill --steps "{dense: 360, phase: 2880}"
 """
@@ -104,7 +103,7 @@ def training(
 
 
 class TestRows(Callback):
-    """Take the time of the training, and note it with the metrics at each validation, which is the test."""
+    """Measure the time of the training, and record it with the metrics at each validation, which is the test."""
 
     def __init__(self, mode: Mode, output: Path) -> None:
         self.rows: list[dict[str, Any]] = []
