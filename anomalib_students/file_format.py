@@ -1,4 +1,4 @@
-"""The format of checkpoints and teacher files: what a newer version has written is refused by name, and not misread."""
+"""The format of checkpoints and teacher files: a file of a newer format raises an error instead of being misread."""
 
 from collections.abc import Mapping
 
@@ -7,25 +7,19 @@ from . import __version__
 __all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_KEY", "TEACHER_FORMAT", "check_checkpoint_format", "check_format"]
 
 CHECKPOINT_FORMAT = 2
-"""Format of the checkpoints that this version writes. It grows when older versions could not read them rightly.
+"""Format of the checkpoints that this version writes. It grows when older versions would misread them.
 
 Since 2, a model has a threshold of good images."""
 TEACHER_FORMAT = 1
 """Format of the teacher files that this version writes."""
 CHECKPOINT_KEY = "anomalib_students_format"
-"""Key of the format in checkpoints, beside those of Lightning and anomalib."""
+"""Key of the format in checkpoints."""
 
 
 def check_format(saved: object, newest: int, what: str) -> None:
-    """Refuse a file of a format that this version does not know.
+    """Raise a ``ValueError`` if a file is of a newer format, or of none; files of the first versions have None.
 
-    Args:
-        saved: Format that the file names; None if it names none, as files of the first versions don't.
-        newest: Newest format of such files that this version knows.
-        what: What has the format, for the error: ``"The teacher p17.safetensors"``.
-
-    Raises:
-        ValueError: If the format is newer, or is no format.
+    ``what`` names the file in the error: ``"The teacher p17.safetensors"``.
 
     Example:
         >>> check_format("1", TEACHER_FORMAT, "The teacher p17.safetensors")
@@ -40,13 +34,5 @@ def check_format(saved: object, newest: int, what: str) -> None:
 
 
 def check_checkpoint_format(checkpoint: Mapping[str, object], what: str) -> None:
-    """Refuse a checkpoint of a format that this version does not know.
-
-    Args:
-        checkpoint: Checkpoint of Lightning's.
-        what: What it is, for the error.
-
-    Raises:
-        ValueError: If the format is newer, or is no format.
-    """
+    """Raise a ``ValueError`` if a checkpoint is of a newer format; ``what`` names it in the error."""
     check_format(checkpoint.get(CHECKPOINT_KEY), CHECKPOINT_FORMAT, what)

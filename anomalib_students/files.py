@@ -13,16 +13,13 @@ __all__ = ["check_output", "ensure_folder", "naming_what_is_damaged", "replace_f
 
 
 def check_output(path: Path, suffix: str, what: str) -> None:
-    """Refuse a path where no file can be written, before the work that makes its content; and make its folder.
+    """Make the folder of an output file, and raise an error early if the file cannot be written.
 
-    Args:
-        path: Path of the file.
-        suffix: What its name must end in, say ``".png"``.
-        what: What is to be written, for the error: ``"A figure"``.
+    ``what`` says in the error what is written: ``"A figure"``.
 
     Raises:
         OSError: If the folder cannot be made or written to.
-        ValueError: If the path is that of a folder, or of a file of another kind.
+        ValueError: If the path is a folder, or does not end in ``suffix``.
     """
     if path.suffix != suffix or path.is_dir():
         msg = f"{what} is written to a file named *{suffix}, not to {path}."
@@ -34,14 +31,10 @@ def check_output(path: Path, suffix: str, what: str) -> None:
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it.
-
-    Args:
-        path: Path of the file. An older file of that name is replaced; its folder is made.
-        content: What to write.
+    """Write a file under a temporary name beside it, then rename it; its folder is made.
 
     Raises:
-        OSError: If the file cannot be written, on a full disk for example. An older file is then left as it was.
+        OSError: If the file cannot be written, on a full disk for example. An older file then stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,15 +54,10 @@ def replace_file(path: str | Path, content: bytes) -> None:
 
 
 def ensure_folder(folder: Path, is_complete: Callable[[Path], bool], write: Callable[[Path], None]) -> None:
-    """Write a folder, unless it is there.
+    """Write a folder, unless it is complete.
 
-    It is written beside its place, and renamed when it is complete: whoever is interrupted leaves nothing that looks
-    complete, and of two processes at once the slower one takes the other's. A folder that is not complete is replaced.
-
-    Args:
-        folder: The folder.
-        is_complete: Whether all is in a folder, which may not exist.
-        write: Writes a new folder, and makes the folders around it.
+    It is written beside its place, and renamed when it is complete: an interrupted process leaves nothing that looks
+    complete, and the slower of two processes uses the folder of the other. An incomplete folder is replaced.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -100,17 +88,7 @@ def _move_into_place(temporary: Path, final: Path, is_complete: Callable[[Path],
 
 @contextlib.contextmanager
 def naming_what_is_damaged(checkpoint: str | Path) -> Iterator[None]:
-    """Name a checkpoint that turns out to be cut short when it is read: torch's errors do not.
-
-    Args:
-        checkpoint: Path of the file.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        RuntimeError: If the file is damaged. Other errors are raised as they are.
-    """
+    """Raise a ``RuntimeError`` with the name of a checkpoint that is cut short: torch's errors do not name it."""
     try:
         yield
     except (EOFError, RuntimeError, UnpicklingError) as error:

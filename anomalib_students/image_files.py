@@ -1,4 +1,4 @@
-"""Image files of any kind that Pillow reads, in 8 bits; or an error that names the file."""
+"""Image files of any kind that Pillow reads, in 8 bits. Errors name the file."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,18 +17,14 @@ DARK = 4095
 PER_LEVEL = 257
 """Values of a 16-bit image for each of the 255 levels of an 8-bit one above black."""
 TAIL = 4096
-"""Bytes at the end of a JPEG file in which its end is looked for."""
+"""Bytes at the end of a JPEG file that are searched for its end marker."""
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file.
+    """Decode an image file, the first image of several.
 
-    Args:
-        path: Path of the file.
-
-    Returns:
-        Image as Pillow has it, the first of several in a file. Grey images of 16 bits are scaled to 8, where Pillow
-        would clip them; no value but 0 becomes 0, so that masks keep what they mark.
+    Grey images of 16 bits are scaled to 8, where Pillow would clip them. Only 0 becomes 0, so that masks keep what they
+    mark.
 
     Raises:
         ValueError: If the file can't be read as an image, or has values of no known range.
@@ -46,18 +42,14 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def read_rgb(path: str | Path) -> Image.Image:
-    """Decode an image file to RGB, as :func:`open_image` does; transparency is dropped."""
+    """Decode an image file to RGB, as :func:`open_image` does. Transparency is dropped."""
     return open_image(path).convert("RGB")
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
-    """Check that an image file is whole, without decoding it if its format has other signs of that.
+    """Check that an image file is whole, and return its width and height.
 
-    Args:
-        path: Path of the file.
-
-    Returns:
-        Width and height in pixels.
+    Files are decoded only if their format has no other mark of being whole.
 
     Raises:
         ValueError: If the file can't be read as an image, or has values of no known range.
@@ -75,7 +67,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
 
 @contextmanager
 def _naming(path: str | Path) -> Iterator[None]:
-    """Name the file in all errors: what Pillow raises for a damaged one depends on its format."""
+    """Name the file in all errors; Pillow's errors for damaged files depend on the format."""
     try:
         yield
     except Exception as error:
@@ -84,14 +76,14 @@ def _naming(path: str | Path) -> Iterator[None]:
 
 
 def _ends_as_jpeg(path: Path) -> bool:
-    """Whether a file ends with the mark of a JPEG's end, and perhaps zeros."""
+    """Whether a file ends with JPEG's end marker, perhaps followed by zeros."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         return file.read().rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _check_mode(image: Image.Image) -> None:
-    """Raise a ValueError if an image has floating-point values: white may be 1, 255 or anything else."""
+    """Raise a ``ValueError`` if an image has floating-point values, whose white may be 1, 255 or anything else."""
     if image.mode == "F":
         msg = "it has floating-point values, of which it is not known which is white; convert it to 8 or 16 bits"
         raise ValueError(msg)

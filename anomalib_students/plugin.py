@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class _Classes(NamedTuple):
-    """Classes of ours, and the modules of anomalib in which they appear."""
+    """Our classes, and the modules of anomalib in which they appear."""
 
     source: str
     names: tuple[str, ...]
@@ -67,9 +67,9 @@ _waiting: dict[str, list[Callable[[], None]]] = {}
 
 
 def activate() -> None:
-    """Have the classes registered as soon as the program imports anomalib.
+    """Register the classes as soon as the program imports anomalib.
 
-    This is the entry point in the group ``torch.backends``. A fault in it or in our classes is a warning, because an
+    This is the entry point in the group ``torch.backends``. Faults in it or in our classes become warnings, because an
     exception would break ``import torch``.
     """
     with _faults_as_warnings():
@@ -123,7 +123,7 @@ def _is_imported(name: str) -> bool:
 
 
 def _when_imported(name: str, action: Callable[[], None]) -> None:
-    """Call ``action`` when the import of the submodule ``name`` is complete: now, if it is."""
+    """Call ``action`` when the import of the submodule ``name`` is complete, or at once if it is."""
     if _is_imported(name):
         action()
         return
@@ -132,7 +132,7 @@ def _when_imported(name: str, action: Callable[[], None]) -> None:
 
 
 class _WatchedPackage(ModuleType):
-    """A package that calls what waits for a submodule when the submodule is bound in it."""
+    """A package that runs the actions waiting for a submodule when the submodule is bound in it."""
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)

@@ -1,4 +1,4 @@
-"""The second half of ``make quickstart``: export what was trained, inspect an image with it, and report on all."""
+"""The second half of ``make quickstart``: export the trained model, inspect an image with it, and write a report."""
 
 from pathlib import Path
 
@@ -16,11 +16,7 @@ RUN = Path("results/UninformedStudents/SampleParts/part/latest")
 
 
 def main() -> None:
-    """Export the model that the quickstart has trained to OpenVINO, score a defective part with it, and write a report.
-
-    Raises:
-        SystemExit: If the quickstart has not been trained.
-    """
+    """Export the model of the quickstart to OpenVINO, score a defective part with it, and write a report."""
     checkpoint = RUN / "weights" / "lightning" / "model.ckpt"
     if not checkpoint.is_file():
         msg = f"There is no trained model at {checkpoint}. Run `anomalib train -c configs/quickstart.yaml` first."
