@@ -14,45 +14,22 @@ __all__ = ["AtomicCheckpointIO"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Save checkpoints so that a kill leaves the previous one, and say so where one is damaged.
+    """Save checkpoints so that a kill leaves the previous one, and raise an error that names a damaged one.
 
-    Lightning's own way moves the file from the folder for temporary files, which is a copy, and can be cut short, where
-    that is another file system.
+    Lightning writes the file to the temporary folder and moves it. If that is on another file system, the move is a
+    copy, which can be cut short.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
     ) -> None:
-        """Save a checkpoint.
-
-        Args:
-            checkpoint: What to save.
-            path: Path of the file.
-            storage_options: Unused.
-
-        Raises:
-            OSError: If the file cannot be written.
-        """
-        del storage_options
+        """Write the whole checkpoint before it replaces an older one."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         replace_file(path, content.getvalue())
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint.
-
-        Args:
-            path: Path of the file.
-            args: What Lightning passes on to :func:`torch.load`.
-            kwargs: Likewise.
-
-        Returns:
-            What was saved.
-
-        Raises:
-            RuntimeError: If the file is damaged.
-            ValueError: If the file is of a newer format.
-        """
+        """Load a checkpoint, and raise an error if it is damaged or of a newer format."""
         with naming_what_is_damaged(path):
             checkpoint = super().load_checkpoint(path, *args, **kwargs)
         check_checkpoint_format(checkpoint, f"The checkpoint {path}")

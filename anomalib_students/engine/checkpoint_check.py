@@ -11,15 +11,9 @@ __all__ = ["check_arguments"]
 def check_arguments(
     checkpoint: Mapping[str, Any], arguments: Mapping[str, object], before_named: Mapping[str, object] | None = None
 ) -> None:
-    """Refuse a checkpoint of a model with other arguments, before its weights turn out not to fit.
+    """Raise a ``ValueError`` if a checkpoint is of a newer format, or of a model with other arguments.
 
-    Args:
-        checkpoint: Checkpoint of Lightning's.
-        arguments: Arguments of the model that its weights depend on, by name.
-        before_named: What the arguments were in checkpoints that do not name them yet.
-
-    Raises:
-        ValueError: If the checkpoint has another value for one of them, or is of a newer format.
+    ``arguments`` are those that the weights depend on, and ``before_named`` the values in checkpoints that lack them.
     """
     check_checkpoint_format(checkpoint, "The checkpoint")
     saved = {**(before_named or {}), **checkpoint.get("hyper_parameters", {})}
@@ -31,5 +25,5 @@ def check_arguments(
 
 
 def _plain(value: object) -> object:
-    """Make a list of a tuple: which of them an argument is depends on where it came from."""
+    """Turn tuples into lists: checkpoints and command lines differ in which they use."""
     return list(value) if isinstance(value, tuple) else value

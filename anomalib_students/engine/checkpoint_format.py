@@ -1,4 +1,4 @@
-"""Checkpoints of our models: written whole or not at all, named where they are damaged, and with their format."""
+"""Checkpoints of our models: written whole or not at all, named if they are damaged, and with their format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ __all__ = ["CheckpointFormat"]
 
 
 class CheckpointFormat(LightningModule):
-    """Mixin of anomalib models: name the format in checkpoints, refuse newer ones by name, and complete older ones.
+    """Mixin of anomalib models: save the format in checkpoints, reject newer ones, and complete older ones.
 
     It goes before ``AnomalibModule`` among the base classes.
 
@@ -30,45 +30,29 @@ class CheckpointFormat(LightningModule):
     before_named: ClassVar[Mapping[str, Any]] = {}
 
     def setup(self, stage: str) -> None:
-        """Have checkpoints written whole or not at all.
-
-        Args:
-            stage: Function of the trainer.
-        """
+        """Replace anomalib's way of writing checkpoints by one that writes them whole or not at all."""
         super().setup(stage)
         strategy = self.trainer.strategy
         written_by = strategy.checkpoint_io
-        # A user's own way of writing stays.
+        # Not if the user has chosen another way.
         if type(written_by) is AnomalibCheckpointIO:
             strategy.checkpoint_io = CheckpointIO(written_by.extra_safe_globals)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the format.
-
-        Args:
-            checkpoint: Checkpoint about to be written.
-        """
+        """Save the format."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[CHECKPOINT_KEY] = CHECKPOINT_FORMAT
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load a model, see :meth:`anomalib.models.AnomalibModule.load_from_checkpoint`.
-
-        Args:
-            checkpoint_path: Path of the checkpoint.
-            args: See there.
-            kwargs: Likewise.
-
-        Returns:
-            The model.
+        """Load a model as anomalib does, but complete the arguments of older checkpoints.
 
         Raises:
             RuntimeError: If the file is damaged.
             ValueError: If the checkpoint is of a newer format, or of a model with other networks.
         """
         checkpoint = _read(cast("type[AnomalibModule]", cls), checkpoint_path)
-        # Before its arguments are used, which may mean nothing to this version.
+        # Before its arguments are used, which this version may not know.
         check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
         saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, cls.before_named)
         missing = {name: value for name, value in cls.before_named.items() if name not in saved}
@@ -77,7 +61,7 @@ class CheckpointFormat(LightningModule):
 
 
 def _read(model: type[AnomalibModule], path: str | Path) -> Mapping[str, Any]:
-    """Read a checkpoint without its weights; nothing if it is damaged, which the reading with them names."""
+    """Read a checkpoint without its weights; empty if it is damaged, as reading it with the weights then reports."""
     try:
         with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
             return torch.load(path, map_location="meta", weights_only=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of anomalib's that are written whole or not at all."""
+"""anomalib's checkpoints, written whole or not at all."""
 
 from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 
@@ -8,4 +8,4 @@ __all__ = ["CheckpointIO"]
 
 
 class CheckpointIO(AtomicCheckpointIO, AnomalibCheckpointIO):
-    """Checkpoints that are written whole or not at all, with what anomalib keeps in them."""
+    """anomalib's checkpoints, written whole or not at all."""

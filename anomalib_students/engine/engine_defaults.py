@@ -1,4 +1,4 @@
-"""What is done if the user leaves it open: how long our models train, and when they are validated and saved."""
+"""Defaults of the trainer: how long our models train, and when they are validated and saved."""
 
 import math
 import time
@@ -16,48 +16,31 @@ SECONDS_BETWEEN_SAVES = 60
 
 
 class RegularCheckpoint(ModelCheckpoint):
-    """Save a checkpoint at the end of an epoch, but for epochs that end soon after the last one was saved."""
+    """Save a checkpoint at the end of an epoch, unless the last one was saved shortly before."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(save_on_train_epoch_end=True, **arguments)
         self._saved_at = -math.inf
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save a checkpoint if it is time, or the training ends.
-
-        Args:
-            trainer: Trainer of the fit.
-            pl_module: Model that is fitted.
-        """
+        """Save a checkpoint if it is time, or the training ends."""
         if self._saved_at + SECONDS_BETWEEN_SAVES <= time.monotonic() or _ends(trainer):
             super().on_train_epoch_end(trainer, pl_module)
             self._saved_at = time.monotonic()
 
 
 def has_open_length(settings: Mapping[str, Any]) -> bool:
-    """Whether arguments of a trainer leave the length of the training open.
-
-    Args:
-        settings: Arguments of Lightning's trainer.
-
-    Returns:
-        Whether they bound neither epochs nor steps nor time.
-    """
+    """Whether arguments of a trainer bound neither epochs nor steps nor time."""
     unlimited = settings.get("max_epochs") is None and settings.get("max_time") is None
     return unlimited and settings.get("max_steps") in {None, -1}
 
 
 def validate_and_save(settings: MutableMapping[str, Any]) -> bool:
-    """Validate after the last epoch alone, and save checkpoints all along, unless the user says otherwise.
+    """Complete a trainer's arguments: validate after the last epoch alone, and save checkpoints regularly.
 
-    A validation measures the threshold and the range of the scores, which only the final students need. A user who
-    stops or saves by what it measures has callbacks for that; ``val_check_interval=1.0`` validates after every epoch.
-
-    Args:
-        settings: Arguments of the engine's trainer, which are completed.
-
-    Returns:
-        Whether to validate after the last epoch alone.
+    A validation measures the threshold and the range of the scores, which only the final students need. If the user has
+    callbacks that stop or save by what it measures, nothing changes; ``val_check_interval=1.0`` validates after every
+    epoch. Returns whether to validate after the last epoch alone.
     """
     callbacks = settings["callbacks"]
     if any(isinstance(callback, Checkpoint | EarlyStopping) for callback in callbacks):
@@ -77,13 +60,7 @@ def validate_and_save(settings: MutableMapping[str, Any]) -> bool:
 
 
 def train_for(trainer: Trainer, steps: int, validate_once: bool) -> None:
-    """Set the length of a training whose data are known.
-
-    Args:
-        trainer: Trainer that is about to fit a model.
-        steps: Least number of steps. The training ends with the epoch that reaches it.
-        validate_once: Whether to validate after the last epoch alone.
-    """
+    """Set the length of a training whose data are known: it ends with the epoch that reaches ``steps``."""
     trainer.fit_loop.setup_data()
     epochs = math.ceil(steps * trainer.accumulate_grad_batches / max(1, trainer.num_training_batches))
     trainer.fit_loop.max_epochs = epochs
@@ -92,6 +69,6 @@ def train_for(trainer: Trainer, steps: int, validate_once: bool) -> None:
 
 
 def _ends(trainer: Trainer) -> bool:
-    """Whether a training ends with the present epoch."""
+    """Whether a training ends with the current epoch."""
     is_last = trainer.current_epoch + 1 == trainer.max_epochs
     return is_last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step

@@ -1,4 +1,4 @@
-"""Arithmetic of networks, and which devices compute in bfloat16 natively: at least twice as fast as in float32."""
+"""Precision of networks, and the devices that compute in bfloat16 natively: at least twice as fast as in float32."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -8,20 +8,13 @@ import torch
 __all__ = ["Precision", "has_bfloat16"]
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-"""Arithmetic of networks, in the words of Lightning's trainer."""
+"""Precisions by their names in Lightning's trainer."""
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has instructions for bfloat16.
+    """Whether a device has instructions for bfloat16; without them, its emulation is slower than float32.
 
-    Where a processor has none, the arithmetic is emulated, and slower than that in float32.
-
-    Args:
-        device: Device of torch.
-
-    Returns:
-        Whether it is a processor with AVX512-BF16, AMX or ARM's extension for bfloat16, or a GPU that does not emulate
-        it. False for a processor of which torch, in older versions, does not tell.
+    These are AVX512-BF16, AMX, ARM's extension, or those of a GPU. Older versions of torch report none of a processor.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,4 @@
-"""Less to read: loggers whose information is for their own authors."""
+"""Fewer messages: loggers whose information is for their own authors."""
 
 import logging
 from collections.abc import Iterator
@@ -7,19 +7,12 @@ from contextlib import contextmanager
 __all__ = ["LIGHTNING", "only_warnings_of"]
 
 LIGHTNING = "lightning.pytorch"
-"""Logger of Lightning and of what uses its functions for logging."""
+"""Logger of Lightning, and of everything that logs by its functions."""
 
 
 @contextmanager
 def only_warnings_of(*names: str) -> Iterator[None]:
-    """Have loggers log nothing below a warning for a while, and neither those below them.
-
-    Args:
-        names: Names of the loggers.
-
-    Yields:
-        Nothing; their levels are restored afterwards.
-    """
+    """Let loggers, and those below them, log only warnings and errors within a block."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

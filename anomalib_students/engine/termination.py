@@ -16,24 +16,20 @@ STATUS = 128 + signal.SIGTERM
 
 
 class HowToResume(Callback):
-    """What a command that runs trainings says of how it is resumed.
-
-    Args:
-        advice: A sentence.
-    """
+    """Advice of a command on how to resume its trainings, as a sentence."""
 
     def __init__(self, advice: str) -> None:
         self.advice = advice
 
 
 class Termination(Callback):
-    """End a process that got SIGTERM with status 143, and say how to resume.
+    """End a process that got SIGTERM with status 143, and log how to resume.
 
     Lightning ends it with 0 [1]_, and a scheduler would take the training for complete.
 
     Args:
-        resume: How to resume. By default with the option ``--ckpt_path`` and the last checkpoint. What the command says
-            in :class:`HowToResume` comes first.
+        resume: How to resume, by default with ``--ckpt_path`` and the last checkpoint. :class:`HowToResume` takes
+            precedence.
 
     References:
         .. [1] ``SIGTERMException`` of Lightning 2.6 is a ``SystemExit`` without a status.
@@ -43,14 +39,7 @@ class Termination(Callback):
         self._resume = resume
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the exception that ends the process its status.
-
-        Args:
-            trainer: Trainer that was interrupted.
-            pl_module: Its model.
-            exception: Why it was interrupted.
-        """
-        del pl_module
+        """Set the exit status, and log how to resume."""
         if isinstance(exception, SIGTERMException):
             exception.code = STATUS
             if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""How long a training is going to take, said after its first steps and in the progress bar."""
+"""How long a training is going to take: in the progress bar, and as a warning if it is long."""
 
 import logging
 import math
@@ -14,10 +14,10 @@ __all__ = ["TrainingTime"]
 logger = logging.getLogger(__name__)
 
 STEPS_BEFORE = 2
-"""First batches, which take longer than those that follow."""
+"""Slow first batches, which are not counted."""
 LEAST_STEPS = 10
 LEAST_SECONDS = 30.0
-"""Batches, or seconds, after which there is an estimate."""
+"""Counted batches, or seconds, before the first estimate."""
 LONG = 3600.0
 """Seconds from which on a training is worth a warning."""
 
@@ -25,8 +25,7 @@ LONG = 3600.0
 class TrainingTime(Callback):
     """Show the remaining time of the whole training in the progress bar, and warn of a training of over an hour.
 
-    The estimate is that of the steps alone: statistics and validation take their time too. There is none for a training
-    without an end.
+    The estimate counts training steps alone, not statistics and validation. A training without an end has none.
     """
 
     def __init__(self) -> None:
@@ -35,13 +34,7 @@ class TrainingTime(Callback):
         self._has_estimate = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure.
-
-        Args:
-            trainer: Trainer of the fit.
-            pl_module: Model that is fitted.
-        """
-        del trainer, pl_module
+        """Start to measure."""
         self._started = self._measured_from = time.monotonic()
         self._batches = 0
         self._has_estimate = False
@@ -54,16 +47,7 @@ class TrainingTime(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Estimate the remaining time, and say so.
-
-        Args:
-            trainer: Trainer of the fit.
-            pl_module: Model that is fitted.
-            outputs: What the step has returned.
-            batch: Its batch.
-            batch_idx: Number of the batch in the epoch.
-        """
-        del pl_module, outputs, batch, batch_idx
+        """Estimate and show the remaining time."""
         if not trainer.is_global_zero:
             return
         now = time.monotonic()
@@ -91,7 +75,7 @@ class TrainingTime(Callback):
 
 
 def _show(trainer: Trainer, remaining: str) -> None:
-    """Show a text in the progress bar, before the losses, which narrow terminals cut off: `log` takes numbers only."""
+    """Show a text in the progress bar (`log` takes only numbers), first, because narrow terminals cut off the end."""
     metrics = cast("dict[str, Any]", trainer.progress_bar_metrics)
     others = {name: value for name, value in metrics.items() if name != "remaining"}
     metrics.clear()
