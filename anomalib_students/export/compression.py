@@ -1,4 +1,4 @@
-"""Quantised exports (``--compression_type int8_ptq``): what to quantise, and how it is calibrated."""
+"""Quantised exports (``--compression_type int8_ptq``): what is quantised, and how it is calibrated."""
 
 from functools import partial
 from typing import cast
@@ -18,21 +18,13 @@ CALIBRATION_IMAGES = 32
 
 
 def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> openvino.Model:
-    """Quantise the convolutions of an exported model to 8 bits, the first of each network excepted.
+    """Quantise the convolutions of an OpenVINO model to 8 bits, except the first of each network.
 
-    Nearly all of the time goes there. The scores are small differences of large numbers, and would suffer; and the
-    first convolutions are cheap, see the image itself, and would have its resizing quantised too.
+    They take nearly all of the time. Scores are small differences of large numbers, and would lose accuracy. The first
+    convolutions are cheap, and would have the resizing of the image quantised too.
 
-    Args:
-        model: OpenVINO model whose input are images of shape ``(B, 3, H, W)``.
-        datamodule: Data module, some of whose validation images calibrate, or where it has none, training images.
-            Where the size of the model's input is fixed, they are resized to it.
-
-    Returns:
-        The quantised model.
-
-    Raises:
-        ValueError: If there is no data module.
+    Images of the data module calibrate, resized if the size of the model's input is fixed. Raises a ``ValueError``
+    without a data module.
     """
     if datamodule is None:
         msg = (
@@ -52,15 +44,7 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
 
 
 def calibration_images(datamodule: AnomalibDataModule, number: int) -> DataLoader[ImageBatch]:
-    """Choose images that are all over the validation data, or where there are none, over the training data.
-
-    Args:
-        datamodule: Data module; is set up.
-        number: Most images to choose.
-
-    Returns:
-        Loader of batches of one image each, in its own size.
-    """
+    """Load ``number`` images spread over the validation data, or the training data if there are none, one per batch."""
     datamodule.setup("fit")
     dataset = getattr(datamodule, "val_data", datamodule.train_data)
     number = min(len(dataset), number)
@@ -70,14 +54,14 @@ def calibration_images(datamodule: AnomalibDataModule, number: int) -> DataLoade
 
 
 def _input(model: openvino.Model, batch: ImageBatch) -> torch.Tensor:
-    """Take the images of a batch, in the size of the model's input where that is fixed."""
+    """Images of a batch, in the size of the model's input if that is fixed."""
     images = cast("torch.Tensor", batch.image)
     sides = model.input(0).partial_shape[2:]
     return images if sides.is_dynamic else functional.resize(images, list(sides.to_shape()), antialias=True)
 
 
 def _all_but_convolutions(model: openvino.Model) -> nncf.IgnoredScope:
-    """Name all operations but the convolutions that are quantised and what lies between them."""
+    """All operations but the quantised convolutions and those between them."""
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     first = [node for node in convolutions if node.input_value(1).get_shape()[1] == IMAGE_CHANNELS]
     # Each bias is an operation that follows its convolution.
@@ -90,7 +74,7 @@ def _all_but_convolutions(model: openvino.Model) -> nncf.IgnoredScope:
 
 
 def _with_inputs(nodes: list[openvino.Node]) -> set[str]:
-    """Name nodes and all that they are computed from."""
+    """Names of nodes and of all that they are computed from."""
     names: set[str] = set()
     waiting = list(nodes)
     while waiting:

@@ -1,9 +1,9 @@
-"""Channels of like ranges, as 8-bit numbers need them.
+"""Channels of similar ranges, as 8-bit numbers need them.
 
-In 8 bits all channels of a map share one step, so that one channel with large values takes the precision of all
-others. Students learn such channels: the largest value of one may be several hundred times that of another. But a
-hidden channel can be divided by a factor, and the weights that read it multiplied by the same, without changing what
-the network computes, since leaky rectified linear units and max-pooling commute with positive factors. This is the
+In 8 bits all channels of a map share one step, so that a channel with large values costs the precision of all others.
+Students learn such channels: the largest value of one may be several hundred times that of another. But a hidden
+channel can be divided by a factor, and the weights that read it multiplied by the same, without changing what the
+network computes, since leaky rectified linear units and max-pooling commute with positive factors. This is the
 cross-layer equalisation of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV
 2019), here by the ranges that channels have on images.
 """
@@ -24,16 +24,9 @@ __all__ = ["equalised"]
 
 @contextmanager
 def equalised(model: nn.Module, images: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Equalise the hidden channels of all patch networks of a model for a while.
+    """Equalise the hidden channels of all patch networks of a model within a block, then restore the weights exactly.
 
-    Afterwards the weights are what they were, to the last bit.
-
-    Args:
-        model: Model that has patch networks, or none. It is set to evaluation.
-        images: Batches of images that the model takes, by which the ranges of the channels are measured.
-
-    Yields:
-        Nothing.
+    The ranges of the channels are measured on ``images``, batches for the model, which is set to evaluation.
     """
     chains = _chains(model)
     original = [{name: value.clone() for name, value in chain.network.state_dict().items()} for chain in chains]
@@ -48,12 +41,12 @@ def equalised(model: nn.Module, images: Iterable[torch.Tensor]) -> Iterator[None
 
 
 class _Chain(NamedTuple):
-    """Layers that are applied one after the other.
+    """Layers of a network from ``first`` on.
 
     Attributes:
         network: Patch network.
         first: First layer that is applied; those before it are another network's.
-        heirs: Networks that go on from its features, each from its own first layer.
+        heirs: Networks that continue from its features, each from its own first layer.
     """
 
     network: PatchNetwork
@@ -62,7 +55,7 @@ class _Chain(NamedTuple):
 
 
 def _chains(model: nn.Module) -> list[_Chain]:
-    """Find all patch networks of a model; students may go on from their teacher's first layers."""
+    """Find all patch networks of a model; students may continue from their teacher's first layers."""
     chains = {id(module): _Chain(module) for module in model.modules() if isinstance(module, PatchNetwork)}
     for ensemble in model.modules():
         if isinstance(ensemble, StudentTeacherEnsemble) and ensemble.shared_layers:
@@ -74,7 +67,7 @@ def _chains(model: nn.Module) -> list[_Chain]:
 
 @torch.no_grad()
 def _ranges(model: nn.Module, chains: list[_Chain], images: Iterable[torch.Tensor]) -> dict[nn.Module, torch.Tensor]:
-    """Measure the largest absolute value of each channel behind each hidden convolution, while a model predicts."""
+    """Measure the largest absolute value of each channel after each hidden convolution, while a model predicts."""
     hidden = [
         _convolution(chain.network, layer)
         for chain in chains

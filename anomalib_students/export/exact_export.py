@@ -1,4 +1,4 @@
-"""Exported models that give what the engine gives."""
+"""Exported models that return what the engine returns."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,7 +30,7 @@ ONNX_OPSET = 18
 QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
 """Compressions whose convolutions compute in 8 bits."""
 EQUALISATION_IMAGES = 8
-"""Images by which the ranges of channels are measured."""
+"""Images on which the ranges of channels are measured."""
 TALKATIVE = ("onnx_ir", "onnxscript", "nncf")
 """Loggers that report each step of a conversion."""
 LARGEST_ONNX_FILE = 2**31
@@ -41,14 +41,7 @@ ONNX_GRAPH = 2**24
 
 @contextmanager
 def keeping_mode(model: nn.Module) -> Iterator[None]:
-    """Restore afterwards which modules train and which evaluate: exports set all to evaluation.
-
-    Args:
-        model: Model that is exported.
-
-    Yields:
-        Nothing.
-    """
+    """Restore afterwards which modules train and which evaluate: exports set all to evaluation."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -59,16 +52,10 @@ def keeping_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def normalising_only_by_a_range(post_processor: object) -> Iterator[None]:
-    """Have a post-processor leave scores alone in exported models too, where no validation has measured their range.
+    """Turn normalisation off while a model without a measured range of scores is exported.
 
-    In PyTorch it does so by itself. Exported, it would hold a normalisation by NaN that is computed and not used, which
-    OpenVINO fails at when it compiles a quantised model.
-
-    Args:
-        post_processor: Post-processor, if there is one.
-
-    Yields:
-        Nothing; its setting is restored afterwards.
+    In PyTorch, the post-processor then returns the scores unchanged. Exported, it would compute an unused normalisation
+    by NaN, at which OpenVINO fails when it compiles a quantised model.
     """
     if not isinstance(post_processor, PostProcessor):
         yield
@@ -83,7 +70,7 @@ def normalising_only_by_a_range(post_processor: object) -> Iterator[None]:
 
 
 class ExactExport(LightningModule):
-    """Mixin of anomalib models: export with antialiasing, in torch's operator set, and quantise convolutions alone.
+    """Mixin of anomalib models: export with antialiasing, in torch's operator set, and quantise only convolutions.
 
     It goes before ``AnomalibModule`` among the base classes.
     """
@@ -93,43 +80,18 @@ class ExactExport(LightningModule):
         self._keep_antialiasing()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pre- and post-processor.
-
-        Args:
-            checkpoint: Checkpoint that is loaded.
-        """
+        """Have the restored pre-processor export its antialiasing."""
         super().on_load_checkpoint(checkpoint)
         self._keep_antialiasing()
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to PyTorch as every anomalib model, whole or not at all.
-
-        Args:
-            args: See :meth:`anomalib.models.components.ExportMixin.to_torch`.
-            kwargs: Likewise.
-
-        Returns:
-            Path of the model.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Export to PyTorch as anomalib does, whole or not at all."""
         return export_whole(super().to_torch, *args, **kwargs)  # type: ignore[misc]
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]
-        """Export to ONNX as every anomalib model, in one file, and in the operator set that can express the padding.
+        """Export to ONNX as anomalib does, in one file, and in the operator set that can express the padding.
 
-        From 2 GB on the weights are in a second file, ``model.onnx.data``, and the model stays in the mode it is in.
-
-        Args:
-            args: See :meth:`anomalib.models.components.ExportMixin.to_onnx`.
-            kwargs: Likewise.
-
-        Returns:
-            Path of the ONNX model.
-
-        Raises:
-            OSError: If it cannot be written.
+        From 2 GB on the weights are in a second file, ``model.onnx.data``. The model keeps its mode.
         """
         kwargs.setdefault("opset_version", ONNX_OPSET)
         kwargs.setdefault("external_data", _size(self) + ONNX_GRAPH >= LARGEST_ONNX_FILE)
@@ -139,18 +101,7 @@ class ExactExport(LightningModule):
             return export_whole(super().to_onnx, *args, **kwargs)  # type: ignore[arg-type]
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to OpenVINO as every anomalib model, with equalised channels where 8 bits are to hold their values.
-
-        Args:
-            args: See :meth:`anomalib.models.components.ExportMixin.to_openvino`.
-            kwargs: Likewise.
-
-        Returns:
-            Path of the OpenVINO model.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Export to OpenVINO as anomalib does, with equalised channels if convolutions are quantised."""
         original: Callable[..., Path] = super().to_openvino  # type: ignore[misc]
         arguments = signature(original).bind(*args, **kwargs).arguments
         if arguments.get("compression_type") not in {None, CompressionType.FP16}:
@@ -165,7 +116,7 @@ class ExactExport(LightningModule):
         datamodule: AnomalibDataModule | None = None,
         **_: object,
     ) -> AbstractContextManager[None]:
-        """Equalise channels if they are going to be quantised, by images of a data module."""
+        """Equalise channels by images of a data module if the model is quantised."""
         if datamodule is None or compression_type not in QUANTISED:
             return nullcontext()
         from .compression import calibration_images
@@ -177,8 +128,8 @@ class ExactExport(LightningModule):
     def _post_training_quantization_ov(
         model: "openvino.Model", datamodule: AnomalibDataModule | None = None
     ) -> "openvino.Model":
-        """Quantise an exported model as its accuracy needs it."""
-        # Imported where it is needed, as in anomalib: it takes seconds.
+        """Quantise only convolutions, where anomalib quantises everything."""
+        # Imported here, as in anomalib, because it takes seconds.
         from .compression import quantise
 
         return quantise(model, datamodule)
@@ -191,5 +142,5 @@ class ExactExport(LightningModule):
 
 
 def _size(model: nn.Module) -> int:
-    """Count the bytes of a model's weights."""
+    """Bytes of a model's weights."""
     return sum(value.nbytes for value in model.state_dict().values() if isinstance(value, torch.Tensor))

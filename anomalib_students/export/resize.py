@@ -1,8 +1,8 @@
 """Antialiased resizing that can be exported.
 
 Anomalib resizes with antialiasing in training and in its engine, but not in exported models, for which torch has no
-such operator. An image that the camera delivers larger than the model's input is then seen differently after export,
-and scored differently. Here the same resampling is written as two products of matrices.
+such operator. An exported model would see an image that is larger than its input differently, and score it differently.
+Here the same resampling is written as two matrix products.
 """
 
 from typing import Any
@@ -15,15 +15,9 @@ __all__ = ["AntialiasedResize", "antialiased_resize", "exportable_transform"]
 
 
 def antialiased_resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize images with a triangular filter as wide as the scale, as torch's antialiased bilinear interpolation.
+    """Resize images of shape ``(B, C, H, W)`` with a triangular filter as wide as the scale.
 
-    Args:
-        images: Images of shape ``(B, C, H, W)`` in floating point.
-        height: Height of the result in pixels.
-        width: Width of the result in pixels.
-
-    Returns:
-        Images of shape ``(B, C, height, width)``.
+    The result is that of torch's antialiased bilinear interpolation.
     """
     rows = _resampling_matrix(images.shape[-2], height, images)
     columns = _resampling_matrix(images.shape[-1], width, images)
@@ -31,12 +25,7 @@ def antialiased_resize(images: torch.Tensor, height: int, width: int) -> torch.T
 
 
 class AntialiasedResize(Transform):
-    """Transform that resizes batches of images with :func:`antialiased_resize`.
-
-    Args:
-        height: Height of the result in pixels.
-        width: Width of the result in pixels.
-    """
+    """Transform that resizes batches of images with :func:`antialiased_resize`."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -44,28 +33,12 @@ class AntialiasedResize(Transform):
         self.width = width
 
     def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
-        """Resize images of shape ``(B, C, H, W)``.
-
-        Args:
-            inpt: Images in floating point.
-            params: Unused.
-
-        Returns:
-            Images of shape ``(B, C, height, width)``.
-        """
-        del params
+        """Resize images of shape ``(B, C, H, W)``."""
         return antialiased_resize(inpt, self.height, self.width)
 
 
 def exportable_transform(transform: Transform | None) -> Transform | None:
-    """Make a transform exportable, as anomalib does, but without taking the antialiasing out.
-
-    Args:
-        transform: Transform of a pre-processor.
-
-    Returns:
-        Transform that gives the same images, within the precision of floating point.
-    """
+    """Make a transform exportable as anomalib does, but keep its antialiasing."""
     exportable = get_exportable_transform(transform)
     if isinstance(transform, Compose) and isinstance(exportable, Compose):
         pairs = zip(transform.transforms, exportable.transforms, strict=True)

@@ -1,4 +1,4 @@
-"""Exports that are there as a whole or not at all, though they are of several files."""
+"""Exports that are complete or absent, though they may have several files."""
 
 import errno
 import os
@@ -13,15 +13,15 @@ from typing import Any
 __all__ = ["export_whole"]
 
 FULL = 2**20
-"""Bytes that are free on a disk on which a failed writer has left no more room."""
+"""A disk is taken for full if fewer bytes are free."""
 WRITE_FAILURES = ("iostream error", "PytorchStreamWriter", "write failed", "unexpected pos")
-"""Words by which OpenVINO and torch say that a file could not be written."""
+"""Parts of the messages of OpenVINO and torch for files that could not be written."""
 
 
 def export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path:
     """Export a model to a folder beside its place, and move it there when it is complete.
 
-    An older export is kept until then. Whoever is killed leaves it, and a hidden folder ``.export-*`` beside it.
+    An older export is kept until then. A killed process leaves it, and a hidden folder ``.export-*`` beside it.
 
     Args:
         export: Exports to the folder ``export_root`` among its arguments, and returns the path of the main file in it.
@@ -44,7 +44,7 @@ def export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path
             _write_through(temporary / path)
             (root / path).parent.mkdir(parents=True, exist_ok=True)
         if len(files) > 1:
-            # Without its main file an export is none: never the old one with new weights.
+            # So that the old main file is never found with new weights.
             (root / main).unlink(missing_ok=True)
         for path in sorted(files, key=lambda path: path == main):
             (temporary / path).replace(root / path)
@@ -53,7 +53,7 @@ def export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path
 
 @contextmanager
 def _folder_beside(root: Path) -> Iterator[Path]:
-    """Make a folder on the file system of another, and remove it in the end."""
+    """Make a temporary folder on the file system of ``root``."""
     folder = root / f".export-{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
     try:
@@ -64,7 +64,7 @@ def _folder_beside(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def _said_plainly(root: Path) -> Iterator[None]:
-    """Say what a failure to write means, where the writer doesn't."""
+    """Raise an ``OSError`` with the reason if OpenVINO or torch fail to write a file."""
     try:
         yield
     except RuntimeError as error:
@@ -77,6 +77,6 @@ def _said_plainly(root: Path) -> Iterator[None]:
 
 
 def _write_through(path: Path) -> None:
-    """Have a file on the disk before it is renamed, so that a power cut doesn't leave an empty one."""
+    """Flush a file to the disk before it is renamed, so that a power cut doesn't leave an empty one."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
