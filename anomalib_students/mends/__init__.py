@@ -1,6 +1,6 @@
-"""What is mended of anomalib and OpenVINO, each in a module that says what, and in which version it was found.
+"""Fixes of faults of anomalib and OpenVINO; each module says which fault, and in which version it was found.
 
-It concerns every model of anomalib in a program. A mend goes when anomalib has mended the fault.
+They apply to every model of anomalib in a program. A fix is removed when anomalib has fixed the fault.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ __all__ = ["apply_mends"]
 
 @cache
 def apply_mends() -> None:
-    """Mend the modules, now or as soon as they are imported; a second call changes nothing more."""
+    """Fix the modules, now or as soon as they are imported. A second call changes nothing."""
     end_in_one_line()
     keep_untrained_results()
     let_models_choose()

@@ -1,8 +1,8 @@
 """Paths by which configurations name our models: anomalib's, as ``anomalib.models.UninformedStudents``.
 
 Command lines write the shortest path that starts in the package that defines a class, and the function ``get_model`` of
-anomalib 2.7 takes no model from outside of anomalib. Here our models get the paths that anomalib's own have, and
-``get_model`` takes the others too, which configuration files may have. Data modules need none of it.
+anomalib 2.7 accepts no model from outside of anomalib. Here our models get the paths that anomalib's own have, and
+``get_model`` also accepts the paths in our package, which configuration files may have. Data modules do not need this.
 """
 
 import sys
@@ -18,7 +18,7 @@ MODELS = "anomalib.models"
 
 
 def name_models_as_anomalib() -> None:
-    """Have command lines name our models by anomalib's module, and ``get_model`` take the path in our package too."""
+    """Let command lines name our models by anomalib's module, and ``get_model`` accept the path in our package too."""
     # No interface of jsonargparse.
     wrap(
         "jsonargparse._typehints",
@@ -35,7 +35,7 @@ def name_models_as_anomalib() -> None:
 
 
 def _path_in_anomalib(get_import_path: Callable[[Any], str | None], _: object, args: tuple, kwargs: dict) -> str | None:
-    """Look for a class of ours in anomalib, where the plugin has registered it."""
+    """Find the path of one of our classes in anomalib, where the plugin has registered it."""
     value = args[0] if args else kwargs["value"]
     if isinstance(value, type) and value.__module__.startswith(f"{PACKAGE}."):
         name = value.__name__

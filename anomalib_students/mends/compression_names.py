@@ -1,6 +1,6 @@
 """Names of the option ``compression_type``.
 
-The command line of anomalib 2.7 takes the members' names alone, as ``INT8_PTQ``, and not their values, as ``int8_ptq``.
+The command line of anomalib 2.7 accepts only the members' names, as ``INT8_PTQ``, not their values, as ``int8_ptq``.
 """
 
 from types import ModuleType
@@ -13,7 +13,7 @@ __all__ = ["take_lower_case"]
 
 
 def take_lower_case() -> None:
-    """Have the command line take the values too."""
+    """Let the command line accept the values too."""
     change(
         "anomalib.deploy",
         "CompressionType",
@@ -28,6 +28,6 @@ def _register(deploy: ModuleType) -> None:
         kind,
         serializer=lambda member: member.name,
         deserializer=lambda name: kind(str(name).lower()),
-        # An import must not fail where another program has registered it.
+        # An import must not fail if another program has registered it.
         fail_already_registered=False,
     )

@@ -1,8 +1,8 @@
-"""Images that anomalib reads wrongly, or without naming the file.
+"""Images that anomalib misreads, or whose errors do not name the file.
 
-anomalib 2.7 reads grey images of 16 bits as all white, and leaves the name of a damaged file out of its errors. All its
-data sets and inferencers read by the functions of the module ``anomalib.data.utils.image``, and its visualizer by
-another module; each opens files by the name ``Image`` in it, which is given here a module with another ``open``.
+anomalib 2.7 reads grey images of 16 bits as all white, and leaves the name of a damaged file out of its errors. Its
+data sets and inferencers read images by the functions of the module ``anomalib.data.utils.image``, and its visualizer
+by another module. Both open files by the name ``Image``, which here becomes a module with another ``open``.
 """
 
 from types import ModuleType
@@ -20,7 +20,7 @@ READERS = ("anomalib.data.utils.image", "anomalib.visualization.image.item_visua
 
 
 def read_by_ours() -> None:
-    """Have anomalib open image files by :func:`~anomalib_students.image_files.open_image`."""
+    """Let anomalib open image files by :func:`~anomalib_students.image_files.open_image`."""
     for reader in READERS:
         change(
             reader,

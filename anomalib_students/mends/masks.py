@@ -1,7 +1,7 @@
 """Masks that are missing or left over.
 
-anomalib 2.7 pairs the sorted masks with the sorted defective images. If their numbers differ, its error is that of
-pandas, ``Must have equal len keys and value when setting with an iterable``; if their names differ, it names none.
+anomalib 2.7 pairs the sorted masks with the sorted defective images. If their numbers differ, its error is pandas's
+``Must have equal len keys and value when setting with an iterable``; if their names differ, it names no file.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ Folders = str | Path | Sequence[str | Path] | None
 
 
 def name_masks() -> None:
-    """Have the errors of anomalib's ``Folder`` and ``MVTecAD`` name the files."""
+    """Let the errors of anomalib's ``Folder`` and ``MVTecAD`` name the files."""
     otherwise = "its errors of masks that are missing or left over may name no file"
     for module, name, groups_of in (
         ("anomalib.data.datasets.image.folder", "make_folder_dataset", _groups_of_folder),
@@ -35,14 +35,9 @@ def name_masks() -> None:
 
 
 def unpaired(images: Path, masks: Path) -> list[str]:
-    """Say which images of a folder have no mask, and which masks no image.
+    """Describe the images of a folder that have no mask, and the masks that have no image, in a phrase each.
 
-    Args:
-        images: Folder of defective images.
-        masks: Folder of their masks: ``000.png``, ``000_mask.png`` or another name with the image's in it.
-
-    Returns:
-        A sentence for each, without its full stop.
+    Masks are named like their images: ``000.png``, ``000_mask.png`` or another name with the image's in it.
     """
     image_names, mask_names = _stems(images), _stems(masks)
     exact = {name for image in image_names for name in (image, f"{image}_mask") if name in mask_names}
@@ -86,7 +81,7 @@ def _groups_of_folder(
 def _with_names(
     groups_of: Callable[..., Groups], make: Callable[..., DataFrame], _: None, args: tuple, kwargs: dict
 ) -> DataFrame:
-    """Make the table of a data set, or say which masks and images do not go together."""
+    """Make the table of a data set, or raise an error that names the masks and images that do not match."""
     try:
         return make(*args, **kwargs)
     except (MisMatchError, ValueError) as error:

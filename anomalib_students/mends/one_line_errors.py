@@ -1,4 +1,4 @@
-"""Errors that users can mend, which the command line of anomalib 2.7 says below a hundred lines of traceback."""
+"""Errors that users can fix, for which the command line of anomalib 2.7 prints a hundred lines of traceback."""
 
 import sys
 from collections.abc import Callable

@@ -12,7 +12,7 @@ __all__ = ["measure_what_was_trained"]
 
 
 def measure_what_was_trained() -> None:
-    """Have ``Engine.train`` test the model that a resumed training ends with."""
+    """Let ``Engine.train`` test the model that a resumed training ends with."""
     wrap(
         "anomalib.engine.engine",
         "Engine.train",

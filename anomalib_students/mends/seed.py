@@ -1,4 +1,4 @@
-"""The option ``seed_everything``, which the command line of anomalib 2.7 has, but does not use."""
+"""The option ``seed_everything``, which the command line of anomalib 2.7 has but does not use."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ __all__ = ["seed_before_models"]
 
 
 def seed_before_models() -> None:
-    """Have the command line seed all random numbers before it makes the model.
+    """Let the command line seed all random numbers before it creates the model.
 
-    ``true``, the option's default, stands for a random seed, as ``false`` does for none: both leave it to chance.
+    ``true``, the default, stands for a random seed, and ``false`` for none: both leave it to chance.
     """
     wrap(
         "anomalib.cli.cli",

@@ -1,8 +1,8 @@
 """Usage data that an import of OpenVINO sends.
 
-OpenVINO 2026 and NNCF 3 report each import, conversion and quantisation to an analytics host, unless the user has said
-no by ``opt_in_out --opt_out``. Inspection machines don't look up foreign hosts: here, who has not said yes by
-``opt_in_out --opt_in`` reports nothing.
+OpenVINO 2026 and NNCF 3 report each import, conversion and quantisation to an analytics host, unless the user has opted
+out by ``opt_in_out --opt_out``. Inspection machines should not contact foreign hosts: here, nothing is reported unless
+the user has opted in by ``opt_in_out --opt_in``.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ __all__ = ["report_only_if_asked"]
 
 
 def report_only_if_asked() -> None:
-    """Have OpenVINO and NNCF take no answer for a no."""
+    """Let OpenVINO and NNCF take no answer for a no."""
     wrap(
         "openvino_telemetry.utils.opt_in_checker",
         "OptInChecker.check",

@@ -1,7 +1,7 @@
-"""What the user leaves open of a trainer's arguments, for the model to choose.
+"""Arguments of a trainer that the user leaves open, for the model to choose.
 
-anomalib 2.7 has ``trainer_arguments`` of a model for that, but they take precedence over what the user says, and
-Lightning's trainer does not know any more what the user has said and what is its own default.
+anomalib 2.7 has ``trainer_arguments`` of a model for that, but they override the user's, and Lightning's trainer does
+not know which of its arguments the user has given.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ OTHERWISE = (
 
 
 def let_models_choose() -> None:
-    """Have the engine call a model's ``complete_trainer_settings`` with the arguments of its trainer, if it has one."""
+    """Let the engine call a model's ``complete_trainer_settings``, if it has one, with the arguments of its trainer."""
     wrap(MODULE, "Engine._setup_trainer", _complete, OTHERWISE)
 
 
