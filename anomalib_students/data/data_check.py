@@ -1,4 +1,4 @@
-"""Data before the first step: damaged files, which would be found after hours, and what became of the test images."""
+"""Checks of the data before the first step: damaged files, which would be found after hours, and split test images."""
 
 import logging
 from collections.abc import Sequence
@@ -27,24 +27,21 @@ SUBSETS = {
     TrainerFn.VALIDATING: ("val_data",),
     TrainerFn.TESTING: ("test_data",),
 }
-"""Subsets of a data module that are checked; before a training all, because a test usually follows."""
+"""Subsets of a data module that are checked; all before a training, because a test usually follows."""
 Pair = tuple[str, str | None]
 """Paths of an image and of its mask."""
 
-# Our models come by here, also where no data module of ours is imported.
+# All our models import this module, even if none of our data modules is imported.
 apply_mends()
 
 
 def check_files(pairs: Sequence[Pair]) -> None:
     """Check images, and that their masks have their sizes.
 
-    Args:
-        pairs: Path of each image, and of its mask or None.
-
     Raises:
         ValueError: If a file can't be read, or a mask has another size than its image. It names the first ones.
     """
-    # Files are read outside of Python's lock.
+    # Reading files releases Python's lock.
     with ThreadPoolExecutor() as pool:
         results = pool.map(_problem_of_pair, pairs)
         # Data sets of a few thousand images need no bar.
@@ -72,25 +69,18 @@ def _problem_of_pair(pair: Pair) -> str | None:
 
 
 def _checked(path: str) -> tuple[int, int]:
-    """Check a file, unless it was and is the same."""
+    """Check a file, unless it has not changed since its last check."""
     status = Path(path).stat()
     return _checked_once(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=2**17)
 def _checked_once(path: str, modified: int, length: int) -> tuple[int, int]:
-    del modified, length
     return check_image(path)
 
 
 def check_data(datamodule: object) -> int:
-    """Check all images and masks that a training, its validation and its test would read.
-
-    Args:
-        datamodule: Data module, which is set up.
-
-    Returns:
-        Number of images.
+    """Check all images and masks that training, validation and test of a data module read, and return their number.
 
     Raises:
         ValueError: If a file can't be read, or a mask has another size than its image.
@@ -101,20 +91,10 @@ def check_data(datamodule: object) -> int:
 
 
 class ImageCheck(Callback):
-    """Check the files of the data before they are used, and say which test images a training validates with."""
+    """Check the files of the data before they are used, and log which test images a training validates with."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the data module's.
-
-        Args:
-            trainer: Trainer that begins.
-            pl_module: Model.
-            stage: Function of the trainer.
-
-        Raises:
-            ValueError: If a file can't be used.
-        """
-        del pl_module
+        """Check the files of the data module."""
         data = getattr(trainer, "datamodule", None)
         subsets = [getattr(data, name, None) for name in SUBSETS.get(TrainerFn(stage), ())]
         _check_datasets(trainer, subsets)
@@ -122,16 +102,7 @@ class ImageCheck(Callback):
             _say_split(data)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the images to predict.
-
-        Args:
-            trainer: Trainer that predicts.
-            pl_module: Model.
-
-        Raises:
-            ValueError: If a file can't be used.
-        """
-        del pl_module
+        """Check the images to predict."""
         loaders = trainer.predict_dataloaders
         loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
         _check_datasets(trainer, [getattr(loader, "dataset", None) for loader in loaders])
@@ -144,7 +115,7 @@ def _check_datasets(trainer: Trainer, datasets: Sequence[object]) -> None:
 
 
 def _say_split(data: object) -> None:
-    """Say how many test images anomalib has taken for the validation."""
+    """Log how many test images anomalib has taken for the validation."""
     if getattr(data, "val_split_mode", None) != ValSplitMode.FROM_TEST:
         return
     taken, left = (getattr(data, name, None) for name in ("val_data", "test_data"))
@@ -177,7 +148,7 @@ def _pairs(dataset: object) -> list[Pair]:
         ]
     else:
         paths = [(path, None) for path in getattr(dataset, "image_filenames", ())]
-    # Data sets of videos are not of our concern.
+    # Videos are not checked.
     return [(str(image), mask) for image, mask in paths if _is_image(image)]
 
 
@@ -192,9 +163,5 @@ class CheckedImages(LightningModule):
     """
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Check before other callbacks, which may take images out of the data.
-
-        Returns:
-            The check, and the callbacks of the model.
-        """
+        """Check before other callbacks, which may take images out of the data."""
         return [ImageCheck(), *super().configure_callbacks()]  # type: ignore[misc]

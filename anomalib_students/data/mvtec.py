@@ -125,11 +125,7 @@ class MVTec(MVTecAD):
 
 
 def check_layout(root: Path, category: str) -> None:
-    """Checks that a category's folder is in the layout of MVTec AD.
-
-    Args:
-        root: Folder of the data set.
-        category: Folder in it with the images of one kind of object.
+    """Check that a category's folder is in the layout of MVTec AD.
 
     Raises:
         FileNotFoundError: If the folder is missing, has no normal training images, or has defective images without

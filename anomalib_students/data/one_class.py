@@ -98,7 +98,7 @@ class OneClassImageFolder(AnomalibDataModule):
         self.category = str(normal_class)
 
     def prepare_data(self) -> None:
-        """See that the images are there.
+        """Check that the images are there.
 
         Raises:
             FileNotFoundError: If the folder is missing, or is not in the layout.
@@ -137,7 +137,7 @@ class OneClassImageFolder(AnomalibDataModule):
             super()._create_val_split()
 
     def _list(self, split: str) -> DataFrame:
-        """List the images of the training or the test set, and see that they are of use."""
+        """List the images of the training or the test set, and check that they have the needed classes."""
         folder = self.image_folder / split
         try:
             samples = list_samples(folder, self.category)

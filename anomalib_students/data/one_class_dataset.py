@@ -23,15 +23,10 @@ MEMORY = 2**30
 
 
 def list_samples(folder: Path, normal_class: str) -> DataFrame:
-    """List the images of a folder with one subfolder for each class.
+    """List the images of a folder in the layout of :class:`torchvision.datasets.ImageFolder`.
 
-    Args:
-        folder: Folder in the layout of :class:`torchvision.datasets.ImageFolder`.
-        normal_class: Name of the subfolder with the normal images.
-
-    Returns:
-        Samples as anomalib's data sets have them: ``image_path``, ``label`` (the class), ``label_index`` (0 for the
-        normal class, 1 for the others), ``mask_path`` (empty) and ``split`` (the folder's name).
+    Columns are those of anomalib's data sets: ``image_path``, ``label`` (the class), ``label_index`` (0 for the normal
+    class, 1 for the others), ``mask_path`` (empty) and ``split`` (the folder's name).
 
     Raises:
         FileNotFoundError: If the folder is missing, or has no subfolders.
@@ -45,14 +40,7 @@ def list_samples(folder: Path, normal_class: str) -> DataFrame:
 
 
 def check_limits(**limits: int | None) -> None:
-    """See that limits of numbers of samples leave some.
-
-    Args:
-        limits: Limits by the names of their arguments; None for no limit.
-
-    Raises:
-        ValueError: If a limit is less than 1.
-    """
+    """Raise a ``ValueError`` if a limit, named as its argument, is less than 1."""
     for name, limit in limits.items():
         if limit is not None and limit < 1:
             msg = f"{name} must be at least 1, got {limit}."
@@ -60,16 +48,7 @@ def check_limits(**limits: int | None) -> None:
 
 
 def draw_samples(samples: DataFrame, n_samples: int, seed: int) -> DataFrame:
-    """Draw samples at random, in the proportions of their labels.
-
-    Args:
-        samples: Samples to draw from, as :func:`list_samples` gives them.
-        n_samples: How many to draw, up to rounding.
-        seed: Seed of the choice: the same seed draws the same samples.
-
-    Returns:
-        The drawn samples, with their index, at least one for each label; all if there are no more.
-    """
+    """Draw about ``n_samples`` at random, in the proportions of their labels and at least one of each."""
     if n_samples >= len(samples):
         return samples
     share = n_samples / len(samples)
@@ -78,10 +57,10 @@ def draw_samples(samples: DataFrame, n_samples: int, seed: int) -> DataFrame:
 
 
 class OneClassDataset(AnomalibDataset):
-    """Labelled images without masks, each of which is decoded once as long as there is memory for it.
+    """Labelled images without masks, each decoded once as long as there is memory for it.
 
     Args:
-        samples: Samples, as :func:`list_samples` gives them.
+        samples: Samples of :func:`list_samples`.
     """
 
     def __init__(self, samples: DataFrame) -> None:
@@ -92,17 +71,7 @@ class OneClassDataset(AnomalibDataset):
         self._free_memory = MEMORY
 
     def __getitem__(self, index: int) -> ImageItem:
-        """Read an image.
-
-        Args:
-            index: Position in the samples.
-
-        Returns:
-            Image in RGB of shape ``(3, H, W)`` with values in ``[0, 1]``, label and path.
-
-        Raises:
-            ValueError: If the file is no image, or damaged.
-        """
+        """Read an image in RGB of shape ``(3, H, W)`` with values in ``[0, 1]``, its label and its path."""
         path, label = self.samples.at[index, "image_path"], self.samples.at[index, "label_index"]
         image = tv_tensors.Image(to_dtype(self._pixels(path), torch.float32, scale=True))
         if self.augmentations:

@@ -1,7 +1,7 @@
 """MNIST and CIFAR-10 with one normal class, as in Section 4.1.
 
 torchvision downloads and reads the data sets. Their images are then written to a folder in the user's cache, once for
-all classes, because all around a model in anomalib, from its visualizer to its predictions, knows images by their path.
+all classes, because anomalib's visualizer, predictions and data sets know images by their path.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _ensure_images(
     """Write the images of a data set of torchvision to a folder, unless they are there, and return the folder."""
     splits = {split: _read(dataset, name, root, split) for split in ("train", "test")}
     cache = platformdirs.user_cache_path("anomalib-students") / "one_class" if cache_dir is None else Path(cache_dir)
-    # Images of one data set are never taken for those of another.
+    # The digest keeps the images of one data set from being taken for those of another.
     folder = cache / f"{dataset.__name__.lower()}-{_digest(splits)}"
     try:
         ensure_folder(
@@ -219,5 +219,5 @@ def _write_images(folder: Path, splits: dict[str, LabelledImages], classes: tupl
         )
         for number, (pixels, target) in numbered:
             path = folder / split / classes[target] / f"{number:05d}.png"
-            # Small pictures are hardly smaller for more work.
+            # More compression hardly makes small pictures smaller.
             Image.fromarray(pixels).save(path, compress_level=1)

@@ -1,4 +1,4 @@
-"""The folder of the sample parts: unpacked once, in MVTec AD's layout, complete or not there at all."""
+"""The folder of the sample parts: unpacked once, in MVTec AD's layout, complete or absent."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ def default_root() -> Path:
 
 
 def ensure_sample_parts(folder: Path) -> None:
-    """Unpack the sample parts, unless they are there.
-
-    They are complete or not there at all, and a folder in which files are missing is replaced.
-
-    Args:
-        folder: Folder of the category.
+    """Unpack the sample parts into the folder of their category, unless it is complete.
 
     Raises:
         OSError: If the folder can't be written.
@@ -62,7 +57,7 @@ def write_sample_parts(folder: Path) -> None:
 
 
 def write_png(path: Path, content: bytes) -> None:
-    """Write an image as PNG, the only type of file that anomalib looks for in this layout."""
+    """Write an image as PNG, the only file type that anomalib looks for in this layout."""
     Image.open(io.BytesIO(content)).save(path, compress_level=1)
 
 
