@@ -47,7 +47,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        # A failed write does not say which file it was.
+        # The error of a failed write does not name the file.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -23,16 +23,8 @@ def export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path
 
     An older export is kept until then. A killed process leaves it, and a hidden folder ``.export-*`` beside it.
 
-    Args:
-        export: Exports to the folder ``export_root`` among its arguments, and returns the path of the main file in it.
-        args: Its arguments.
-        kwargs: Likewise.
-
-    Returns:
-        Path of the main file in its place.
-
-    Raises:
-        OSError: If a file cannot be written.
+    ``export`` writes to the folder ``export_root`` among its arguments, and returns the path of the main file in it.
+    An ``OSError`` is raised if a file cannot be written.
     """
     bound = signature(export).bind(*args, **kwargs)
     root = Path(bound.arguments["export_root"])

@@ -12,7 +12,7 @@ __all__ = ["end_in_one_line"]
 
 def end_in_one_line() -> None:
     """End anomalib's commands in one line if that is enough."""
-    wrap("anomalib.cli.cli", "main", _end_in_one_line, otherwise="all errors of its commands are said in tracebacks")
+    wrap("anomalib.cli.cli", "main", _end_in_one_line, otherwise="all errors of its commands show a traceback")
 
 
 def _end_in_one_line(main: Callable[[], None], _: None, args: tuple, kwargs: dict) -> None:

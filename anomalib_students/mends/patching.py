@@ -22,7 +22,7 @@ def wrap(module: str, name: str, wrapper: Wrapper, otherwise: str) -> None:
 
 
 def change(module: str, name: str, apply: Callable[[ModuleType], object], otherwise: str) -> None:
-    """Change a module, now or as soon as it is imported; if it has no ``name``, warn of the consequence ``otherwise``."""
+    """Change a module, now or as soon as it is imported, or warn of the consequence if it has no ``name``."""
 
     def apply_if_there(imported: ModuleType) -> None:
         try:
