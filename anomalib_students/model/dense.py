@@ -2,9 +2,10 @@
 
 A patch network with pooling describes only the patches on a coarse grid when it slides over an image. The others are
 the same network after a shift of each pooling by one pixel, in each direction. So every pooling splits its input into
-2 x 2 phases, which go on as separate images of the batch; when the last layer is done, the phases are interleaved to
-the full resolution. The result is exact: no descriptor differs from the one of its patch cropped out alone. The idea
-is that of Bailer et al., "Fast Dense Feature Extraction with CNNs that have Pooling or Striding Layers" (BMVC 2017).
+2 x 2 phases, which the next layers process as separate images of the batch; after the last layer, the phases are
+interleaved to the full resolution. The result is exact: no descriptor differs from the one of its patch cropped out
+alone. The idea is that of Bailer et al., "Fast Dense Feature Extraction with CNNs that have Pooling or Striding Layers"
+(BMVC 2017).
 
 With an output stride s only every s-th pixel is described, from the same networks: phases that fall between these
 pixels are left out, and if the network has too few poolings for s, its last convolution takes larger steps.

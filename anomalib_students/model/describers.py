@@ -155,7 +155,6 @@ class PatchDescriber(Describer):
         yield Patches(zoom(images, network.patch_size), rows=slice(0, 1), columns=slice(0, 1))
 
     def _upsampled(self, scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        del images
         return scores
 
 

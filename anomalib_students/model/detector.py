@@ -29,7 +29,7 @@ class Detector(CheckpointFormat, CheckedImages, ExactExport):
 
     Attributes:
         model: The torch model.
-        checked_arguments: Arguments that the weights depend on; checkpoints with other values are refused.
+        checked_arguments: Arguments that the weights depend on; checkpoints with other values are rejected.
         saved_arguments: Values of arguments in checkpoints, so that they need no file that the model was made from.
     """
 

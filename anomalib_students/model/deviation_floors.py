@@ -1,8 +1,8 @@
 """Least standard deviations that descriptors and scores are divided by.
 
-What does not vary in the training images varies by the noise of rounding, and whatever is divided by that is senseless,
-and as large as 1e12. The floors are far below what images of parts give: with the bundled teachers, each dimension of
-the descriptors deviates by 15 % of their typical size or more, and by 0.5 % on a blank sheet with noise of one level of
+What is constant in the training images varies only by rounding. Divided by that, values would be meaningless, and as
+large as 1e12. The floors are far below what images of parts give: with the bundled teachers, each dimension of the
+descriptors deviates by 15 % of their typical size or more, and by 0.5 % on a blank sheet with noise of one level of
 grey. The squared distance of d independent dimensions deviates by ``sqrt(2 / d)`` of its mean, 12 % for d = 128.
 """
 
@@ -21,18 +21,10 @@ SCORE_FLOOR = 1e-5
 
 
 def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Choose what the dimensions of the descriptors are divided by.
+    """Return what the dimensions of the descriptors are divided by, positive, of shape ``(d,)`` in float32.
 
-    Args:
-        mean: Mean of each dimension over the training images, of shape ``(d,)``.
-        std: Standard deviations, of the same shape.
-
-    Returns:
-        The standard deviations, or a hundredth of the root mean square of all dimensions where they are smaller, of the
-        same shape in float32. All are positive.
-
-    Raises:
-        ValueError: If they are not finite.
+    It is the standard deviation, or a hundredth of the root mean square of all dimensions if that is larger. Raises a
+    ``ValueError`` if the statistics are not finite.
     """
     typical = (mean.square() + std.square()).mean().sqrt()
     if not typical.isfinite():
@@ -44,7 +36,7 @@ def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     if 2 * n_below > len(std):
         logger.warning(
             "The training images are nearly constant: %d of the teacher's %d descriptor dimensions vary by less than "
-            "%.0f %% of their size. See that the images are what they should be: every deviation will be anomalous.",
+            "%.0f %% of their size. Check the images: every deviation will be anomalous.",
             n_below,
             len(std),
             100 * RELATIVE_FLOOR,
@@ -53,22 +45,16 @@ def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
 
 
 def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) -> torch.Tensor:
-    """Choose what the regression error and the predictive uncertainty are divided by (eq. 11).
+    """Return what regression error and predictive uncertainty are divided by (eq. 11), positive, in float32.
 
-    Args:
-        mean: Their means over the held-out images, of any shape.
-        std: Their standard deviations, of the same shape.
-        descriptor_dim: Dimension d of the descriptors.
-
-    Returns:
-        The standard deviations, or the floor where they are smaller, of the same shape in float32. All are positive.
+    It is their standard deviation over the held-out images, or a floor from mean and dimension d if that is larger.
     """
     floor = (RELATIVE_FLOOR * mean).clamp(min=SCORE_FLOOR * descriptor_dim)
     # A single student has no uncertainty at all.
     if ((std < floor) & (mean > 0)).any():
         logger.warning(
             "The scores of the held-out images deviate by less than %.0f %% of their mean: the images are nearly "
-            "constant, or there is only one. See that they are what they should be: every deviation will be anomalous.",
+            "constant, or there is only one. Check them: every deviation will be anomalous.",
             100 * RELATIVE_FLOOR,
         )
     return std.maximum(floor).float()

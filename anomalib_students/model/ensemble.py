@@ -85,18 +85,14 @@ class StudentTeacherEnsemble(nn.Module):
         return [cast("PatchNetwork", student) for student in self.students]
 
     def set_teacher(self, teacher: PatchNetwork) -> None:
-        """Take a teacher, and its first layers for the students.
-
-        Args:
-            teacher: Frozen patch network.
-        """
+        """Set the frozen teacher, and copy its first layers to the students."""
         self.teacher = teacher
         for student in self.networks:
             for own, its in zip(student.convolutions[: self.shared_layers], teacher.convolutions, strict=False):
                 own.load_state_dict(its.state_dict())
 
     def normalise_descriptors(self, statistics: RunningStatistics, standardised: bool) -> None:
-        """Take over the statistics that the teacher's descriptors are normalised with (eq. 7).
+        """Set the statistics that the teacher's descriptors are normalised with (eq. 7).
 
         Args:
             statistics: Statistics of the teacher's descriptors of training images.
@@ -113,7 +109,7 @@ class StudentTeacherEnsemble(nn.Module):
         self.descriptor_std.copy_(descriptor_divisor(mean, std).view(-1, 1, 1))
 
     def normalise_scores(self, statistics: RunningStatistics) -> None:
-        """Take over the statistics that scores are normalised with (eq. 11).
+        """Set the statistics that scores are normalised with (eq. 11).
 
         Args:
             statistics: Statistics of regression error and predictive uncertainty of held-out images.

@@ -1,9 +1,9 @@
-"""Thresholds that good images alone decide, for a rate of false alarms.
+"""Thresholds for a rate of false alarms, from good images alone.
 
-The score of an image is a maximum, over its windows or its pixels, and maxima follow Gumbel's distribution about. It is
-fitted to the scores of the held-out good images. From a few of them, location and scale are known only about, so that
-the quantile of the fitted distribution would be exceeded too often: the threshold lies further out, by so much that the
-expected rate, over all samples of that size, is the wanted one.
+The score of an image is a maximum, over its windows or its pixels, and maxima approximately follow Gumbel's
+distribution. It is fitted to the scores of the held-out good images. A few of them give only rough estimates of
+location and scale, so that the quantile of the fitted distribution would be exceeded too often: the threshold lies
+further out, so that the expected rate, over all samples of that size, is the wanted one.
 """
 
 import math
@@ -19,7 +19,7 @@ EULER = 0.5772156649
 SAMPLES = 20_000
 """Samples of good images that are drawn to find a margin: the rate is then right to 2 %."""
 LARGEST_SAMPLE = 500
-"""Margins for more images than these hardly differ, and are taken for theirs."""
+"""Margins for more images hardly differ from the margin for this number, which is used instead."""
 INTERVAL = (0.05, 0.95)
 RELATIVE_FLOOR = 0.02
 """Least scale as a part of the location, for images that hardly differ."""
@@ -63,11 +63,11 @@ class Margin(NamedTuple):
 def is_usual(scores: torch.Tensor) -> torch.Tensor:
     """Distinguish the scores of good images from those of images that are probably not good.
 
-    One defective image among thirty good ones would double the threshold. Quartiles do not feel it: a Gumbel
-    distribution that has them gives scores like an outlier's to one of 10,000 images.
+    One defective image among thirty good ones would double the threshold, but hardly changes quartiles. An outlier
+    scores as high as one of 10,000 images of the Gumbel distribution with the same quartiles.
 
     Args:
-        scores: Scores of images that are said to be good, of shape ``(n,)``.
+        scores: Scores of images that are labelled good, of shape ``(n,)``.
 
     Returns:
         Whether each is usual, of the same shape; all of fewer than ten are.
@@ -143,13 +143,13 @@ def margin(n_images: int, rate: float) -> Margin:
 
 
 def _rates(location: np.ndarray, scale: np.ndarray, scales: float) -> np.ndarray:
-    """True rates of false alarms of the thresholds that the samples lead to."""
+    """True rates of false alarms of the thresholds from the samples."""
     return -np.expm1(-np.exp(-(location + scales * scale)))
 
 
 @cache
 def _estimates(n_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Location and scale that samples of the standard distribution are taken to have."""
+    """Estimates of location and scale from samples of the standard distribution."""
     generator = np.random.default_rng(0)
     means, spreads = [], []
     weights = (2 * np.arange(n_images) / (n_images - 1) - 1) / n_images

@@ -1,4 +1,4 @@
-"""What is not finite never passes as good."""
+"""Scores that are not finite never pass as good."""
 
 import torch
 
@@ -9,18 +9,18 @@ LARGEST_PIXEL = 5e4
 
 
 def never_good(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Refuse images whose scores can't be trusted.
+    """Reject images whose scores can't be trusted.
 
-    Comparisons with NaN are false, so that it would be labelled good. In exported models, moreover, activations and
-    pooling may turn NaN into a number, and 8 bits hold no large ones: so it is the pixels that are looked at too.
+    Comparisons with NaN are false, so that it would be labelled good. In exported models, activations and pooling may
+    also turn NaN into a number, and 8 bits hold no large ones: so the pixels are checked too.
 
     Args:
         scores: Scores of shape ``(B, 1, h, w)``.
         images: Normalised images that they are of, of shape ``(B, 3, H, W)``.
 
     Returns:
-        The scores. In exported models, where nothing can be raised, all those of a broken image are infinite, which is
-        a score of 1 where scores are normalised.
+        The scores. Exported models can't raise errors: there, all scores of a broken image are infinite, which is a
+        score of 1 if scores are normalised.
 
     Raises:
         ValueError: If a pixel is NaN, infinite or absurdly large, or a score is not finite.

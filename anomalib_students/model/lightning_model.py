@@ -58,9 +58,9 @@ logger = logging.getLogger(__name__)
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
 DEFAULT_STEPS = 15_000
-"""Steps that a training takes at least if its length is left open: minutes on two cores."""
+"""Least steps of a training of open length: minutes on two cores."""
 WARM_UP_STEPS = 100
-"""Most steps in which the learning rate rises, so that the first gradients of Adam do not throw the students off."""
+"""Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
 PATCH_BATCH = 64
 """Images that are described together for the statistics, where each is one patch."""
 IMAGE_SIZE = 288
@@ -246,29 +246,17 @@ class UninformedStudents(Detector, AnomalibModule):
         self._unusual: list[str] = []
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add the hold-out of the normalisation images, and what makes a training resumable, to anomalib's callbacks.
-
-        Returns:
-            Pre- and post-processor, evaluator and visualizer, the hold-out, the state of the random numbers, the
-            status after SIGTERM, and the estimate of the time.
-        """
+        """Add the hold-out of images, the state of random numbers, the status after SIGTERM, and the remaining time."""
         return [*super().configure_callbacks(), self.normalization_split, RandomState(), Termination(), TrainingTime()]
 
     def on_fit_start(self) -> None:
-        """Compute the statistics of the teacher's descriptors, unless a checkpoint has brought them."""
+        """Compute the statistics of the teacher's descriptors, unless a checkpoint contains them."""
         self._scores_normalised_at = None
         if self.trainer.ckpt_path is None:
             self._normalise_descriptors()
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Compute the students' loss (eq. 7).
-
-        Args:
-            batch: Batch with images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            Dictionary with the loss.
-        """
+        """Compute the students' loss (eq. 7) of a batch with images of shape ``(B, 3, H, W)``."""
         images = cast("torch.Tensor", batch.image)
         with self._training_precision():
             loss = self.model(images)
@@ -276,14 +264,14 @@ class UninformedStudents(Detector, AnomalibModule):
         return {"loss": loss}
 
     def on_validation_start(self) -> None:
-        """Normalise the scores and choose their threshold, by the images that are held out."""
+        """Normalise the scores and choose their threshold by the held-out images."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._normalise_scores()
         else:
             self._choose_threshold()
 
     def on_train_end(self) -> None:
-        """Normalise the scores with the final students, if no validation has done so, and say what they decide."""
+        """Normalise the scores with the final students, unless a validation has done so, and log the decision."""
         self._normalise_scores()
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
             rank_zero_info(self.post_processor.decision)
@@ -294,30 +282,15 @@ class UninformedStudents(Detector, AnomalibModule):
             )
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Return weights and statistics; in a training, from which a checkpoint is saved, those of the present scores.
-
-        Args:
-            args: What Lightning passes on to :class:`torch.nn.Module`.
-            kwargs: Likewise.
-
-        Returns:
-            Tensors by name.
-        """
+        """Return weights and statistics; during a training, update those of the scores first, for a checkpoint."""
         is_fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        # A training that was interrupted holds out nothing any more.
+        # An interrupted training holds out nothing any more.
         if is_fitting and self.normalization_split.held_out is not None:
             self._normalise_scores()
         return super().state_dict(*args, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the pre- and post-processor, and how the checkpoint's model is scored.
-
-        Args:
-            checkpoint: Checkpoint that is loaded.
-
-        Raises:
-            ValueError: If the checkpoint is of a model with other networks.
-        """
+        """Restore how the checkpoint's model is scored, which may differ from this model's arguments."""
         super().on_load_checkpoint(checkpoint)
         saved = {**BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
         self.model.score_window = saved["score_window"]
@@ -325,11 +298,7 @@ class UninformedStudents(Detector, AnomalibModule):
             ensemble.shared_layers = saved["shared_layers"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam over the students, with the learning rate of the chosen schedule.
-
-        Returns:
-            The optimizer, and the scheduler where there is one.
-        """
+        """Configure Adam over the students, with the learning rate of the chosen schedule."""
         optimizer = torch.optim.Adam(
             (parameter for parameter in self.model.parameters() if parameter.requires_grad),
             lr=self.lr,
@@ -348,38 +317,22 @@ class UninformedStudents(Detector, AnomalibModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_post_processor(self) -> PostProcessor:
-        """Configure the default post-processor.
-
-        Returns:
-            Thresholds for a false alarm on 1 % of the good images, chosen by those that are held out.
-        """
+        """Configure thresholds for a false alarm on 1 % of the good images, chosen by the held-out ones."""
         return FalseAlarmPostProcessor()
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Configure the default pre-processor.
-
-        Args:
-            image_size: Height and width in pixels that images are resized to; None for the default of the argument
-                ``image_size``.
-
-        Returns:
-            Resizing with antialiasing, and ImageNet normalisation.
-        """
+        """Configure antialiased resizing, by default to the default ``image_size``, and ImageNet normalisation."""
         return AnomalibModule.configure_pre_processor(image_size or (IMAGE_SIZE, IMAGE_SIZE))
 
     def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
-        """Choose what the user leaves open: how long to train, when to validate and to save, and in which precision.
-
-        Args:
-            settings: Arguments of the trainer of anomalib's engine, which are completed.
-        """
+        """Choose what the user leaves open: how long to train, when to validate and to save, and in which precision."""
         self.chooses_length = has_open_length(settings)
         self.chooses_precision = settings.get("precision") is None
         self.validates_once = validate_and_save(settings)
 
     def _training_precision(self) -> AbstractContextManager[object]:
-        """Compute in bfloat16 where that is native and the user has not named a precision."""
+        """Compute in bfloat16 if that is native and the user has not named a precision."""
         if self.chooses_precision and has_bfloat16(self.device):
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
@@ -389,10 +342,10 @@ class UninformedStudents(Detector, AnomalibModule):
         """Compute mean and standard deviation of the teachers' descriptors over the training images."""
         ensembles = self.model.scales
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
-        # The same light for an image, however many workers share them.
+        # The same light for an image with any number of workers.
         first, workers = self.global_rank, self.trainer.world_size
         for number, images in enumerate(self._images(self.normalization_split.training, "Teacher descriptors")):
-            # In the light of the training: components that follow it would count as nearly constant otherwise.
+            # In the light of the training: otherwise components that follow it would count as nearly constant.
             jittered = self.model.jitter(images, torch.Generator().manual_seed(first + number * workers))
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 for patches in self.model.describer.patches(ensemble.teacher, jittered):

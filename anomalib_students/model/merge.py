@@ -1,4 +1,4 @@
-"""Join models of single scales to one multi-scale model (eq. 12)."""
+"""Join models of single scales into one multi-scale model (eq. 12)."""
 
 from collections.abc import Sequence
 

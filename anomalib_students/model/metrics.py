@@ -1,4 +1,4 @@
-"""Metrics that depend on nothing but the order of the scores, and are NaN if they can't be measured."""
+"""Metrics that depend only on the order of the scores, and are NaN if they can't be measured."""
 
 import logging
 from typing import Any
@@ -16,30 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 class AUROC(metrics.AUROC):
-    """Area under the ROC curve of scores of any range.
+    """Area under the ROC curve of scores of any range; NaN without good or without anomalous ones.
 
-    torchmetrics takes scores beyond 0 to 1 for logits, and to their sigmoid all large ones are the same. Here they are
-    ranked as they are. Without good or without anomalous ones, it is NaN.
-
-    Args:
-        fields: Names of the scores and of the ground truth in a batch.
-        prefix: Beginning of the metric's name.
-        strict: Whether it is an error if a batch lacks them.
-        kwargs: What else torchmetrics takes.
+    torchmetrics takes scores beyond 0 to 1 for logits, and their sigmoid makes all large ones equal. Here they are
+    ranked unchanged.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, normalization=None, **kwargs)
 
     def update(self, batch: Batch) -> None:  # type: ignore[override]
-        """Add the scores of a batch.
-
-        Args:
-            batch: Batch with scores and ground truth.
-
-        Raises:
-            ValueError: If a score is NaN, which has no rank.
-        """
+        """Add the scores of a batch; raise a ``ValueError`` if one is NaN, which has no rank."""
         field = self.fields[0]
         scores = getattr(batch, field, None)
         if scores is not None:
@@ -51,48 +38,23 @@ class AUROC(metrics.AUROC):
         super().update(batch)
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]
-        """Compute the area.
-
-        Returns:
-            Area in ``[0, 1]``, NaN if it can't be measured, None if no batch has had the fields.
-        """
+        """Compute the area, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
         return super().compute() if _tells_apart(self) else _not_a_number(self)
 
 
 class AUPRO(metrics.AUPRO):
-    """Area under the per-region overlap curve; NaN if no pixel is anomalous.
-
-    Args:
-        fields: Names of the anomaly map and of the mask in a batch.
-        prefix: Beginning of the metric's name.
-        strict: Whether it is an error if a batch lacks them.
-        fpr_limit: False positive rate up to which the curve is integrated, in ``(0, 1]``.
-    """
+    """Area under the per-region overlap curve; NaN if no pixel is anomalous."""
 
     def compute(self) -> torch.Tensor:
-        """Compute the area.
-
-        Returns:
-            Area in ``[0, 1]``, NaN if it can't be measured, None if no batch has had the fields.
-        """
+        """Compute the area, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
         return super().compute() if _tells_apart(self) else _not_a_number(self)
 
 
 class F1Score(metrics.F1Score):
-    """F1 of labels or masks; NaN if nothing is anomalous.
-
-    Args:
-        fields: Names of the prediction and of the ground truth in a batch.
-        prefix: Beginning of the metric's name.
-        strict: Whether it is an error if a batch lacks them.
-    """
+    """F1 of labels or masks; NaN if nothing is anomalous."""
 
     def compute(self) -> torch.Tensor:
-        """Compute the score.
-
-        Returns:
-            Score in ``[0, 1]``, NaN if it can't be measured, None if no batch has had the fields.
-        """
+        """Compute the score, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
         if self.update_called and not (dim_zero_cat(self.tp) + dim_zero_cat(self.fn)).any():
             _warn(self, "nothing is anomalous")
             return _not_a_number(self)
@@ -100,15 +62,7 @@ class F1Score(metrics.F1Score):
 
 
 def create_metrics(prefix: str = "", fpr_limit: float = 0.3) -> list[AnomalibMetric]:
-    """Make the metrics that need no threshold.
-
-    Args:
-        prefix: Beginning of their names.
-        fpr_limit: False positive rate up to which AUPRO integrates, in ``(0, 1]``.
-
-    Returns:
-        AUROC of images and pixels, and AUPRO.
-    """
+    """Create the metrics without thresholds: AUROC of images and pixels, and AUPRO up to the rate ``fpr_limit``."""
     pixel_fields = ["anomaly_map", "gt_mask"]
     return [
         AUROC(fields=["pred_score", "gt_label"], prefix=f"{prefix}image_"),
@@ -132,7 +86,7 @@ def _tells_apart(metric: AUROC | AUPRO) -> bool:
 
 
 def _not_a_number(metric: Metric) -> torch.Tensor:
-    """Return NaN, for which torchmetrics has 0, as if a model found nothing."""
+    """Return NaN, where torchmetrics returns 0, as if a model found nothing."""
     return torch.tensor(torch.nan, device=metric.device)
 
 

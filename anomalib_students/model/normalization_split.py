@@ -15,19 +15,14 @@ logger = logging.getLogger(__name__)
 SEED = 0
 """Seed of the split, so that a resumed run holds out the same images."""
 FEWEST_HELD_OUT = 10
-"""Images that are held out at least, up to a quarter of all: from fewer, the spread of the scores is hardly known."""
+"""Least images held out, up to a quarter of all: fewer hardly show the spread of the scores."""
 
 
 def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]:
-    """Split images at random into those to train on and those to hold out; the same at every call.
+    """Split images at random, the same at every call, and return sorted indices to train on and to hold out.
 
-    Args:
-        n_images: Number of images, at least 1.
-        fraction: Part to hold out, in ``(0, 1)``. At least ten images are held out, or a quarter of fewer than forty,
-            or one of fewer than four.
-
-    Returns:
-        Sorted indices of the images to train on, and of those held out. A single image is used for both.
+    At least ten images are held out, or a quarter of fewer than forty, or one of fewer than four. A single image is
+    used for both.
     """
     if n_images == 1:
         return [0], [0]
@@ -40,8 +35,8 @@ def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]
 class NormalizationSplit(Callback):
     """Hold out part of the training images while a model is fitted.
 
-    The images are taken out of the training set for the time of the fit only, so that the data module can be used
-    again. They are never taken from the validation or test images, among which are anomalies.
+    The images are taken out of the training set only during the fit, so that the data module can be used again. They
+    are never taken from the validation or test images, which may be anomalous.
 
     Args:
         fraction: Part of the training images to hold out, in ``(0, 1)``, see :func:`split_indices`.
@@ -64,18 +59,11 @@ class NormalizationSplit(Callback):
         self._all_samples: DataFrame | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the images out before the trainer builds its data loader.
-
-        Args:
-            trainer: Trainer that starts a fit.
-            pl_module: Model that is fitted.
-            stage: Function of the trainer. In ``"fit"`` the images are taken out of the training set; in ``"validate"``
-                the same images are looked up, for thresholds that are chosen anew.
+        """Take the images out before the trainer builds its data loader; for a validation, find the same images again.
 
         Raises:
             ValueError: If the training data are not an anomalib data set, or have no images.
         """
-        del pl_module
         datamodule = getattr(trainer, "datamodule", None)
         if stage == TrainerFn.VALIDATING and isinstance(datamodule, AnomalibDataModule):
             indices = split_indices(len(datamodule.train_data), self.fraction)[1]
@@ -95,25 +83,11 @@ class NormalizationSplit(Callback):
         dataset.subsample(training, inplace=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the images back after the fit.
-
-        Args:
-            trainer: Trainer of the fit.
-            pl_module: Model that was fitted.
-            stage: Function of the trainer.
-        """
-        del trainer, pl_module, stage
+        """Give the images back after the fit."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the images back when the fit was interrupted.
-
-        Args:
-            trainer: Trainer of the fit.
-            pl_module: Model that was fitted.
-            exception: Why it was interrupted.
-        """
-        del trainer, pl_module, exception
+        """Give the images back if the fit is interrupted."""
         self._restore()
 
     def _restore(self) -> None:
@@ -123,7 +97,7 @@ class NormalizationSplit(Callback):
 
 
 def _held_out(dataset: AnomalibDataset, indices: list[int], datamodule: object) -> AnomalibDataset:
-    """Take images out of a data set, to be seen as those of a validation are."""
+    """Take images out of a data set, augmented as validation images are."""
     images = dataset.subsample(indices)
     if isinstance(validation := getattr(datamodule, "val_data", None), AnomalibDataset):
         images.augmentations = validation.augmentations
@@ -131,8 +105,7 @@ def _held_out(dataset: AnomalibDataset, indices: list[int], datamodule: object) 
 
 
 def _training_dataset(trainer: Trainer) -> AnomalibDataset:
-    # The trainer has no public name for the source of its data before it has built its data loader: its ``datamodule``
-    # may be that of an earlier fit.
+    # Before the data loader is built, its source is private: ``trainer.datamodule`` may be that of an earlier fit.
     private = getattr(trainer.fit_loop, "_data_source", None)
     source = getattr(trainer, "datamodule", None) if private is None else private.instance
     dataset = source.train_data if isinstance(source, AnomalibDataModule) else getattr(source, "dataset", None)

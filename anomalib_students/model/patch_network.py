@@ -136,7 +136,7 @@ class LayerStep(NamedTuple):
 
 
 def check_architecture(architecture: str, patch_size: int) -> None:
-    """Refuse a patch size for which there is no network.
+    """Raise an error if there is no network for a patch size.
 
     Args:
         architecture: Name of the architecture.

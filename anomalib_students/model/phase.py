@@ -9,7 +9,7 @@ __all__ = ["sample_phase"]
 
 PHASE_SIDE = 32
 """Patches in each direction that a training step sees. On a fixed budget, many steps on few patches of an image learn
-more than few steps on many: they tell the networks less of one image, and more of all."""
+more than few steps on many."""
 
 
 def sample_phase(network: PatchNetwork, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -21,14 +21,9 @@ def sample_phase(network: PatchNetwork, images: torch.Tensor, generator: torch.G
     image, each patch is as likely as any other, so that the mean of a loss over the part estimates its mean over all
     patches (eq. 7) without bias.
 
-    Args:
-        network: Patch network with receptive field p.
-        images: Images of shape ``(B, 3, H, W)``.
-        generator: Source of random numbers on the CPU, by default torch's own.
-
     Returns:
-        Part of the padded images, of shape ``(B, 3, h, w)`` with ``h, w >= p``, to be passed to ``network`` and to
-        others of its architecture.
+        Part of the padded images, of shape ``(B, 3, h, w)`` with ``h, w >= p``, for ``network`` and others of its
+        architecture.
     """
     border = network.patch_size // 2
     padded = reflect_pad(images, border, border, border, border)

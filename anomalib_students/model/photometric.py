@@ -41,15 +41,7 @@ class PhotometricJitter:
         self.strength = strength
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Change each image in its own way.
-
-        Args:
-            images: Normalised images of shape ``(B, 3, H, W)``.
-            generator: Source of random numbers on the CPU, by default torch's own.
-
-        Returns:
-            Changed images of the same shape; the images themselves if the strength is 0.
-        """
+        """Change each normalised image of shape ``(B, 3, H, W)`` in its own way, by random numbers of the CPU."""
         if self.strength == 0:
             return images
         n_images, n_channels = images.shape[:2]

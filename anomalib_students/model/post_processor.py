@@ -39,7 +39,7 @@ class Decision(NamedTuple):
     upper: float
 
     def __str__(self) -> str:
-        """Say it in a sentence."""
+        """Describe the decision in a sentence."""
         if self.rule == "f1":
             return "The thresholds have the best F1 on the validation images."
         return (
@@ -135,25 +135,12 @@ class FalseAlarmPostProcessor(PostProcessor):
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
     ) -> None:
-        """Collect the scores of a batch if they decide the thresholds.
-
-        Args:
-            trainer: Trainer of the validation.
-            pl_module: Model that is validated.
-            outputs: Batch with predictions and ground truth.
-            args: Not used.
-            kwargs: Not used.
-        """
+        """Collect the scores of a batch only if they decide the thresholds."""
         if self.threshold == "f1" or not self.good_images[0]:
             super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the thresholds with the best F1, if there are any to choose.
-
-        Args:
-            trainer: Trainer of the validation.
-            pl_module: Model that was validated.
-        """
+        """Choose the thresholds with the best F1, if scores were collected."""
         metric = self._image_threshold_metric
         if not metric.update_called:
             return
@@ -168,11 +155,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         self._set_thresholds()
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Take the settings of a checkpoint, but for those that were named when this post-processor was made.
-
-        Args:
-            config: What ``checkpoint_config`` has returned.
-        """
+        """Restore the settings of a checkpoint, except those that were named when this post-processor was made."""
         super().load_checkpoint_config({"threshold": "f1", "rule": "f1", "clamps": True, **config, **self._named})
 
     @property

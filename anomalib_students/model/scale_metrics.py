@@ -33,13 +33,7 @@ class ScaleMetrics(Callback):
         self._metrics: dict[str, list[Metric]] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to the ensembles of the model.
-
-        Args:
-            trainer: Trainer that runs the test.
-            pl_module: Model under test.
-        """
-        del trainer
+        """Register hooks that keep the maps of the ensembles."""
         self._score_window = cast("int", cast("nn.Module", pl_module.model).score_window)
         ensembles = cast("nn.ModuleDict", cast("nn.Module", pl_module.model).ensembles)
         if len(ensembles) < 2:
@@ -58,17 +52,7 @@ class ScaleMetrics(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add the maps of a batch.
-
-        Args:
-            trainer: Trainer that runs the test.
-            pl_module: Model under test.
-            outputs: Predictions of all scales together.
-            batch: Batch of images with ground truth.
-            batch_idx: Number of the batch.
-            dataloader_idx: Number of the data loader.
-        """
-        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        """Add the maps of a batch."""
         for scale, maps in self._maps.items():
             anomaly_map = torch.cat(maps)
             maps.clear()
@@ -83,33 +67,19 @@ class ScaleMetrics(Callback):
                 metric.to(anomaly_map.device).update(scored)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the metrics of each scale.
-
-        Args:
-            trainer: Trainer that runs the test.
-            pl_module: Model under test.
-        """
-        del trainer
+        """Log the metrics of each scale."""
         for metrics in self._metrics.values():
             for metric in metrics:
-                # What lacks its ground truth has seen no update.
+                # Metrics without ground truth have had no update.
                 if metric.update_called:
                     pl_module.log(str(metric.name), metric.compute())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop listening.
-
-        Args:
-            trainer: Trainer that ran the test.
-            pl_module: Model under test.
-            stage: What the trainer did.
-        """
-        del trainer, pl_module, stage
+        """Remove the hooks."""
         while self._hooks:
             self._hooks.pop().remove()
         self._maps.clear()
         self._metrics.clear()
 
     def _keep_map(self, scale: str, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        del module, args
         self._maps[scale].append(output.squeeze(1))

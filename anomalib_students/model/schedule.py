@@ -9,17 +9,9 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 
 def cosine_with_warm_up(step: int, steps: int, warm_up: float = 0) -> float:
-    """Factor of the learning rate: a linear rise, and half a cosine down to zero.
+    """Factor of the learning rate, in ``[0, 1]``: a linear rise over ``warm_up`` steps, and half a cosine down to zero.
 
     It depends on the step alone, so that a training can be resumed with more steps.
-
-    Args:
-        step: Number of steps so far.
-        steps: Number of steps of the whole training.
-        warm_up: Number of steps in which it rises; by default, it starts at its largest.
-
-    Returns:
-        Factor in ``[0, 1]``.
 
     Example:
         >>> [round(cosine_with_warm_up(step, 4), 2) for step in range(5)]

@@ -54,11 +54,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def update(self, vectors: torch.Tensor) -> None:
-        """Add vectors.
-
-        Args:
-            vectors: Vectors of shape ``(n, d)`` with ``n >= 1``, on any device.
-        """
+        """Add vectors of shape ``(n, d)`` with ``n >= 1``, on any device."""
         # Not every accelerator computes in float64.
         part = vectors.to("cpu", torch.float64)
         mean = part.mean(dim=0, keepdim=True)
@@ -66,11 +62,7 @@ class RunningStatistics:
         self.merge(torch.cat([count, mean, self._squares(part - mean)]).unsqueeze(0))
 
     def merge(self, moments: torch.Tensor) -> None:
-        """Add all vectors that other accumulators have seen.
-
-        Args:
-            moments: Their moments, of shape ``(n, 3, d)`` or ``(n, 2 + d, d)``.
-        """
+        """Add all vectors of other accumulators, by their moments of shape ``(n, 3, d)`` or ``(n, 2 + d, d)``."""
         parts = torch.cat([self.moments.unsqueeze(0), moments])
         counts, means, squares = parts[:, 0], parts[:, 1], parts[:, 2:]
         count = counts.sum(dim=0, keepdim=True)
@@ -86,12 +78,8 @@ class RunningStatistics:
 def effective_dimension(covariance: torch.Tensor) -> float:
     """Measure in how many directions vectors vary: the participation ratio of the eigenvalues of their covariance.
 
-    Args:
-        covariance: Covariance of shape ``(d, d)``, not 0.
-
-    Returns:
-        Square of the sum of the eigenvalues divided by the sum of their squares: from 1, if all variance lies in one
-        direction, to d, if it is the same in all.
+    It is the square of the sum of the eigenvalues divided by the sum of their squares: from 1, if all variance lies in
+    one direction, to d, if it is the same in all.
 
     Example:
         >>> effective_dimension(torch.diag(torch.tensor([5.0, 5.0, 0.0])))

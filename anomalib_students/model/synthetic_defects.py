@@ -1,4 +1,4 @@
-"""Synthetic defects on what the students see in training, for them to look past."""
+"""Synthetic defects on what the students see in training, which they learn to ignore."""
 
 import torch
 import torch.nn.functional as F
@@ -41,14 +41,9 @@ class SyntheticDefects:
         self.share = share
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Paint on a random part of the images.
+        """Paint on random images of a batch of shape ``(B, 3, H, W)``, by random numbers of the CPU.
 
-        Args:
-            images: Normalised images of shape ``(B, 3, H, W)``.
-            generator: Source of random numbers on the CPU, by default torch's own.
-
-        Returns:
-            Images of the same shape; the images themselves if none is painted on.
+        Returns the images themselves if none is painted on.
         """
         if self.share == 0:
             return images
@@ -98,7 +93,7 @@ def _paint_of(image: torch.Tensor, generator: torch.Generator | None) -> torch.T
 
 
 def _field(cells: int, size: torch.Size, generator: torch.Generator | None) -> torch.Tensor:
-    """Smooth random field of shape ``(1, H, W)``: normal numbers on a grid, interpolated."""
+    """Smooth random field of shape ``(1, H, W)``: normal random numbers on a grid, interpolated."""
     grid = torch.randn(1, 1, cells, cells, generator=generator)
     return F.interpolate(grid, tuple(size), mode="bicubic", align_corners=False)[0]
 
