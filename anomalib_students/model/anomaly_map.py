@@ -101,14 +101,7 @@ def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def check_score_window(score_window: int) -> None:
-    """Raise an error if a window has no pixel in its middle.
-
-    Args:
-        score_window: Side of the window in pixels.
-
-    Raises:
-        ValueError: If ``score_window`` is not a positive odd number.
-    """
+    """Raise a ``ValueError`` if the side of a window is not a positive odd number: it then has no middle pixel."""
     if score_window < 1 or score_window % 2 == 0:
         msg = f"score_window must be a positive odd number of pixels, got {score_window}."
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""What is described of images: every pixel by the patch around it, or the image as one patch (Section 4.1)."""
+"""What is described: every pixel by the patch around it, or the image as one patch (Section 4.1)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -175,12 +175,12 @@ def create_describer(mode: Mode, output_stride: int, max_tile: int) -> Describer
 
 
 def split_batch(images: torch.Tensor, pixels: int) -> tuple[torch.Tensor, ...]:
-    """Split a batch into parts of as many images as have no more pixels together, at least one."""
+    """Split a batch into parts of at most ``pixels`` pixels together, but at least one image."""
     return images.split(max(1, pixels // images[0, 0].numel()))
 
 
 def zoom(images: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Zoom images to the side of a patch (Section 4.1), to shape ``(B, 3, p, p)``."""
+    """Zoom images to the side of a patch, to shape ``(B, 3, p, p)`` (Section 4.1)."""
     # If the sides are symbols of an export, a comparison would limit the sizes that the exported model takes.
     is_zoomed = all(isinstance(length, int) and length == patch_size for length in images.shape[-2:])
     return images if is_zoomed else antialiased_resize(images, patch_size, patch_size)

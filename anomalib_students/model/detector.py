@@ -81,14 +81,11 @@ def choose_components(
     evaluator: Evaluator | bool,
     visualizer: Visualizer | bool,
 ) -> dict[str, Any]:
-    """Choose the components around a model that ``True`` stands for.
+    """Choose the components around a model that ``True`` stands for, as arguments of ``AnomalibModule``.
 
-    Without a pre-processor, images are resized to ``image_size``, or in the mode ``"patch"`` to the largest patch size,
-    and normalised as for ImageNet. The mode ``"patch"`` has no maps: only the scores of images are evaluated, and there
-    is no visualizer.
-
-    Returns:
-        Arguments of ``AnomalibModule``.
+    By default, images are resized to ``image_size``, or in the mode ``"patch"`` to the largest patch size, and
+    normalised as for ImageNet. The mode ``"patch"`` has no maps: only the scores of images are evaluated, and there is
+    no visualizer.
 
     Raises:
         ValueError: If ``image_size`` is not positive.

@@ -9,21 +9,14 @@ LARGEST_PIXEL = 5e4
 
 
 def never_good(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Reject images whose scores can't be trusted.
+    """Raise a ``ValueError`` for normalised images whose scores, of shape ``(B, 1, h, w)``, can't be trusted.
 
-    Comparisons with NaN are false, so that it would be labelled good. In exported models, activations and pooling may
-    also turn NaN into a number, and 8 bits hold no large ones: so the pixels are checked too.
+    These have a pixel that is NaN, infinite or absurdly large, or a score that is not finite. Comparisons with NaN are
+    false, so that it would be labelled good. In exported models, activations and pooling may also turn NaN into a
+    number, and 8 bits hold no large ones: so the pixels are checked too.
 
-    Args:
-        scores: Scores of shape ``(B, 1, h, w)``.
-        images: Normalised images that they are of, of shape ``(B, 3, H, W)``.
-
-    Returns:
-        The scores. Exported models can't raise errors: there, all scores of a broken image are infinite, which is a
-        score of 1 if scores are normalised.
-
-    Raises:
-        ValueError: If a pixel is NaN, infinite or absurdly large, or a score is not finite.
+    Exported models can't raise errors. There, all scores of a broken image are infinite, which is a score of 1 if
+    scores are normalised.
     """
     whole = (images.abs() <= LARGEST_PIXEL).float().amin(dim=(1, 2, 3), keepdim=True) > 0
     finite = (scores.abs() < torch.inf) & whole

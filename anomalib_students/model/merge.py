@@ -23,10 +23,10 @@ ALIKE = (
 
 
 def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
-    """Join the scales of several models, which the scores of each make comparable already (eq. 11).
+    """Join the scales of several models, whose scores are comparable already (eq. 11).
 
     The result equals a model that was trained with these patch sizes together, from the same seed. Only its threshold
-    and the range of its scores, which are those of all scales together, are still to be measured, as
+    and the range of its scores, which depend on all scales together, are still to be measured, as
     ``Engine().validate(model, datamodule=datamodule)`` does.
 
     Args:
@@ -37,8 +37,8 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
 
     Raises:
         ValueError: If there are no models, two of them share a patch size, they differ in an argument that a
-            multi-scale model has but once, or several score whole images as patches, which each has zoomed to a size of
-            its own.
+            multi-scale model has only once, or several of them score whole images as patches, each zoomed to its own
+            size.
     """
     if not models:
         msg = "There are no models to merge."
@@ -72,7 +72,7 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
 
 
 def _unmeasured(post_processor: nn.Module | None) -> PostProcessor | bool:
-    """Make a post-processor of the same settings, without what it has measured of the scores of one scale."""
+    """Copy the settings of a post-processor, without its statistics of the scores of one scale."""
     if not isinstance(post_processor, PostProcessor):
         return False
     fresh = type(post_processor)()

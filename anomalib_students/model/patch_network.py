@@ -136,15 +136,7 @@ class LayerStep(NamedTuple):
 
 
 def check_architecture(architecture: str, patch_size: int) -> None:
-    """Raise an error if there is no network for a patch size.
-
-    Args:
-        architecture: Name of the architecture.
-        patch_size: Side p of the patch in pixels.
-
-    Raises:
-        ValueError: If there is no such architecture, or it has no network for ``patch_size``.
-    """
+    """Raise a ``ValueError`` if there is no such architecture, or it has no network for ``patch_size``."""
     if architecture not in ARCHITECTURES:
         msg = f"architecture must be one of {get_args(Architecture)}, got {architecture!r}."
         raise ValueError(msg)
