@@ -1,18 +1,18 @@
 """Registration in anomalib, with nothing for the user to import.
 
 anomalib has no plugin hook, but everything in it imports torch, and torch calls the entry points of the group
-``torch.backends`` at the end of ``import torch``. Ours is :func:`activate`. What it has to get right is *when* to
-import our classes, because either side can be half-initialised by then:
+``torch.backends`` at the end of ``import torch``. Ours is :func:`activate`. The difficulty is *when* to import our
+classes, because either side can be half-initialised by then:
 
 - a program whose first import is ``anomalib.models`` imports torch, and so calls us, in the middle of that module;
 - a worker that unpickles a model imports ``anomalib_students.model.lightning_model`` first, and anomalib, and so calls
   us, in the middle of ours.
 
-So we wait until no import of anomalib's or ours is under way. Python has a mark of that: it binds a submodule in its
-package's namespace after having loaded it [1]_, and a package can be given a class that sees the binding [2]_. Our
-classes are imported, and put in anomalib's modules, when ``anomalib.models`` (``anomalib.data``) is bound in
+So we wait until no import of anomalib's or ours is under way. Python marks the end of an import: it binds a submodule
+in its package's namespace after having loaded it [1]_, and a package can be given a class that sees the binding [2]_.
+Our classes are imported, and put in anomalib's modules, when ``anomalib.models`` (``anomalib.data``) is bound in
 ``anomalib``, or, if that happens within another import of anomalib's or ours, when that is bound in its package. If
-anomalib isn't imported yet, a finder that finds nothing tells us when it is [3]_. In a program without anomalib nothing
+anomalib isn't imported yet, a finder that finds nothing notices when it is [3]_. In a program without anomalib nothing
 else happens.
 
 With ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` torch calls no entry point. Importing

@@ -26,7 +26,7 @@ class MVTec(MVTecAD):
     """MVTec AD, trained with one image per step as in the paper.
 
     The categories of MVTec AD are downloaded by anomalib if ``root`` is the default (or None, anomalib's cache folder).
-    Under a ``root`` of one's own, ``category`` is any folder in MVTec AD's layout.
+    Under another ``root``, ``category`` is any folder in MVTec AD's layout.
 
     Args:
         root: Folder of the data set; None for anomalib's cache folder.

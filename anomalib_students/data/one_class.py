@@ -22,13 +22,13 @@ LAYOUT = "Expected in it: train/<class>/<image> and test/<class>/<image>, with t
 class OneClassImageFolder(AnomalibDataModule):
     """Images in torchvision's layout, ``train/<class>/*`` and ``test/<class>/*``, with one normal class.
 
-    Models learn from the normal class of the training set alone, and are tested on the whole test set. Masks there are
-    none: the labels are of images.
+    Models learn from the normal class of the training set alone, and are tested on the whole test set. Only images have
+    labels: there are no masks.
 
     anomalib measures its threshold and the range of its 0-to-1 scores on validation images, which should hold
     anomalies. By default they are drawn from the training set, of all its classes, and those of the normal class are
     not trained on, so that the test images have no part in it. If the training set has the normal class alone, they are
-    the test images, as is anomalib's habit.
+    the test images, as in anomalib.
 
     Args:
         root: Folder of the data set.
@@ -43,8 +43,8 @@ class OneClassImageFolder(AnomalibDataModule):
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
         augmentations: Augmentations of all images that have none of their own.
-        val_split_mode: Where the validation images come from: ``from_train`` as said above, or another of anomalib's
-            modes.
+        val_split_mode: Where the validation images come from: ``from_train`` as described above, or another mode of
+            anomalib.
         val_split_ratio: Share of the images to validate on, if the mode is a split.
         seed: Seed of all that is drawn.
 

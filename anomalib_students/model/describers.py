@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Mode = Literal["pixel", "patch"]
-"""What is scored: every pixel of an image, or the image as a whole, which then is one patch (Section 4.1)."""
+"""What is scored: every pixel of an image, or the image as a whole, as one patch (Section 4.1)."""
 
 SMALLEST_TILE = 16
 """Least side of a tile in pixels: smaller ones would be nearly all border."""
@@ -36,8 +36,8 @@ class Describer(ABC):
     """How images are turned into patches, and the scores of the patches into those of the images.
 
     Args:
-        max_tile: Largest side in pixels of what is described at once, which bounds the memory. Of smaller images, as
-            many are described together as are no larger. Exported models describe all at once.
+        max_tile: Largest side in pixels of what is described at once, which bounds the memory. Smaller images are
+            described together up to that size. Exported models describe all at once.
     """
 
     max_tile: int

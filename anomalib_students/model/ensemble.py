@@ -22,9 +22,9 @@ TrainingMode = Literal["phase", "dense"]
 """Which pixels a training step sees in the mode ``"pixel"``."""
 
 PAINTED_HARD = 2
-"""How many times as many pixels are hard on painted images, where there are some that no student can know."""
+"""Factor of the number of hard pixels on painted images, which have some that no student can know."""
 TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
-"""Most pixels of a batch whose activations are kept for the backward pass, in each way of training."""
+"""Most pixels of a batch whose activations are kept for the backward pass, by training mode."""
 
 
 class StudentTeacherEnsemble(nn.Module):

@@ -122,12 +122,12 @@ class UninformedStudents(Detector, AnomalibModule):
             components that the teacher is sure of count for more.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as in eq. 7.
-        light_jitter: Strength of random changes of contrast, brightness and colour in training, so that a lamp that
-            drifts is no defect; 0 for none, as in the paper.
+        light_jitter: Strength of random changes of contrast, brightness and colour in training, so that a drift
+            of the light is no defect; 0 for none, as in the paper.
         synthetic_defects: Part of the training images, in ``[0, 1]``, that are painted with synthetic defects for the
             students alone. Asked for what the teacher sees without them, the students do not learn to imitate it on
             defects; 0 for none, as in the paper.
-        shared_layers: First layers that the students take over from the teacher and do not train, which saves a third
+        shared_layers: First layers that the students copy from the teacher and do not train, which saves a third
             of the training time; 0 for none, as in the paper.
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
             1 for the maximum of the map.
@@ -139,7 +139,7 @@ class UninformedStudents(Detector, AnomalibModule):
         mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to
             the patch size and scores it as that one patch, for images that are anomalous as a whole (one-class
             classification, Section 4.1): there is one descriptor, one score and no anomaly map, and ``output_stride``,
-            ``training_mode`` and ``max_tile`` mean nothing.
+            ``training_mode`` and ``max_tile`` have no effect.
         pre_processor: Pre-processor, or ``True`` for resizing to ``image_size`` and ImageNet normalisation; in the mode
             ``"patch"``, for resizing to the (largest) patch size.
         post_processor: Post-processor, or ``True`` for thresholds from held-out good images, see

@@ -1,4 +1,4 @@
-"""Random light for training images, so that students do not take a drift of the lamps for a defect."""
+"""Random light for training images, so that a drift of the light is no defect."""
 
 import torch
 

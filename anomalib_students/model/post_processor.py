@@ -16,7 +16,7 @@ __all__ = ["Decision", "FalseAlarmPostProcessor", "Threshold"]
 logger = logging.getLogger(__name__)
 
 Threshold = Literal["normal", "f1"]
-"""Where a threshold comes from: from normal images alone, or from the best F1 on validation images."""
+"""Source of a threshold: normal images alone, or the best F1 on validation images."""
 
 FALSE_ALARM_RATE = 0.01
 
@@ -53,7 +53,7 @@ class FalseAlarmPostProcessor(PostProcessor):
     """Post-processor with thresholds for a rate of false alarms, from good images alone.
 
     Scores are normalised to ``[0, 1]`` with the threshold at 0.5, as anomalib's. They are not cut off at the ends, but
-    approach them, so that no two scores become equal, and a score does not depend on how bad the worst image is: with
+    approach them, so that no two scores become equal, and a score does not depend on the worst image: with
     the thresholds of good images, the typical good image has a score of about 0.25.
 
     Args:

@@ -22,8 +22,8 @@ __all__ = ["UninformedStudentsModel"]
 class UninformedStudentsModel(nn.Module):
     """Student-teacher ensembles at several scales.
 
-    The scales know nothing of each other: from the same seed, each gets the same weights and sees the same parts of the
-    images as in a model of its own, so that models of single scales can be merged.
+    The scales are independent of each other: from the same seed, each gets the same weights and sees the same parts of
+    the images as in a model of its own, so that models of single scales can be merged.
 
     Args:
         patch_sizes: Sides p of the receptive fields, which the architecture has a network for.
@@ -35,8 +35,8 @@ class UninformedStudentsModel(nn.Module):
             :class:`~anomalib_students.model.describers.Describer`.
         architecture: ``"medium"`` for deep networks of p = 33 and 65, ``"light"`` for the cheapest networks,
             ``"paper"`` for the paper's.
-        mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
-            that it then is (Section 4.1), to which ``output_stride`` and ``training_mode`` mean nothing.
+        mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as one patch
+            (Section 4.1); ``output_stride`` and ``training_mode`` then have no effect.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as eq. 7.
         light_jitter: Strength of random changes of the light in training images, see
@@ -45,12 +45,12 @@ class UninformedStudentsModel(nn.Module):
             students alone, see :class:`~anomalib_students.model.synthetic_defects.SyntheticDefects`.
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
             1 for the maximum of the map.
-        shared_layers: First layers that the students take over from the teacher and keep.
+        shared_layers: First layers that the students copy from the teacher and do not train.
         grad_checkpointing: Whether large batches are trained on in parts, whose activations are computed once more in
             the backward pass, so that they do not fill the memory.
 
     Attributes:
-        tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then stands for ``max_tile``, and
+        tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then replaces ``max_tile``, and
             the scores are those of the whole image too.
 
     Raises:
@@ -98,7 +98,7 @@ class UninformedStudentsModel(nn.Module):
         self.training_mode = training_mode
         self.max_tile = max_tile
         self.tiler: Tiler | None = None
-        # Keyed by the patch size, so that the scales of a checkpoint can be told apart.
+        # Keyed by the patch size, which identifies the scales of a checkpoint.
         self.ensembles = nn.ModuleDict()
         seed = _draw_seed()
         for size in patch_sizes:
@@ -166,7 +166,7 @@ class UninformedStudentsModel(nn.Module):
             ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
         """
         describer = self.describer
-        # Not every inferencer turns gradients off, and the activations that they keep would fill the memory.
+        # Not every inferencer turns gradients off, and kept activations would fill the memory.
         with nullcontext() if torch.compiler.is_exporting() else torch.no_grad():
             scores = combine_scales([ensemble(images, describer) for ensemble in self.scales])
         return prediction(scores, images, has_map=self.mode == "pixel", score_window=self.score_window)
