@@ -1,1 +1,1 @@
-"""The teacher: its pretraining task, and the files that its weights live in."""
+"""Teachers: how they are pretrained or distilled, and the files of their weights."""

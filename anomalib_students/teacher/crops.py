@@ -21,20 +21,10 @@ FLIP_PROBABILITY = 0.5
 
 
 def cut_crops(path: Path, number: int, crops: int, side: int, seed: int) -> np.ndarray:
-    """Cut the crops of a photograph, the same at every call.
+    """Cut crops ``(K, 3, S, S)`` of a photograph in uint8, the same for the same number and seed.
 
     The first is as large as the photograph allows, the others are smaller at random. Some are grey, have another
     contrast and brightness, or are flipped.
-
-    Args:
-        path: Path of the photograph.
-        number: Number of the photograph, which seeds its random numbers.
-        crops: Number K of crops.
-        side: Side S in pixels to which they are resized.
-        seed: Seed of the random numbers.
-
-    Returns:
-        Crops of shape ``(K, 3, S, S)`` in uint8.
     """
     image = read_rgb(path)
     return np.stack([_cut(image, crop, side, np.random.default_rng([number, crop, seed])) for crop in range(crops)])

@@ -58,7 +58,7 @@ class DistilSettings(TeacherSettings):
 
     @property
     def files(self) -> dict[str, Path | None]:
-        """The sources, by default those of :data:`DEFAULT_SOURCES`."""
+        """The sources and their files, by default those of :data:`DEFAULT_SOURCES`."""
         return dict.fromkeys(DEFAULT_SOURCES) if self.sources is None else self.sources
 
     @property

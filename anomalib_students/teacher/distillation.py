@@ -29,17 +29,9 @@ follows the middle."""
 
 
 def valid_points(side: int, patch_size: int) -> tuple[slice, slice]:
-    """Find the points of the grid whose patches lie within a crop.
+    """Find the points of the grid whose patches lie within a crop, and the pixels that these cover.
 
-    Args:
-        side: Side of the crop in pixels.
-        patch_size: Side p of the patches.
-
-    Returns:
-        The points in each direction, point i at pixel 4 i + 2; and the pixels that their patches cover.
-
-    Raises:
-        ValueError: If there are none.
+    Point i is at pixel 4 i + 2. Raises a ``ValueError`` if the crop has no room for a patch.
 
     Example:
         >>> valid_points(side=192, patch_size=33)
@@ -60,10 +52,6 @@ class Distillation(TeacherTraining):
 
     There is no decoder: the descriptors are themselves the predictions. The learning rate rises over the first steps,
     and decays to zero along a cosine.
-
-    Args:
-        settings: Settings of the task.
-        data: Name of the targets.
     """
 
     def __init__(self, settings: TeacherSettings, data: str = "") -> None:
@@ -76,14 +64,7 @@ class Distillation(TeacherTraining):
             convolutions[-1].weight.mul_(FIRST_OUTPUT_SCALE)
 
     def predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Describe the patches of crops that need no padding.
-
-        Args:
-            batch: Crops of shape ``(B, 3, S, S)`` in uint8, and targets of shape ``(B, d, S / 4, S / 4)``.
-
-        Returns:
-            Descriptors and targets at the same n x n points, each of shape ``(B, d, n, n)`` in float32.
-        """
+        """Return descriptors and targets ``(B, d, n, n)`` in float32 at the points whose patches need no padding."""
         crops, targets = batch
         points, pixels = valid_points(crops.shape[-1], self.teacher.patch_size)
         images = normalise(crops[..., pixels, pixels] / 255)
@@ -94,13 +75,13 @@ class Distillation(TeacherTraining):
         return descriptors.float(), targets[..., points, points].float()
 
     def training_step(self, batch: Batch) -> torch.Tensor:
-        """Compute the mean squared error on a batch of crops and targets."""
+        """Compute the mean squared error."""
         loss = nn.functional.mse_loss(*self.predict(batch))
         self.log("distillation", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Reset the measurements."""
         super().on_validation_epoch_start()
         self._statistics = RunningStatistics(self.teacher.descriptor_dim, covariance=True)
 
@@ -111,9 +92,9 @@ class Distillation(TeacherTraining):
         self._statistics.update(descriptors.movedim(1, -1).flatten(0, -2))
 
     def on_validation_epoch_end(self) -> None:
-        """Log what the teacher has learnt, as measured on the held-out crops.
+        """Log the measurements on the held-out crops.
 
-        ``effective_dimension`` is the number of directions that its descriptors vary in, from 1 to d.
+        ``effective_dimension`` is the number of directions that the descriptors vary in, from 1 to d.
         """
         self.log_r2()
         self.log("effective_dimension", effective_dimension(self._statistics.covariance), prog_bar=True)

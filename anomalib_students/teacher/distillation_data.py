@@ -24,15 +24,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class DistillationData(LightningDataModule):
     """Crops and targets, which the first process computes before the training if they are missing.
 
-    Each batch follows from the seed and its number, so that a run can be resumed anywhere.
-
-    Args:
-        targets: Crops and targets.
-        held_out: Numbers of the photographs that no crop for training comes from.
-        dim: Dimension d of the targets, at most that of all components.
-        batch_size: Crops in a batch of one process.
-        seed: Seed of the order and of the flips.
-        progress: Whether to draw progress bars while the targets are computed.
+    Each batch follows from the seed and its number, so that a run can be resumed anywhere. No crop for training comes
+    from the photographs whose numbers are ``held_out``.
     """
 
     def __init__(
@@ -72,15 +65,9 @@ class DistillationData(LightningDataModule):
         return DataLoader(self.held_out, MEASURED_BATCH_SIZE, collate_fn=read)  # type: ignore[arg-type]
 
     def draw(self, number: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Draw a batch for training. Each crop is drawn once before any is drawn again.
+        """Draw this process's part of a batch: crops ``(B, 3, S, S)`` and targets ``(B, d, S / 4, S / 4)``.
 
-        Args:
-            number: Number of the batch.
-            rank: Number of this process.
-            world_size: Number of processes, whose parts together are one batch.
-
-        Returns:
-            Crops of shape ``(B, 3, S, S)`` and targets of shape ``(B, d, S / 4, S / 4)``, each flipped or not.
+        Each crop is drawn once before any is drawn again, and flipped with probability 0.5.
         """
         n_crops = len(self.train)
         start = (number * world_size + rank) * self.batch_size

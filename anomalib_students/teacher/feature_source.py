@@ -26,18 +26,7 @@ WEIGHTS_HINT = f"The file must have all layers up to those that have a stride of
 class FeatureSource(nn.Module):
     """Map images to the features of a frozen network of timm at strides 8 and 16.
 
-    Args:
-        name: Name of a timm model that has such features.
-        checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm downloads its
-            pretrained weights.
-
-    Attributes:
-        channels: Number of features in each block.
-
-    Raises:
-        FileNotFoundError: If ``checkpoint_path`` does not exist.
-        RuntimeError: If the checkpoint cannot be read, its weights are not those of the model, or the download fails.
-        ValueError: If timm has no model of that name, or the model has no such features.
+    By default timm downloads the weights. ``channels`` are the numbers of features of the two maps.
     """
 
     mean: torch.Tensor
@@ -65,14 +54,7 @@ class FeatureSource(nn.Module):
         return list(self.model((images - self.mean) / self.std))
 
     def check_side(self, side: int) -> None:
-        """Raise an error if the model cannot see crops of this side, as one that takes a single size.
-
-        Args:
-            side: Side S of the crops in pixels.
-
-        Raises:
-            ValueError: If the features of such a crop cannot be computed, or are no maps of it.
-        """
+        """Raise a ``ValueError`` if the model cannot see crops of this side, for example if it takes a single size."""
         image = self.mean.new_zeros(1, 3, ENLARGEMENT * side, ENLARGEMENT * side)
         expected = [
             (1, channels, image.shape[-1] // stride, image.shape[-1] // stride)
@@ -89,15 +71,9 @@ class FeatureSource(nn.Module):
 
 @torch.no_grad()
 def feature_blocks(sources: Sequence[nn.Module], crops: torch.Tensor) -> list[torch.Tensor]:
-    """Describe the points of a grid on crops by the features of all sources.
+    """Describe a grid of points on crops ``(B, 3, S, S)`` in uint8 by blocks of features ``(B, C, S / 4, S / 4)``.
 
-    Args:
-        sources: Networks that map images to maps of features.
-        crops: Crops of shape ``(B, 3, S, S)`` in uint8, S divisible by 8.
-
-    Returns:
-        Blocks of features, those of the first source first, each of shape ``(B, C, S / 4, S / 4)`` in float32. Entry
-        ``(i, j)`` is centred in the pixels from ``(4 i, 4 j)`` to ``(4 i + 3, 4 j + 3)`` of the crop.
+    Entry ``(i, j)`` is centred in the pixels from ``(4 i, 4 j)`` to ``(4 i + 3, 4 j + 3)`` of the crop.
     """
     grid = crops.shape[-1] // GRID_STRIDE
     # Antialiasing only chooses the usual bicubic kernel here, which is less sharp than torch's other one.

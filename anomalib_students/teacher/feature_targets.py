@@ -1,4 +1,4 @@
-"""Crops of photographs and what a teacher is to predict on them, computed once and kept in files."""
+"""Crops of photographs and the targets of a teacher on them, computed once and kept in files."""
 
 import hashlib
 import json
@@ -31,32 +31,14 @@ SAMPLED_CROPS = 400
 SAMPLED_POINTS = 400
 """Points on each of these crops."""
 VERSION = 1
-"""To be raised if crops or targets are computed in another way, so that older files are not taken for them."""
+"""Raise it if the computation of crops or targets changes, so that older files are not reused."""
 
 
 class FeatureTargets:
-    """Crops of photographs, and on a grid the principal components of the features that networks see in them.
+    """K crops of each photograph, and on a grid the first n principal components of the features of networks.
 
     They are written in parts, so that an interrupted computation resumes at the first missing part. Their folder is
-    named after all that they depend on, and shared by all runs that need the same.
-
-    Args:
-        folder: Folder for the folder of these targets.
-        images: Folder of photographs, searched recursively.
-        sources: Networks by name.
-        weights: Weight of each network's features, by name.
-        crops: Number K of crops of each photograph.
-        side: Side S of the crops in pixels, divisible by 8.
-        n_components: Number n of principal components; all, if the sources have fewer features.
-        seed: Seed of the crops and of the sample on which the components are measured.
-
-    Attributes:
-        n_components: Number of principal components.
-        name: Name of the folder.
-        folder: The folder.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist or has no images.
+    named after all that they depend on, and shared by all runs that need the same. The crops' side is divisible by 8.
     """
 
     def __init__(
@@ -98,11 +80,7 @@ class FeatureTargets:
         return len(self.paths) * self.crops
 
     def check_space(self) -> None:
-        """Raise an error if the disk has no room for the missing files.
-
-        Raises:
-            OSError: If the folder cannot be made, or there is less free space than the missing files need.
-        """
+        """Raise an ``OSError`` if the disk has no room for the missing files."""
         self.folder.mkdir(parents=True, exist_ok=True)
         crop = 3 * self.side**2
         targets = self._grid**2 * self.n_components * np.dtype(np.float16).itemsize
@@ -119,14 +97,6 @@ class FeatureTargets:
         """Compute all missing files.
 
         All photographs are read first, so that a damaged one is found before the sources have worked for long.
-
-        Args:
-            device: Device that the sources work on.
-            progress: Whether to draw progress bars.
-
-        Raises:
-            OSError: If a file cannot be written.
-            ValueError: If a photograph cannot be read.
         """
         replace_file(self.folder / "settings.json", self._settings)
         self._each_missing("crops", self._cut, "Cutting crops", progress)
@@ -148,15 +118,9 @@ class FeatureTargets:
             source.cpu()
 
     def read(self, indices: Sequence[int], dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read crops and their targets.
+        """Read crops ``(B, 3, S, S)`` in uint8, and d components of each, ``(B, d, S / 4, S / 4)`` in float16.
 
-        Args:
-            indices: Indices of B crops; those from ``K i`` to ``K i + K - 1`` are of the i-th photograph.
-            dim: Number d of components, at most n.
-
-        Returns:
-            Crops of shape ``(B, 3, S, S)`` in uint8, and targets of shape ``(B, d, S / 4, S / 4)`` in float16, of which
-            entry ``(i, j)`` is centred in the pixels from ``(4 i, 4 j)`` to ``(4 i + 3, 4 j + 3)`` of the crop.
+        The crops from ``K i`` to ``K i + K - 1`` are of photograph i. For the points see :func:`feature_blocks`.
         """
         crops = np.stack([self._stored("crops", index) for index in indices])
         targets = np.stack([self._stored("targets", index)[..., :dim] for index in indices])

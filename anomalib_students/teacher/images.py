@@ -22,11 +22,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 class ImageStore:
     """Images of different sizes in one tensor, so that one indexing reaches pixels of many of them.
 
-    Attributes:
-        pixels: RGB pixels of all images, row by row and image after image, of shape ``(n, 3)`` in uint8.
-        offsets: Index of the first pixel of each image.
-        heights: Height of each image in pixels.
-        widths: Width of each image in pixels.
+    ``pixels`` has all images row by row, one after the other, of shape ``(n, 3)`` in uint8; ``offsets`` are the indices
+    of their first pixels.
 
     Example:
         >>> store = ImageStore.from_images([torch.zeros(3, 4, 5), torch.ones(3, 2, 2)])
@@ -56,11 +53,7 @@ class ImageStore:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """List the images below a folder, sorted by their paths.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist or has no images.
-    """
+    """List the images below a folder, sorted by their paths. Raises a ``FileNotFoundError`` if there are none."""
     if not folder.is_dir():
         msg = f"The image folder does not exist: {folder}"
         raise FileNotFoundError(msg)
@@ -72,15 +65,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def load_images(paths: Sequence[Path], side: int) -> list[torch.Tensor]:
-    """Decode images to RGB of shape ``(3, H, W)`` in uint8.
-
-    Args:
-        paths: Paths of images in any mode that Pillow reads.
-        side: Greatest length of the shorter side in pixels: larger images are reduced to it.
-
-    Raises:
-        ValueError: If a file cannot be read as an image.
-    """
+    """Decode images to RGB ``(3, H, W)`` in uint8, and reduce their shorter side to at most ``side`` pixels."""
     # Pillow decodes outside of Python's lock.
     with ThreadPoolExecutor() as pool:
         images = pool.map(partial(_load_image, side=side), paths)

@@ -41,19 +41,7 @@ class PatchSampler:
     different image. A patch, or a whole triplet, is grey with probability 0.1.
 
     Each batch depends on the seed and its number alone, so that a resumed run draws what an uninterrupted one would,
-    and several processes can draw parts of one batch.
-
-    Args:
-        images: Images to draw from.
-        patch_size: Side p of the patches in pixels.
-        batch_size: Patches, or triplets, that this process draws.
-        seed: Seed of all batches.
-        triplets: Whether to draw positives and negatives too.
-        rank: Number of this process.
-        world_size: Processes that share a batch of ``world_size * batch_size``.
-
-    Raises:
-        ValueError: If triplets are to be drawn from a single image.
+    and ``world_size`` processes can draw ``batch_size`` patches each of one batch.
 
     Example:
         >>> images = ImageStore.from_images([torch.zeros(3, 40, 50), torch.ones(3, 60, 40)])
@@ -82,14 +70,9 @@ class PatchSampler:
         self.own = slice(rank * batch_size, (rank + 1) * batch_size)
 
     def draw(self, number: int) -> torch.Tensor:
-        """Draw a batch on the device of the images.
+        """Draw a batch of shape ``(1, B, 3, p, p)``, or for triplets ``(3, B, 3, p, p)``, on the device of the images.
 
-        Args:
-            number: Number of the batch.
-
-        Returns:
-            Patches of shape ``(1, B, 3, p, p)``, or with triplets anchors, positives and negatives of shape
-            ``(3, B, 3, p, p)``; values in ``[0, 1]`` except for the positives' noise.
+        Triplets are anchors, positives and negatives. Values are in ``[0, 1]`` except for the positives' noise.
         """
         random = np.random.default_rng((self.seed, number))
         anchors = self._draw_crops(random.integers(len(self.images), size=self.total), random)
@@ -128,15 +111,9 @@ class PatchSampler:
 
 
 def cut_patches(images: ImageStore, crops: Crops, patch_size: int) -> torch.Tensor:
-    """Zoom images and crop a patch from each, in one antialiased resampling of the pixels that the patches cover.
+    """Zoom images and crop a patch from each, to shape ``(B, 3, p, p)`` in ``[0, 1]``.
 
-    Args:
-        images: Images.
-        crops: Places of B patches.
-        patch_size: Side p of the patches in pixels.
-
-    Returns:
-        Patches of shape ``(B, 3, p, p)`` with values in ``[0, 1]``: those of a resized image, cropped.
+    Only the pixels that the patches cover are resampled, antialiased.
     """
     device = images.pixels.device
     offsets, heights, widths = (values[crops.image] for values in (images.offsets, images.heights, images.widths))

@@ -64,8 +64,8 @@ class PretrainSettings(TeacherSettings):
     source_checkpoint: Path | None = None
     """Weights of that model. By default timm downloads its pretrained weights."""
     source_layer: str | None = None
-    """Layer of that model whose pooled features are distilled, say layer3. By default the model's own pooled feature
-    vector."""
+    """Layer of that model whose pooled features are distilled, such as layer3. By default the model's own pooled
+    feature vector."""
     source_size: int = 64
     """Side in pixels at which that model sees a patch."""
     image_side: int = 256
@@ -91,7 +91,7 @@ class PretrainSettings(TeacherSettings):
 
     @property
     def metadata(self) -> dict[str, object]:
-        """What a teacher file says of the source and the loss."""
+        """Source and loss, for the teacher file's metadata."""
         distilled = {
             "source": self.source,
             "source_layer": self.source_layer or "pooled features",
@@ -108,16 +108,7 @@ class TeacherPretraining(TeacherTraining):
     """Train a patch network to describe patches (eq. 6).
 
     The descriptors of the source are standardised per dimension, so that eq. 1 weighs them alike. The learning rate
-    decays to zero along a cosine. A loss whose weight is 0 is not computed.
-
-    Args:
-        source: Network P whose descriptors are distilled; ``None`` if ``lambda_k`` is 0.
-        train_images: Images from which patches are drawn.
-        held_out_images: Images from which the patches come that measure the teacher.
-        settings: Settings of the pretraining.
-
-    Raises:
-        ValueError: If there is no source but ``lambda_k`` is not 0.
+    decays to zero along a cosine. A loss whose weight is 0 is not computed: without ``lambda_k``, there is no source.
     """
 
     settings: PretrainSettings
@@ -167,7 +158,7 @@ class TeacherPretraining(TeacherTraining):
             self.target_std.copy_(statistics.std.clamp_min(1e-6))
 
     def on_validation_start(self) -> None:
-        """Move images and source to the device, if no fit has done so."""
+        """Make the held-out patches drawable on the device, also without a fit."""
         self._to_device()
         self._held_out_patches = self._sampler(
             self._held_out_images, MEASURED_BATCH_SIZE, HELD_OUT_SEED, triplets=bool(self.settings.lambda_m)
@@ -188,14 +179,9 @@ class TeacherPretraining(TeacherTraining):
         return loss
 
     def loss(self, patches: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compute the loss of eq. 6.
+        """Compute the loss of eq. 6 on patches as drawn, and its unweighted terms by name.
 
-        Args:
-            patches: Patches of shape ``(1, B, 3, p, p)``, or with metric learning triplets of shape
-                ``(3, B, 3, p, p)``, as drawn.
-
-        Returns:
-            The loss, a scalar, and its terms before they are weighted, by name; those with weight 0 are left out.
+        Terms with weight 0 are left out.
         """
         patches = normalise(patches)
         descriptors = self._describe(patches)
@@ -211,7 +197,7 @@ class TeacherPretraining(TeacherTraining):
         return torch.stack(weighted).sum(), terms
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Reset the measurements."""
         super().on_validation_epoch_start()
         self._n_ordered = 0
 
@@ -227,7 +213,7 @@ class TeacherPretraining(TeacherTraining):
             self._n_ordered += int((positive_distance < negative_distance).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Log what the teacher has learnt, as measured on the held-out images.
+        """Log the measurements on the held-out images.
 
         ``held_out_triplets`` is the part of triplets whose positive is nearer than the negative (eqs. 3 and 4).
         """

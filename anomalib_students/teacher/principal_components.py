@@ -1,4 +1,4 @@
-"""Principal components of blocks of features, whitened: what a teacher learns to predict."""
+"""Principal components of blocks of features, whitened: the targets of distillation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,7 @@ which are mostly noise, would count as much as the first."""
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """A linear map from features to their first principal components.
-
-    Attributes:
-        matrix: Matrix of shape ``(C, n)`` in float32.
-        mean: Mean of the features, of shape ``(C,)``.
-    """
+    """A linear map from C features to their first n principal components, with a matrix of shape ``(C, n)``."""
 
     matrix: torch.Tensor
     mean: torch.Tensor
@@ -36,17 +31,8 @@ class PrincipalComponents:
         """Compute the map from the covariance of features.
 
         Each block of features is divided by the root of its total variance and multiplied by its weight, so that
-        neither the number of its channels nor their range decides how much it counts.
-
-        Args:
-            statistics: Statistics of C features, with their covariance.
-            channels: Number of features in each block, C in all.
-            weights: Weight of each block.
-            n_components: Number n of components, at most C.
-
-        Returns:
-            The map to the first n components, each divided by the root of its variance plus a tenth of the mean
-            variance of all n.
+        neither the number of its channels nor their range decides how much it counts. Each component is divided by the
+        root of the sum of its variance and a tenth of the mean variance of all n.
 
         Example:
             >>> statistics = RunningStatistics(dim=2, covariance=True)

@@ -26,21 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
-    """Check what would otherwise fail after hours.
-
-    Args:
-        settings: Settings of the task.
-        what: What needs the images, for the error.
-        least: Number of images that it needs.
-
-    Returns:
-        Paths of the images.
-
-    Raises:
-        FileNotFoundError: If there is no such folder of images.
-        OSError: If the folder of the teacher file cannot be written to.
-        ValueError: If the output is no path of a teacher file, the metadata are too long, or there are too few images.
-    """
+    """Check what would otherwise fail after hours, and return the paths of the images."""
     check_output(settings.output, ".safetensors", "A teacher")
     check_metadata(settings.described, "The teacher to be written")
     paths = find_images(settings.images)
@@ -58,19 +44,7 @@ def make_teacher(
 ) -> Path:
     """Train a teacher to its last step, measure it there, and write its file in the first process.
 
-    Args:
-        module: Module whose validation logs measurements. A resumed run must have its hyperparameters.
-        metadata: Metadata of the teacher file that only this task has.
-        datamodule: Where the data come from, if not from the module.
-        arguments: Arguments of Lightning's trainer for this task.
-
-    Returns:
-        Path of the teacher file.
-
-    Raises:
-        OSError: If checkpoints, logs or the teacher cannot be written.
-        RuntimeError: If the run stops before its last step, or its checkpoint is damaged.
-        ValueError: If the run to be resumed had other hyperparameters, or the weights are not finite in float16.
+    ``metadata`` are those of this task alone, ``arguments`` those of Lightning's trainer.
     """
     settings = module.settings
     folder = settings.results / settings.output.stem
@@ -90,7 +64,7 @@ def make_teacher(
             f"Pretraining stopped after {trainer.global_step} of {settings.max_steps} steps. Go on with --resume true."
         )
         raise RuntimeError(msg)
-    # Anew, since the last step need not be one at which the fit measures.
+    # Again, since the last step need not be one at which the fit measures.
     (measured,) = trainer.validate(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         described = {
@@ -141,7 +115,7 @@ def _create_trainer(settings: TeacherSettings, folder: Path, arguments: Mapping[
 
 
 def _check_resumed_settings(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise an error if the run to be resumed had other settings."""
+    """Raise a ``ValueError`` if the run to be resumed had other settings."""
     saved = checkpoint["hyper_parameters"]
     changed = [f"{name}={saved.get(name)}" for name, value in settings.items() if saved.get(name) != value]
     if changed:

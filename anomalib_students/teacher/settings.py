@@ -68,7 +68,7 @@ class TeacherSettings:
 
     @property
     def trainer(self) -> dict[str, Any]:
-        """The arguments of Lightning's trainer that are given."""
+        """A copy of the trainer arguments."""
         return {**(self.trainer_arguments or {})}
 
     @property

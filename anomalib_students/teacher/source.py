@@ -20,22 +20,10 @@ LAST_LAYER_HINT = "If it ends before, name the last layer that it has as source_
 
 
 class DistillationSource(nn.Module):
-    """Describe patches with a frozen network, usually one of timm.
+    """Describe patches with a frozen network of timm, or with the bundled teacher for p = 33 (``"bundled"``).
 
-    Args:
-        name: Name of a timm model, or ``"bundled"`` for the teacher for p = 33 that comes with the package, which needs
-            no other weights.
-        checkpoint_path: Weights of the model, as safetensors or as a PyTorch state dict. By default timm downloads its
-            pretrained weights.
-        layer: Name of an intermediate layer whose globally pooled features are the descriptor (``"layer3"`` of a
-            ResNet). By default the model's own pooled feature vector.
-        input_size: Side in pixels to which patches are resized before the model sees them.
-        pretrained: Whether the model gets weights. If not, they are random until others are loaded.
-
-    Raises:
-        ValueError: If there is no model, or no layer, of that name.
-        FileNotFoundError: If ``checkpoint_path`` does not exist.
-        RuntimeError: If the checkpoint cannot be read, or its weights are not those of the model.
+    The descriptor is the model's own pooled feature vector by default, or the globally pooled features of ``layer``. If
+    not ``pretrained``, the weights are random.
     """
 
     def __init__(

@@ -23,16 +23,7 @@ def check_name(name: str) -> None:
 
 
 def create_network(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
-    """Make a network of timm.
-
-    Args:
-        name: Name of a timm model.
-        pretrained: Whether timm downloads the pretrained weights. If not, they are random.
-        arguments: More arguments of :func:`timm.create_model`.
-
-    Raises:
-        RuntimeError: If timm cannot make it, for example because there is no network.
-    """
+    """Make a network of timm with downloaded or random weights. Raises a ``RuntimeError`` if timm cannot."""
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
@@ -42,17 +33,10 @@ def create_network(name: str, pretrained: bool, **arguments: Any) -> nn.Module:
 
 
 def load_weights(model: nn.Module, path: Path, name: str, hint: str) -> None:
-    """Load the weights of a file, which may have more layers than the network, but only layers of the model.
+    """Load safetensors or a PyTorch state dict into a model, or into its first layers.
 
-    Args:
-        model: Network, the model or its first layers. It is changed.
-        path: Weights as safetensors or as a PyTorch state dict.
-        name: Name of the timm model.
-        hint: What to do if the file lacks weights, for the error.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        RuntimeError: If it cannot be read, or its weights are not those of the model.
+    The file may have more layers than the network, but only layers of the model. ``hint`` ends the error about
+    missing weights.
     """
     if not path.is_file():
         msg = f"The checkpoint of the source network does not exist: {path}"

@@ -1,4 +1,4 @@
-"""What the Lightning modules that train a teacher have in common."""
+"""Common parts of the Lightning modules that train a teacher."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -20,12 +20,7 @@ __all__ = ["BatchNumbers", "TeacherTraining", "normalise"]
 
 
 class BatchNumbers(IterableDataset):
-    """Numbers of the batches from the first that is still to be drawn.
-
-    Args:
-        first: Number of that batch.
-        total: Batches in the whole run.
-    """
+    """Numbers of the batches that are still to be drawn, of ``total`` in the whole run."""
 
     def __init__(self, first: int, total: int) -> None:
         self.first = first
@@ -43,15 +38,7 @@ class BatchNumbers(IterableDataset):
 class TeacherTraining(LightningModule):
     """Base of the modules that train a teacher to predict targets.
 
-    Args:
-        settings: Settings of the task.
-        recorded: What else checkpoints record, so that a run is not resumed with anything else.
-
-    Attributes:
-        teacher: The network.
-
-    Raises:
-        ValueError: If there is no such architecture for the patch size.
+    Checkpoints record the settings' hyperparameters and ``recorded``, so that a run is not resumed with others.
     """
 
     def __init__(self, settings: TeacherSettings, **recorded: Any) -> None:
@@ -61,7 +48,7 @@ class TeacherTraining(LightningModule):
         self.teacher = PatchNetwork(settings.patch_size, settings.descriptor_dim, settings.architecture)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Reset the measurements."""
         self._squared_errors = 0.0
         self._squared_targets = 0.0
 

@@ -25,7 +25,7 @@ MAX_ENTRIES = 100
 MAX_CHARACTERS = 16_384
 """Most characters that the metadata of a teacher file may have in total. Ours have 316."""
 MAX_REASON = 200
-"""Most characters that are passed on of what torch says of weights that do not fit."""
+"""Most characters of torch's message about weights that do not fit."""
 
 Teachers = str | Path | Mapping[int, str | Path]
 
