@@ -6,17 +6,10 @@ __all__ = ["DescriptorSample"]
 
 
 class DescriptorSample:
-    """Draw descriptors uniformly and without replacement from parts that arrive one after another.
+    """Draw ``size`` descriptors uniformly and without replacement from parts that arrive one after another.
 
     Every descriptor gets a random key, and those with the smallest keys are kept. However many descriptors arrive, the
     memory is that of the sample.
-
-    Args:
-        size: Number of descriptors to keep, at least 1.
-        generator: Where the keys come from. By default torch's own random numbers.
-
-    Raises:
-        ValueError: If ``size`` is less than 1.
 
     Example:
         >>> sample = DescriptorSample(size=10)

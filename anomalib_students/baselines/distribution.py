@@ -1,4 +1,4 @@
-"""What all models of the teacher's descriptors have in common."""
+"""The base of all models of the teacher's descriptors."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -9,7 +9,7 @@ from anomalib.models.components import DynamicBufferMixin
 __all__ = ["MOST_SAMPLES", "DescriptorDistribution", "check_fitted"]
 
 MOST_SAMPLES = 1_000_000
-"""What "all descriptors" are at most, which bounds the memory: about every fourth pixel of a category of MVTec AD."""
+"""Most that "all descriptors" may be, which bounds the memory: about every fourth pixel of a category of MVTec AD."""
 
 
 def check_fitted(is_fitted: torch.Tensor) -> None:
@@ -24,12 +24,10 @@ class DescriptorDistribution(DynamicBufferMixin):
 
     The fitted values are parameters and buffers, so that checkpoints and exported models contain them. The mixin of
     anomalib lets the buffers take the sizes that a checkpoint has.
-
-    Attributes:
-        paper_samples: Descriptors that the paper fits the model to on MVTec AD.
     """
 
     paper_samples: ClassVar[int] = 50_000
+    """Descriptors that the paper fits the model to on MVTec AD."""
 
     @abstractmethod
     def fit(self, descriptors: torch.Tensor) -> None:

@@ -69,11 +69,7 @@ class TrainedDistribution(DescriptorDistribution):
         self.max_gradient_norm = max_gradient_norm
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Train on the descriptors.
-
-        Raises:
-            ValueError: If the training diverges.
-        """
+        """Train on the descriptors. Raises a ``ValueError`` if the training diverges."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         # Lightning's validation, before which models are fitted, turns gradients off.
         with torch.enable_grad():

@@ -34,18 +34,14 @@ class KMeans(DescriptorDistribution):
         self.register_buffer("centres", torch.empty(0, 0))
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Find the principal components, and cluster them.
-
-        Raises:
-            ValueError: If there are fewer descriptors than centres.
-        """
+        """Find the principal components, and cluster them. Raises a ``ValueError`` if there are too few descriptors."""
         if len(descriptors) < self.n_centres:
             msg = (
                 f"There are only {len(descriptors)} descriptors for {self.n_centres} centres: train on more images, "
                 "raise n_samples, or lower n_centres."
             )
             raise ValueError(msg)
-        # Not every program that knows the model fits it.
+        # Only the fit needs scikit-learn.
         from sklearn import cluster
 
         self.reduction.fit(descriptors)

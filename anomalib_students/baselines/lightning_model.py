@@ -50,7 +50,7 @@ class DescriptorBaseline(OnePassTraining, AnomalibModule):
             fits to all descriptors, at most a million.
         max_tile: Largest side in pixels of the tiles that images are described in, which bounds the memory.
         standardise: Whether each dimension of the descriptors is standardised first, as it is for the students (eq. 7).
-            The paper does not say it of these methods.
+            The paper does not mention it for these methods.
         settings: Settings of the method that differ from the paper's, such as ``{"n_centres": 20}``: the arguments of
             its class in ``anomalib_students.baselines``. The paper's own differ between the modes.
         mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to

@@ -34,23 +34,16 @@ PATCH_SETTINGS: dict[str, dict[str, Any]] = {
     # Without the clipping, which is not in the paper, this learning rate can drive the variances to their bounds.
     "variational_autoencoder": {"lr": 1e-2, "batch_size": 64, "max_gradient_norm": 10.0},
 }
-"""What is set otherwise for one-class classification (Appendix B) than for MVTec AD (Appendix C), whose settings are
-the defaults of the methods' classes."""
+"""Settings of one-class classification (Appendix B) that differ from those of MVTec AD (Appendix C), which are the
+defaults of the methods' classes."""
 
 
 def create_distribution(
     method: str, descriptor_dim: int = 128, settings: Mapping[str, Any] | None = None, mode: Mode = "pixel"
 ) -> DescriptorDistribution:
-    """Make the model of a method, with the paper's settings for the mode.
+    """Make the model of a method, with the paper's settings for the mode unless ``settings`` replaces them.
 
-    Args:
-        method: Name of the method.
-        descriptor_dim: Dimension d of the descriptors.
-        settings: Arguments of the method's class that differ from the paper's.
-        mode: What is scored: ``"pixel"`` as on MVTec AD, ``"patch"`` as in one-class classification.
-
-    Raises:
-        ValueError: If there is no such method, it has no such setting, or a setting is out of range.
+    Raises a ``ValueError`` if there is no such method or setting.
 
     Example:
         >>> create_distribution("k_means", settings={"n_centres": 20}).n_centres

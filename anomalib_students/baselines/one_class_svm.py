@@ -57,7 +57,7 @@ class OneClassSVM(DescriptorDistribution):
 
     def fit(self, descriptors: torch.Tensor) -> None:
         """Find the principal components, and the support vectors among them."""
-        # Not every program that knows the model fits it.
+        # Only the fit needs scikit-learn.
         from sklearn import svm
 
         self.reduction.fit(descriptors)

@@ -20,10 +20,8 @@ __all__ = ["OnePassTraining"]
 class OnePassTraining(Detector):
     """Mixin of anomalib models that are fitted to a sample of descriptors.
 
-    The torch model has a method ``describe``, which turns images into descriptors, and a method ``fit``.
-
-    Attributes:
-        n_samples: Descriptors that the model is fitted to, drawn uniformly from those of all training images.
+    The torch model has a method ``describe``, which turns images into descriptors, and a method ``fit``. Of the
+    descriptors of all training images, ``n_samples`` are drawn uniformly.
     """
 
     n_samples: int
@@ -40,8 +38,7 @@ class OnePassTraining(Detector):
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Let the descriptors of a batch take part in the sample.
 
-        Returns:
-            Zero, for Lightning to count the step: the descriptors are modelled when all of them are collected.
+        The loss is zero, for Lightning to count the step: the model is fitted when all descriptors are collected.
         """
         cast("DescriptorSample", self._sample).update(self.model.describe(batch.image))
         return torch.zeros((), device=self.device, requires_grad=True)
@@ -61,7 +58,7 @@ class OnePassTraining(Detector):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Arguments of the trainer that the model depends on: one pass over the images, by one process.
+        """Trainer arguments that the model depends on: one pass over the images, by one process.
 
         After the only epoch there must be a validation, which measures the range of the scores.
         """

@@ -9,15 +9,7 @@ __all__ = ["PrincipalComponents"]
 class PrincipalComponents(DynamicBufferMixin):
     """Reduce descriptors to the principal components that keep a given part of their variance (Section 4.2).
 
-    Args:
-        kept_variance: Part of the variance to keep, in ``(0, 1)``.
-
-    Attributes:
-        mean: Mean of the descriptors, of shape ``(d,)``.
-        directions: Principal directions as columns, of shape ``(d, k)``.
-
-    Raises:
-        ValueError: If ``kept_variance`` is out of range.
+    The directions are columns, of shape ``(d, k)``.
 
     Example:
         >>> reduction = PrincipalComponents(0.95)
@@ -40,7 +32,7 @@ class PrincipalComponents(DynamicBufferMixin):
 
     def fit(self, descriptors: torch.Tensor) -> None:
         """Find the principal components of descriptors of shape ``(n, d)``."""
-        # Not every program that knows the model fits it.
+        # Only the fit needs scikit-learn.
         from sklearn.decomposition import PCA
 
         analysis = PCA(self.kept_variance, svd_solver="covariance_eigh").fit(descriptors.double().cpu().numpy())

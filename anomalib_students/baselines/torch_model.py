@@ -26,29 +26,8 @@ DESCRIPTORS_AT_ONCE = 4096
 class DescriptorBaselineModel(nn.Module):
     """Score each pixel, or each image, by how far its descriptor is from those of anomaly-free images.
 
-    Args:
-        method: Name of the method.
-        patch_size: Side p of the teacher's receptive field: 17, 33 or 65.
-        output_stride: Distance in pixels between descriptors: 1, 2, 4 or 8.
-        descriptor_dim: Dimension d of the descriptors.
-        architecture: Architecture of the teacher.
-        max_tile: Largest side in pixels of what is described at once, with the scores of the whole image; see
-            :class:`~anomalib_students.model.describers.Describer`.
-        standardise: Whether each dimension of the descriptors is brought to mean 0 and standard deviation 1 over the
-            training images, as it is for the students (eq. 7).
-        settings: Arguments of the method's class that differ from the paper's.
-        mode: ``"pixel"`` to score every pixel, ``"patch"`` to zoom each image to p x p and score it as the one patch
-            that it then is (Section 4.1), to which ``output_stride`` means nothing.
-
-    Attributes:
-        teacher: Frozen patch network. Its weights are random until they are loaded.
-        descriptor_mean: What is subtracted from descriptors, of shape ``(d,)``.
-        descriptor_std: What they are then divided by, of shape ``(d,)``.
-        distribution: Model of the descriptors.
-        is_fitted: Whether :meth:`fit` has been called; a scalar.
-
-    Raises:
-        ValueError: If an argument is out of range.
+    For the arguments see :class:`.lightning_model.DescriptorBaseline`. The frozen teacher has random weights until they
+    are loaded.
 
     Example:
         >>> model = DescriptorBaselineModel("k_means").eval()
@@ -86,23 +65,15 @@ class DescriptorBaselineModel(nn.Module):
 
     @torch.no_grad()
     def describe(self, images: torch.Tensor) -> torch.Tensor:
-        """Describe images.
+        """Describe normalised images ``(B, 3, H, W)`` by descriptors of shape ``(n, d)``.
 
-        Args:
-            images: Normalised images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            Descriptors of every s-th pixel of all images, or of the images, of shape ``(n, d)``.
+        These are of every s-th pixel, or in the mode ``"patch"`` of each image.
         """
         parts = self.describer.patches(self.teacher, images)
         return torch.cat([_vectors(patches.describe(self.teacher)) for patches in parts]).float()
 
     def fit(self, descriptors: torch.Tensor) -> None:
-        """Fit the model of the descriptors.
-
-        Args:
-            descriptors: Descriptors of anomaly-free images, of shape ``(n, d)``.
-        """
+        """Fit the model to descriptors ``(n, d)`` of anomaly-free images."""
         device = self.is_fitted.device
         descriptors = descriptors.to(device)
         if self.standardise:
@@ -113,17 +84,9 @@ class DescriptorBaselineModel(nn.Module):
         self.is_fitted.fill_(value=True)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Predict.
+        """Predict the anomaly maps ``(B, 1, H, W)`` of normalised images, and their maxima ``(B,)`` as scores.
 
-        Args:
-            images: Normalised images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            The anomaly map of shape ``(B, 1, H, W)``, and its maximum as the score of the image, of shape ``(B,)``; in
-            the mode ``"patch"`` the score alone.
-
-        Raises:
-            RuntimeError: If the model is not fitted yet.
+        In the mode ``"patch"`` there are scores alone. Raises a ``RuntimeError`` if the model is not fitted yet.
         """
         is_exporting = torch.compiler.is_exporting()
         if not is_exporting:

@@ -13,16 +13,7 @@ class FeatureDictionary(KMeans):
     """Keep the features nearest to the centres of K-Means, and score others by their distance to them.
 
     Features are normalised to an l1 norm of one, and reduced to their principal components (Napoletano et al., Sections
-    4 and 6).
-
-    Args:
-        n_entries: Number of cluster centres, and so of features in the dictionary.
-        n_nearest: Number of nearest entries whose distances are averaged.
-        n_init: Number of random starts of K-Means, of which the best counts.
-        kept_variance: Part of the variance that the principal components keep.
-
-    Raises:
-        ValueError: If an argument is out of range.
+    4 and 6). The distances to the ``n_nearest`` entries are averaged.
 
     Example:
         >>> dictionary = FeatureDictionary(n_entries=4)
@@ -41,8 +32,7 @@ class FeatureDictionary(KMeans):
     def fit(self, descriptors: torch.Tensor) -> None:
         """Find the principal components, cluster them, and move each centre to the nearest of them.
 
-        Raises:
-            ValueError: If there are fewer features than entries.
+        Raises a ``ValueError`` if there are fewer features than entries.
         """
         if len(descriptors) < self.n_centres:
             msg = (

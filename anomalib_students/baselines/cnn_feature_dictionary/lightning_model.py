@@ -91,10 +91,7 @@ class CNNFeatureDictionary(OnePassTraining, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(
-            pre_processor=pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
+            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
         if min(input_size, n_samples) < 1:
             msg = f"input_size and n_samples must be at least 1, got input_size={input_size} and n_samples={n_samples}."

@@ -22,21 +22,8 @@ class CNNFeatureDictionaryModel(nn.Module):
     """Score each pixel by how far the features of the patch around it are from those of anomaly-free patches.
 
     The network sees every patch alone, cut out and resized to its input size. Its convolutions pad with zeros, so that
-    the features of a patch are not among those of the whole image, and cannot be computed in one pass.
-
-    Args:
-        source: Network that describes patches.
-        dictionary: Dictionary of features.
-        patch_size: Side p of the patches in pixels.
-        output_stride: Distance in pixels between patches at inference: 1, 2, 4 or 8. The scores of the pixels between
-            their centres are interpolated.
-        patches_per_image: Patches that are drawn from each training image.
-
-    Attributes:
-        is_fitted: Whether :meth:`fit` has been called; a scalar.
-
-    Raises:
-        ValueError: If an argument is out of range.
+    the features of a patch are not among those of the whole image, and cannot be computed in one pass. For the
+    arguments see :class:`.lightning_model.CNNFeatureDictionary`.
 
     Example:
         >>> model = CNNFeatureDictionaryModel(DistillationSource("bundled"), FeatureDictionary(), output_stride=8)
@@ -90,16 +77,9 @@ class CNNFeatureDictionaryModel(nn.Module):
         self.is_fitted.fill_(value=True)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Predict.
+        """Predict the anomaly maps ``(B, 1, H, W)`` of normalised images, and their maxima ``(B,)`` as scores.
 
-        Args:
-            images: Normalised images of shape ``(B, 3, H, W)``.
-
-        Returns:
-            The anomaly map of shape ``(B, 1, H, W)``, and its maximum as the score of the image, of shape ``(B,)``.
-
-        Raises:
-            RuntimeError: If the model is not fitted yet.
+        Raises a ``RuntimeError`` if the model is not fitted yet.
         """
         windows = self._windows(images, self.output_stride)
         if torch.compiler.is_exporting():

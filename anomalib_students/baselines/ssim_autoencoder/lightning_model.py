@@ -83,10 +83,7 @@ class SSIMAutoencoder(Detector, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(
-            pre_processor=pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
+            pre_processor=pre_processor, post_processor=post_processor, evaluator=evaluator, visualizer=visualizer
         )
         self.model: SSIMAutoencoderModel = SSIMAutoencoderModel(patch_size, latent_dim, patch_stride, ssim_constants)
         if lr <= 0 or weight_decay < 0:
@@ -96,15 +93,11 @@ class SSIMAutoencoder(Detector, AnomalibModule):
         self.weight_decay = weight_decay
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add to anomalib's callbacks what makes a training resumable, and the estimate of its time."""
+        """Make the training resumable, and estimate its time."""
         return [*super().configure_callbacks(), RandomState(), Termination(), TrainingTime()]
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
-        """Compute the loss, the mean of 1 - SSIM.
-
-        Raises:
-            ValueError: If the pixels are not in ``[0, 1]``.
-        """
+        """Compute the mean of 1 - SSIM. Raises a ``ValueError`` for pixels out of ``[0, 1]``."""
         images = cast("torch.Tensor", batch.image)
         darkest, brightest = (value.item() for value in images.aminmax())
         if darkest < -RANGE_TOLERANCE or brightest > 1 + RANGE_TOLERANCE:
@@ -123,18 +116,10 @@ class SSIMAutoencoder(Detector, AnomalibModule):
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Resize images, by default to 256 x 256 pixels, and leave their range as it is.
-
-        Args:
-            image_size: Height and width of the images in pixels.
-        """
+        """Resize images, by default to 256 x 256 pixels, and leave their range as it is."""
         return PreProcessor(transform=Resize(image_size or (256, 256), antialias=True))
 
     def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
-        """Train for the paper's epochs if the user leaves the length open.
-
-        Args:
-            settings: Arguments of the trainer of anomalib's engine, which are completed.
-        """
+        """Train for the paper's epochs if the user leaves the length open."""
         if has_open_length(settings):
             settings["max_epochs"] = self.paper_epochs

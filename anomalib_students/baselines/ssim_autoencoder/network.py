@@ -42,17 +42,10 @@ PATCH_SIZES = tuple(_ENCODERS)
 
 
 class ConvolutionalAutoencoder(nn.Module):
-    """Encode grey images as vectors, and decode them again.
+    """Encode grey images of 128 or 256 pixels a side as vectors, and decode them again.
 
     The decoder mirrors the encoder. A leaky rectified linear unit follows each layer but the last of either, which are
     linear.
-
-    Args:
-        patch_size: Side of the images in pixels: 128 or 256.
-        latent_dim: Dimension of the vectors.
-
-    Raises:
-        ValueError: If an argument is out of range.
 
     Example:
         >>> autoencoder = ConvolutionalAutoencoder(patch_size=128, latent_dim=100)

@@ -1,6 +1,6 @@
 """Structural similarity of two images at every pixel (SSIM; Wang et al., 2004).
 
-Neither of the libraries at hand will do: kornia's has no other constants than those of Wang et al., and torchmetrics'
+Neither kornia nor torchmetrics can be used: kornia has no other constants than those of Wang et al., and torchmetrics
 splits its intermediate results by the batch size, so that an exported model would take batches of one size only.
 """
 

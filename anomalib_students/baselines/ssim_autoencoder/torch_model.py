@@ -20,9 +20,6 @@ class SSIMAutoencoderModel(nn.Module):
     Where the patches that larger images are covered with overlap, their scores are averaged. For the arguments see
     :class:`.lightning_model.SSIMAutoencoder`.
 
-    Raises:
-        ValueError: If an argument is out of range.
-
     Example:
         >>> model = SSIMAutoencoderModel(patch_size=128).eval()
         >>> predictions = model(torch.rand(1, 3, 160, 128))
@@ -51,18 +48,11 @@ class SSIMAutoencoderModel(nn.Module):
         self.crop = v2.RandomCrop(patch_size)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
-        """Compute the loss in training, and predictions in evaluation.
+        """Compute the loss in training, and predictions in evaluation, of images ``(B, 3, H, W)`` in ``[0, 1]``.
 
-        Args:
-            images: Images of shape ``(B, 3, H, W)`` in ``[0, 1]``, at least as large as a patch.
-
-        Returns:
-            In training, the mean of 1 - SSIM over a patch of each image, a random one if the image is larger; a scalar.
-            In evaluation, the anomaly map of shape ``(B, 1, H, W)`` in ``[0, 2]``, and its maximum as the score of the
-            image, of shape ``(B,)``.
-
-        Raises:
-            ValueError: If the images are smaller than a patch.
+        The loss is the mean of 1 - SSIM over a patch of each image, a random one if the image is larger. Predictions
+        are the anomaly maps ``(B, 1, H, W)`` in ``[0, 2]`` and their maxima. Raises a ``ValueError`` if the images are
+        smaller than a patch.
         """
         if min(images.shape[-2:]) < self.patch_size:
             height, width = images.shape[-2:]
