@@ -46,7 +46,7 @@ def maps(
         n_images: Number of images that are shown if none are named.
         images_as: Whether an image is a row (Figure 5) or a column (Figures 1 and 6).
         show_images: Show the images and their ground truth beside the maps. Check whether their licence allows it.
-        shared_colours: A colour is the same score in the maps of all images; otherwise each map has colours of its own.
+        shared_colours: A colour is the same score in the maps of all images; otherwise each map has its own colours.
         dpi: Pixels per inch; a figure is at most 8.3 inches wide.
         device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
 
@@ -56,7 +56,7 @@ def maps(
         ValueError: If there are no images to show, one of them or the checkpoint cannot be read, the model has no maps,
             or a number is out of range.
     """
-    # With all of anomalib's models, which the other commands can do without.
+    # Imports all of anomalib's models, which the other commands do not need.
     from .scores import load_model, score_image
 
     check_output(output, ".png", "A figure")

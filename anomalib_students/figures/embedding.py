@@ -26,13 +26,10 @@ SHOWN = (0.01, 99.5)
 
 
 class Embedding(NamedTuple):
-    """Descriptors of n pixels in the plane.
+    """Descriptors of n pixels in the plane: teacher and mean of the students, each of shape ``(n, 2)``.
 
-    Attributes:
-        teacher: Places of the teacher's descriptors, of shape ``(n, 2)``.
-        students: Places of the students' mean descriptors, of shape ``(n, 2)``.
-        stress: Kruskal's stress-1: how far the distances in the plane are from those of the descriptors. 0 is perfect,
-            0.1 fair and 0.2 poor.
+    ``stress`` is Kruskal's stress-1: how far the distances in the plane are from those of the descriptors. 0 is
+    perfect, 0.1 fair and 0.2 poor.
     """
 
     teacher: np.ndarray
@@ -45,10 +42,7 @@ def embed(pixels: Pixels) -> Embedding:
 
     Metric scaling (SMACOF) moves the points until their distances are as close as possible to those of the descriptors.
     It starts from classical scaling, the projection on the first two principal components, so that the result does not
-    depend on chance.
-
-    Raises:
-        ValueError: If there are less than two pixels.
+    depend on chance. Raises a ``ValueError`` for less than two pixels.
     """
     n_pixels = len(pixels.score)
     if n_pixels < 2:
@@ -66,18 +60,11 @@ def embed(pixels: Pixels) -> Embedding:
 
 
 def draw_embedding(scales: Mapping[str, PixelSampler], what: Literal["pixels", "images"] = "pixels") -> Figure:
-    """Draw, for each scale, the embedding of the drawn pixels, and beside it the histogram of the scores of all.
+    """Draw the embedding of the drawn pixels of each named scale, and beside it the histogram of all scores.
 
     A point is the teacher's descriptor of a pixel, the end of its line the mean of the students', and the radius of the
     circle around that the square root of the predictive uncertainty (eq. 10): the root mean square of the students'
     distances from their mean, in the units of the axes.
-
-    Args:
-        scales: Sampled pixels, by the names of the scales.
-        what: What a point stands for: a pixel, or an image that is one patch.
-
-    Returns:
-        The figure.
     """
     with mpl.rc_context({"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(SIZE[0], SIZE[1] * len(scales)), layout="constrained")

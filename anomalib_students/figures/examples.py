@@ -17,12 +17,7 @@ Images = AnomalibDataset | ConcatDataset[ImageItem]
 
 
 def find_test_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
-    """Return the test images of a data module, with their ground truth.
-
-    Raises:
-        OSError: If the data cannot be found.
-        ValueError: If there are no test images.
-    """
+    """Return the test images of a data module, with their ground truth. Raises a ``ValueError`` for none."""
     datamodule.prepare_data()
     datamodule.setup()
     dataset = datamodule.test_data
@@ -36,18 +31,8 @@ def spread_over_types(dataset: AnomalibDataset, n_images: int | None, only_defec
     """Choose images of as many types of defects as possible: the first of each type, then the second, and so on.
 
     The choice depends on the data alone, so that no model is shown at its best. The type of an image is the name of its
-    folder, as in MVTec AD, where ``good`` is one too.
-
-    Args:
-        dataset: Images to choose from.
-        n_images: How many to choose; None for all.
-        only_defective: Leave good images out, unless there are no others.
-
-    Returns:
-        The chosen images, those of a type together.
-
-    Raises:
-        ValueError: If no image is to be chosen.
+    folder, as in MVTec AD, where ``good`` is one too. With ``only_defective``, good images are chosen only if there are
+    no others.
     """
     if n_images is not None and n_images < 1:
         msg = f"n_images must be at least 1, got {n_images}."
@@ -62,28 +47,15 @@ def spread_over_types(dataset: AnomalibDataset, n_images: int | None, only_defec
 
 
 def named_images(dataset: AnomalibDataset, paths: Sequence[Path]) -> AnomalibDataset:
-    """Choose images by their paths.
+    """Choose images by their paths or the ends of them, such as ``crack/000.png``, in the order of the data set.
 
-    Args:
-        dataset: Images to choose from.
-        paths: Paths of images, or the ends of them, such as ``crack/000.png``.
-
-    Returns:
-        The chosen images, in the order of the data set.
-
-    Raises:
-        ValueError: If a path is that of none, or of several of the images.
+    Raises a ``ValueError`` if a path fits none, or several of the images.
     """
     return dataset.subsample(sorted({_position(dataset.samples, path) for path in paths}))
 
 
 def image_files(paths: Sequence[Path]) -> Images:
-    """Read images from files and folders of them, without ground truth, in the order of the paths.
-
-    Raises:
-        OSError: If there is no such file or folder.
-        ValueError: If a file is no image, or there are none.
-    """
+    """Read images from files and folders, without ground truth, in the order of the paths."""
     if not paths:
         msg = "There are no images to show: name some."
         raise ValueError(msg)
@@ -91,23 +63,15 @@ def image_files(paths: Sequence[Path]) -> Images:
 
 
 def read_examples(dataset: Images, description: str | None = None) -> Iterator[ImageBatch]:
-    """Read the images of a data set one after the other.
+    """Read the images of a data set in batches of one, with a progress bar if there is a ``description``.
 
-    Args:
-        dataset: Images.
-        description: What a progress bar says; None for no bar.
-
-    Yields:
-        Batches of one image, with its ground truth if it has one.
-
-    Raises:
-        ValueError: If an image cannot be read.
+    Raises a ``ValueError`` that names the image if it cannot be read.
     """
     for position in track(range(len(dataset)), description=description or "", disable=description is None):
         try:
             item = dataset[position]
         except (OSError, SyntaxError, ValueError) as error:
-            # The decoder does not say which image it is.
+            # The decoder does not name the image.
             msg = f"Cannot read {_path(dataset, position)}: {error}. Repair or remove it."
             raise ValueError(msg) from error
         yield cast("ImageBatch", ImageBatch.collate([cast("ImageItem", item)]))

@@ -25,17 +25,13 @@ COLOUR_MAP = "inferno"
 HIGHEST = 99.9
 """Percentile of the scores at which the colours end, so that a few pixels do not darken all others."""
 GROUND_TRUTH = "#56b4e9"
-"""A blue that the colour map has not, of the palette of Okabe and Ito."""
+"""A blue that the colour map lacks, of the palette of Okabe and Ito."""
 
 
 class ScoredImage(NamedTuple):
-    """An image as the model sees it, and what the model makes of it.
+    """An image ``(H, W, 3)`` as the model sees it, without normalisation, and its anomaly maps by scale.
 
-    Attributes:
-        name: Name of the image, with the type of its defect.
-        image: RGB image of shape ``(H, W, 3)`` in ``[0, 1]``, pre-processed but for the normalisation of its colours.
-        mask: Ground truth of shape ``(H, W)``, True where the image is anomalous; None if it is not known.
-        maps: Anomaly maps of shape ``(H, W)``, by the names of the scales.
+    ``mask`` is the ground truth ``(H, W)``, True where the image is anomalous; None if it is not known.
     """
 
     name: str
@@ -51,16 +47,8 @@ def draw_panels(
 
     The colours of a map begin at 0, the mean score of anomaly-free pixels, and end at its 99.9th percentile. If they
     are shared, they end at the highest of those of all images at this scale, and go with the square root of the score,
-    so that slight anomalies are seen beside strong ones.
-
-    Args:
-        images: Scored images, at least one.
-        show_images: Show the images and their ground truth, and its outline in the maps; if not, the maps alone.
-        images_as: ``"rows"`` or ``"columns"``.
-        shared_colours: Whether a colour is the same score in the maps of all images, with a colour bar.
-
-    Returns:
-        The figure.
+    so that slight anomalies are seen beside strong ones. Without ``show_images``, the maps alone are shown, without the
+    outline of the ground truth.
     """
     has_masks = show_images and any(image.mask is not None for image in images)
     headings = [*(["input"] if show_images else []), *(["ground truth"] if has_masks else []), *images[0].maps]

@@ -1,4 +1,4 @@
-"""Pixels, normal and anomalous: their descriptors and scores, as Figure 4 shows them.
+"""Normal and anomalous pixels with their descriptors and scores, as Figure 4 shows them.
 
 If each image is one patch (Section 4.1), a pixel stands for the image.
 """
@@ -14,14 +14,9 @@ __all__ = ["PixelSampler", "Pixels"]
 
 
 class Pixels(NamedTuple):
-    """What an ensemble says of n pixels.
+    """Output of an ensemble for n pixels: the teacher's descriptors and the students' means (eq. 8), ``(n, d)``.
 
-    Attributes:
-        teacher: Normalised descriptors of the teacher, of shape ``(n, d)``.
-        students: Mean descriptors of the students (eq. 8), of shape ``(n, d)``.
-        uncertainty: Predictive uncertainty (eq. 10), of shape ``(n,)``.
-        score: Scores (eq. 11), of shape ``(n,)``.
-        is_anomalous: Ground truth, of shape ``(n,)``.
+    Uncertainty (eq. 10), score (eq. 11) and ground truth have the shape ``(n,)``.
     """
 
     teacher: np.ndarray
@@ -32,12 +27,7 @@ class Pixels(NamedTuple):
 
 
 class PixelSampler:
-    """Draw normal and anomalous pixels at random from all that pass by, and keep the scores of all.
-
-    Args:
-        n_pixels: Pixels to draw of each class.
-        seed: Seed of the draw.
-    """
+    """Draw ``n_pixels`` normal and as many anomalous pixels from all that pass by, and keep the scores of all."""
 
     def __init__(self, n_pixels: int, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What a trained model makes of single images: anomaly maps of each scale and of all together, and descriptors."""
+"""Anomaly maps and descriptors of single images, computed by a trained model."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -42,16 +42,9 @@ PATCHES_AT_ONCE = 64
 
 
 def load_model(checkpoint: Path, device: str | torch.device | None = None) -> UninformedStudents:
-    """Load a trained model in evaluation mode.
+    """Load a trained model in evaluation mode, by default to the accelerator if there is one.
 
-    Args:
-        checkpoint: Checkpoint of :class:`UninformedStudents`.
-        device: Device to put it on; None for the accelerator, if there is one.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        RuntimeError: If there is no such device.
-        ValueError: If the file is not such a checkpoint.
+    Raises a ``FileNotFoundError`` or ``ValueError`` if the file is missing or not a checkpoint of this model.
     """
     if not checkpoint.is_file():
         msg = f"There is no checkpoint {checkpoint}: name the *.ckpt file of a trained model."
@@ -70,13 +63,7 @@ def load_model(checkpoint: Path, device: str | torch.device | None = None) -> Un
 def pre_process(model: UninformedStudents, batch: ImageBatch) -> tuple[torch.Tensor, np.ndarray | None]:
     """Prepare an image for the model as anomalib's engine does.
 
-    Args:
-        model: Trained model.
-        batch: Batch of one image as it was read, with its mask if it has one.
-
-    Returns:
-        The image, of shape ``(1, 3, H, W)``, on the device of the model; and its mask, of shape ``(H, W)``, True where
-        it is anomalous.
+    The image ``(1, 3, H, W)`` is on the device of the model; the mask ``(H, W)`` is None if the batch has none.
     """
     image, mask = cast("torch.Tensor", batch.image), batch.gt_mask
     transform = _transform(model)
@@ -89,13 +76,8 @@ def pre_process(model: UninformedStudents, batch: ImageBatch) -> tuple[torch.Ten
 def scale_maps(model: UninformedStudentsModel, images: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the anomaly map of each scale (eq. 11), and if there are several, that of all together (eq. 12).
 
-    Args:
-        model: Trained model.
-        images: Pre-processed images of shape ``(B, 3, H, W)``.
-
-    Returns:
-        Maps of shape ``(B, 1, H, W)``, in standard deviations from the mean of anomaly-free pixels: ``"p = 33"`` and so
-        on, and :data:`MULTI_SCALE`.
+    The maps ``(B, 1, H, W)`` are in standard deviations from the mean of anomaly-free pixels, by their names
+    (``"p = 33"`` and so on, and :data:`MULTI_SCALE`).
     """
     maps = {
         f"p = {patch_size}": ensemble(images, model.describer)
@@ -128,8 +110,7 @@ def visible_image(model: AnomalibModule, image: torch.Tensor) -> np.ndarray:
 def sample_pixels(model: UninformedStudents, examples: Iterable[ImageBatch], samplers: Sequence[PixelSampler]) -> None:
     """Let the pixels of images pass by the samplers of the scales.
 
-    Raises:
-        ValueError: If an image has neither mask nor label.
+    Raises a ``ValueError`` if an image has neither mask nor label.
     """
     networks = model.model
     for batch in examples:
@@ -143,8 +124,7 @@ def sample_pixels(model: UninformedStudents, examples: Iterable[ImageBatch], sam
 def sample_patches(model: UninformedStudents, examples: Iterable[ImageBatch], samplers: Sequence[PixelSampler]) -> None:
     """Let images, each of which is one patch, pass by the samplers of the scales.
 
-    Raises:
-        ValueError: If an image has no label.
+    Raises a ``ValueError`` if an image has no label.
     """
     examples = iter(examples)
     while batches := list(islice(examples, PATCHES_AT_ONCE)):
@@ -158,18 +138,7 @@ def sample_patches(model: UninformedStudents, examples: Iterable[ImageBatch], sa
 def describe_pixels(
     ensemble: StudentTeacherEnsemble, image: torch.Tensor, is_anomalous: np.ndarray, output_stride: int, max_tile: int
 ) -> Iterator[Pixels]:
-    """Describe every s-th pixel of an image.
-
-    Args:
-        ensemble: Trained ensemble of one patch size.
-        image: Pre-processed image of shape ``(1, 3, H, W)``.
-        is_anomalous: Ground truth of shape ``(H, W)``.
-        output_stride: Distance s between described pixels.
-        max_tile: Largest side in pixels of the part of the image that is described at once.
-
-    Yields:
-        The pixels of one part of the image after the other, row by row.
-    """
+    """Describe every s-th pixel of an image ``(1, 3, H, W)``, one part after the other, row by row."""
     truth = is_anomalous[::output_stride, ::output_stride]
     for part in PixelDescriber(max_tile, output_stride).patches(ensemble.teacher, image):
         yield _pixels(ensemble, part, truth[part.rows, part.columns].ravel())
@@ -179,22 +148,13 @@ def describe_pixels(
 def describe_patches(
     ensemble: StudentTeacherEnsemble, images: Sequence[torch.Tensor], is_anomalous: np.ndarray
 ) -> Pixels:
-    """Describe each image as the one patch that it is zoomed to (Section 4.1).
-
-    Args:
-        ensemble: Trained ensemble of one patch size.
-        images: Pre-processed images of shape ``(1, 3, H, W)``, of any sizes.
-        is_anomalous: Ground truth of shape ``(n,)``.
-
-    Returns:
-        What the ensemble says of the images, in their order.
-    """
+    """Describe each image ``(1, 3, H, W)``, of any size, as the one patch that it is zoomed to (Section 4.1)."""
     patches = torch.cat([zoom(image, ensemble.teacher.patch_size) for image in images])
     return _pixels(ensemble, Patches(patches), is_anomalous)
 
 
 def _pixels(ensemble: StudentTeacherEnsemble, patches: Patches, is_anomalous: np.ndarray) -> Pixels:
-    """Put what an ensemble says of all patches below each other, row by row."""
+    """Flatten the ensemble's output for patches, row by row."""
     students, target = ensemble.describe(patches)
     error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
     teacher, mean = (
@@ -211,7 +171,7 @@ def _pixels(ensemble: StudentTeacherEnsemble, patches: Patches, is_anomalous: np
 
 
 def _label(batch: ImageBatch) -> bool:
-    """Tell whether an image is anomalous, as a whole."""
+    """Return whether an image is anomalous as a whole. Raises a ``ValueError`` if the data have no labels."""
     if batch.gt_label is None:
         (path,) = batch.image_path or ("an image",)
         msg = f"The data do not say whether {path} is anomalous: choose data with masks or labels."
