@@ -21,5 +21,5 @@ masks no PRO curve, in the mode ``"patch"`` no maps, and without a threshold no 
 ``device``      device to compute on, such as ``cpu`` or ``cuda:1``; by default the accelerator, if there is one
 =============== ==================================================================================================
 
-In Python, :func:`anomalib_students.report.write.write_report` writes it for a model that is at hand.
+In Python, :func:`anomalib_students.report.write.write_report` writes it for a model in memory.
 """

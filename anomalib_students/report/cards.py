@@ -1,4 +1,4 @@
-"""The images of the report: which are shown, in which order, and as what."""
+"""The images of the report: their choice, order and pictures."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,26 +12,18 @@ __all__ = ["FALSE_ALARM", "MISS", "Card", "in_order", "make_cards", "map_scale",
 
 FALSE_ALARM, MISS, FOUND, PASSED = "false alarm", "missed", "found", "passed"
 DEFECTIVE, GOOD = "defective", "good"
-"""Outcomes where there is no threshold."""
+"""Outcomes if there is no threshold."""
 USUAL = 99
 """Percentile of the pixels of a good image at which the colours begin."""
 HIGHEST = 99.9
-"""Percentile of the scores at which the colours end where there is no threshold."""
+"""Percentile of the scores at which the colours end if there is no threshold."""
 
 
 class Card(NamedTuple):
-    """An image of the report.
+    """An image of the report, whose pictures are data URIs of ``width`` x ``height`` pixels.
 
-    Attributes:
-        name: Folder and name.
-        kind: Type of its defect.
-        outcome: What became of it.
-        score: Its score.
-        width: Width of its pictures in pixels.
-        height: Height of its pictures in pixels.
-        picture: Data URI of the image.
-        heat: Data URI of the image under its anomaly map; None if it has none.
-        outline: Data URI of the outline of its ground truth; None if there is nothing to mark.
+    ``heat`` is the image under its anomaly map, None without one; ``outline`` is that of the ground truth, None if
+    nothing is anomalous.
     """
 
     name: str
@@ -46,13 +38,9 @@ class Card(NamedTuple):
 
 
 def outcome_of(result: ImageResult) -> str:
-    """Say what became of an image.
+    """Return ``"false alarm"``, ``"missed"``, ``"found"`` or ``"passed"``.
 
-    Args:
-        result: Its result.
-
-    Returns:
-        ``"false alarm"``, ``"missed"``, ``"found"`` or ``"passed"``; without a threshold ``"defective"`` or ``"good"``.
+    Without a threshold, return ``"defective"`` or ``"good"``.
     """
     if result.is_alarm is None:
         return DEFECTIVE if result.is_defective else GOOD
@@ -62,15 +50,9 @@ def outcome_of(result: ImageResult) -> str:
 
 
 def in_order(results: Sequence[ImageResult]) -> list[ImageResult]:
-    """Put images in order: false alarms, misses, found ones, and good ones that passed.
+    """Sort images: false alarms, misses, found ones, and good ones that passed.
 
     Among each, the clearest mistakes and the closest decisions come first. Without a threshold, the highest scores do.
-
-    Args:
-        results: Results.
-
-    Returns:
-        The same in order.
     """
     ascending = (MISS, FOUND)
     order = {FALSE_ALARM: 0, MISS: 1, FOUND: 2, PASSED: 3}
@@ -83,15 +65,10 @@ def in_order(results: Sequence[ImageResult]) -> list[ImageResult]:
 
 
 def map_scale(results: Sequence[ImageResult], threshold: float | None) -> Scale | None:
-    """Choose the colours of all maps.
+    """Choose the colours of all maps; None if there are no maps.
 
-    Args:
-        results: Results.
-        threshold: Above it, a pixel is called anomalous; None if there is no threshold.
-
-    Returns:
-        Scale that begins at what all but a hundredth of the pixels of good images have, or of all images if none is
-        good. It ends at 1, or without a threshold, at the highest scores. None if there are no maps.
+    They begin at the score that 99 % of the pixels of good images do not exceed, or of all images if none is good. They
+    end at 1, or without a threshold, at the highest scores.
     """
     maps = [result.anomaly_map.numpy() for result in results if result.anomaly_map is not None]
     if not maps:
@@ -107,15 +84,7 @@ def map_scale(results: Sequence[ImageResult], threshold: float | None) -> Scale 
 
 
 def make_cards(results: Sequence[ImageResult], scale: Scale | None) -> list[Card]:
-    """Draw the pictures of images.
-
-    Args:
-        results: Results, in the order of the cards.
-        scale: Colours of their maps; None if they have none.
-
-    Returns:
-        A card for each.
-    """
+    """Draw the pictures of images, with maps in the colours of the scale."""
     return [_card(result, scale) for result in results]
 
 

@@ -40,15 +40,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def draw_histogram(results: Sequence[ImageResult], threshold: float | None) -> str:
-    """Draw a histogram of the scores of good and of defective images.
-
-    Args:
-        results: Results.
-        threshold: Above it, an image is called anomalous; None if there is none.
-
-    Returns:
-        Data URI.
-    """
+    """Draw a histogram of the scores of good and of defective images, as a data URI."""
     scores = np.array([result.score for result in results])
     truth = np.array([result.is_defective for result in results])
     lowest, highest = scores.min(), scores.max()
@@ -73,16 +65,7 @@ def draw_histogram(results: Sequence[ImageResult], threshold: float | None) -> s
 
 
 def draw_roc(curve: Curve, recall: Rate | None, false_alarms: Rate | None) -> str:
-    """Draw the ROC curve of the images.
-
-    Args:
-        curve: The curve.
-        recall: Part of the defective images that are found, None if there is no threshold.
-        false_alarms: Part of the good images that are called anomalous, None if there is no threshold.
-
-    Returns:
-        Data URI.
-    """
+    """Draw the ROC curve of the images as a data URI, with a point at the threshold if there is one."""
     with mpl.rc_context(SETTINGS):
         figure, axes = _figure()
         axes.plot([0, 1], [0, 1], color=FOREGROUND, linewidth=0.8, linestyle=":", label="chance")
@@ -95,14 +78,7 @@ def draw_roc(curve: Curve, recall: Rate | None, false_alarms: Rate | None) -> st
 
 
 def draw_pro(curve: Curve) -> str:
-    """Draw the PRO curve of the anomaly maps.
-
-    Args:
-        curve: The curve.
-
-    Returns:
-        Data URI.
-    """
+    """Draw the PRO curve of the anomaly maps, as a data URI."""
     with mpl.rc_context(SETTINGS):
         figure, axes = _figure()
         axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"AUPRO {curve.area:.3f}")

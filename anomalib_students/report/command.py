@@ -35,7 +35,7 @@ def report(
         ValueError: If there are no test images, one of them or the checkpoint cannot be read, or a number is out of
             range.
     """
-    # With all of anomalib's models, which the other commands can do without.
+    # Imports all of anomalib's models, which the other commands do not need.
     from anomalib_students.figures.scores import load_model
 
     from .write import write_report
@@ -47,7 +47,7 @@ def report(
 
 
 def _trainer_arguments(device: torch.device) -> dict[str, object]:
-    """Have Lightning compute on a device."""
+    """Make Lightning compute on a device."""
     return {
         "accelerator": device.type,
         "devices": 1 if device.type == "cpu" or device.index is None else [device.index],

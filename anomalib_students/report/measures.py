@@ -1,4 +1,4 @@
-"""What the test images say of a model: counts, rates and areas under curves, over all and by type of defect."""
+"""Counts, rates and areas under curves of the test images, over all and by type of defect."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,19 +36,14 @@ N_POINTS = 400
 
 
 class Rate(NamedTuple):
-    """A part of some images.
-
-    Attributes:
-        number: Number of images in the part.
-        total: Number of all.
-    """
+    """A number of images out of a total."""
 
     number: int
     total: int
 
     @property
     def value(self) -> float | None:
-        """The part, in ``[0, 1]``; None if there are no images."""
+        """The rate in ``[0, 1]``; None if there are no images."""
         return self.number / self.total if self.total else None
 
     @property
@@ -61,12 +56,9 @@ class Rate(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A curve over the false positive rate.
+    """A curve over ascending false positive rates, and the area under it.
 
-    Attributes:
-        fpr: False positive rates, ascending.
-        values: Values of the curve at them.
-        area: Area under it; for the PRO curve divided by the limit of the false positive rate.
+    The area under a PRO curve is divided by the limit of the false positive rate.
     """
 
     fpr: np.ndarray
@@ -77,14 +69,7 @@ class Curve(NamedTuple):
 class Kind(NamedTuple):
     """Images of one type of defect, or good ones.
 
-    Attributes:
-        name: Name of the type.
-        is_defective: Whether it is a defect.
-        n_images: Number of images.
-        alarms: Those that are called anomalous; None if the model has no threshold.
-        mean_score: Mean of their scores.
-        auroc: Of their scores against those of good images, None if it cannot be measured.
-        aupro: Of their anomaly maps and those of good images, None if it cannot be measured.
+    ``alarms`` is None without a threshold. AUROC and AUPRO are against good images, None if they cannot be measured.
     """
 
     name: str
@@ -97,28 +82,14 @@ class Kind(NamedTuple):
 
 
 def alarm_rate(results: Sequence[ImageResult]) -> Rate:
-    """Count the images that are called anomalous.
-
-    Args:
-        results: Results, with decisions.
-
-    Returns:
-        Their part.
-    """
+    """Count the images that are called anomalous."""
     return Rate(sum(bool(result.is_alarm) for result in results), len(results))
 
 
 def precision_at(share: float, recall: Rate, false_alarms: Rate) -> float | None:
-    """Compute the precision where another share of the images is defective than among the test images.
+    """Compute the precision if another share of the images were defective than of the test images.
 
-    Args:
-        share: Share of defective images, in ``[0, 1]``.
-        recall: Part of the defective images that are found.
-        false_alarms: Part of the good images that are called anomalous.
-
-    Returns:
-        Part of the alarms that are right, in ``[0, 1]``; None if the recall is not known, or no false alarm was seen,
-        from which it does not follow that there are none among many more good parts.
+    None if the recall is not known, or if there was no false alarm: among many more good parts there may be some.
     """
     if recall.value is None or not false_alarms.value:
         return None
@@ -127,14 +98,7 @@ def precision_at(share: float, recall: Rate, false_alarms: Rate) -> float | None
 
 
 def kinds_of(results: Sequence[ImageResult]) -> list[Kind]:
-    """Measure each type of defect.
-
-    Args:
-        results: Results of all test images.
-
-    Returns:
-        The good images first, then the types of defects by name.
-    """
+    """Measure each type of defect: the good images first, then the types of defects by name."""
     good = [result for result in results if not result.is_defective]
     own: dict[tuple[bool, str], list[ImageResult]] = {}
     for result in results:
@@ -157,14 +121,7 @@ def _measure(name: str, own: Sequence[ImageResult], good: Sequence[ImageResult])
 
 
 def image_roc(results: Sequence[ImageResult]) -> Curve | None:
-    """Compute the ROC curve of the scores of images.
-
-    Args:
-        results: Results.
-
-    Returns:
-        The curve; None unless there are both good and defective images.
-    """
+    """Compute the ROC curve of the scores of images; None unless there are both good and defective ones."""
     truth = np.array([result.is_defective for result in results])
     if len(set(truth)) < 2:
         return None
@@ -178,12 +135,7 @@ def image_roc(results: Sequence[ImageResult]) -> Curve | None:
 def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
     """Compute the PRO curve of anomaly maps up to a false positive rate of 0.3.
 
-    Args:
-        results: Results.
-
-    Returns:
-        The curve; None if there are no maps, or no masks, or none with an anomalous pixel, or if the maps differ in
-        size, which the metric cannot take.
+    None without maps or masks of all images, without an anomalous or a normal pixel, or if the maps differ in size.
     """
     maps = [result.anomaly_map for result in results if result.anomaly_map is not None]
     masks = [result.mask for result in results if result.mask is not None]
@@ -200,6 +152,6 @@ def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
 
 
 def _batch(**fields: torch.Tensor) -> ImageBatch:
-    """Make a batch of predictions and ground truth, as metrics take it, whose images are of no account."""
+    """Make a batch of predictions and ground truth for metrics, with empty images."""
     (length,) = {len(field) for field in fields.values()}
     return ImageBatch(image=torch.zeros(length, 3, 1, 1), **fields)  # type: ignore[arg-type]

@@ -31,18 +31,9 @@ def render_page(
     source: str | None,
     n_images: int,
 ) -> str:
-    """Make the report.
+    """Render the report as HTML that needs no other file.
 
-    Args:
-        results: Results of all test images.
-        thresholds: Thresholds of the model.
-        datamodule: Data.
-        model_name: What the model is called.
-        source: Where the model is from, such as the path of its checkpoint; None to leave it out.
-        n_images: Most images that are shown.
-
-    Returns:
-        HTML that needs no other file.
+    ``source`` is where the model is from, such as the path of its checkpoint; None to leave it out.
     """
     good = [result for result in results if not result.is_defective]
     defective = [result for result in results if result.is_defective]
@@ -65,7 +56,7 @@ def render_page(
         confidence=CONFIDENCE,
         false_alarms=false_alarms,
         recall=recall,
-        precision=_precision(false_alarms, recall),
+        precision=Rate(recall.number, recall.number + false_alarms.number) if recall and false_alarms else None,
         rare=RARE,
         precision_if_rare=precision_at(RARE, recall, false_alarms) if recall and false_alarms else None,
         histogram=draw_histogram(results, thresholds.score),
@@ -96,17 +87,13 @@ def _environment() -> Environment:
 
 
 def _percent(value: float) -> str:
-    """Write a rate in percent, with a decimal where it is small."""
+    """Format a rate in percent, with a decimal if it is small."""
     digits = f"{100 * value:.1f}".removesuffix(".0") if value < 0.0995 else f"{100 * value:.0f}"
     return f"{digits}\N{NO-BREAK SPACE}%"
 
 
-def _precision(false_alarms: Rate | None, recall: Rate | None) -> Rate | None:
-    return Rate(recall.number, recall.number + false_alarms.number) if recall and false_alarms else None
-
-
 def _why_no_pro(results: Sequence[ImageResult]) -> str:
-    """Say why there may be no PRO curve."""
+    """Explain why there is no PRO curve."""
     if all(result.anomaly_map is None for result in results):
         return "The model scores images as a whole, and has no anomaly maps."
     if not any(result.mask is not None and result.mask.any() for result in results):
@@ -115,7 +102,7 @@ def _why_no_pro(results: Sequence[ImageResult]) -> str:
 
 
 def _warnings(results: Sequence[ImageResult], datamodule: AnomalibDataModule) -> list[str]:
-    """Say what else makes the numbers look better than they are."""
+    """Explain what else makes the numbers look better than they are."""
     samples = datamodule.train_data.samples
     trained_on = {Path(path).parent for path in samples["image_path"]}
     is_split_at_random = datamodule.seed is None and any(

@@ -25,53 +25,28 @@ N_STOPS = 21
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Put a file into a URI.
-
-    Args:
-        content: Content of the file.
-        kind: Media type, such as ``"image/jpeg"``.
-
-    Returns:
-        URI for the ``src`` of an image.
-    """
+    """Encode a file of a media type, such as ``"image/jpeg"``, as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Reduce an image, unless it is small.
-
-    Args:
-        image: RGB image of shape ``(H, W, 3)`` in ``[0, 1]``.
-
-    Returns:
-        Image of shape ``(h, w, 3)`` in ``0`` to ``255``, whose sides are at most 256.
-    """
+    """Reduce an RGB image ``(H, W, 3)`` in ``[0, 1]`` to sides of at most 256 pixels, in ``0`` to ``255``."""
     picture = Image.fromarray((image * 255).round().astype(np.uint8))
     picture.thumbnail((SIDE, SIDE))
     return np.asarray(picture)
 
 
 def jpeg_uri(picture: np.ndarray) -> str:
-    """Encode a picture as JPEG.
-
-    Args:
-        picture: RGB image of shape ``(h, w, 3)`` in ``0`` to ``255``.
-
-    Returns:
-        Data URI.
-    """
+    """Encode an RGB picture ``(h, w, 3)`` in ``0`` to ``255`` as JPEG, in a data URI."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="JPEG", quality=QUALITY, optimize=True)
     return data_uri(content.getvalue(), "image/jpeg")
 
 
 class Scale(NamedTuple):
-    """Which scores have which colours.
+    """Colours of scores: transparent up to ``begin``, the same from ``end`` on.
 
-    Attributes:
-        begin: Up to this score, an anomaly map is transparent.
-        middle: Score in the middle of the colours: the threshold. None if there is none.
-        end: From this score on, the colours stay the same.
+    ``middle`` is the threshold, in the middle of the colours; None if there is none.
     """
 
     begin: float
@@ -79,14 +54,9 @@ class Scale(NamedTuple):
     end: float
 
     def places(self, scores: np.ndarray) -> np.ndarray:
-        """Place scores in the colours.
+        """Map scores to places in the colours, in ``[0, 1]``.
 
-        Args:
-            scores: Scores of any shape.
-
-        Returns:
-            Places in ``[0, 1]``, of the same shape. Below the middle, they rise with the root of the score, so that
-            what was noticed and not called anomalous can be seen.
+        Below the middle, places rise with the root of the score, so that slight anomalies can be seen.
         """
         if self.middle is None:
             return np.interp(scores, [self.begin, self.end], [0, 1])
@@ -95,16 +65,7 @@ class Scale(NamedTuple):
 
 
 def overlay(picture: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
-    """Lay an anomaly map over a picture: the higher a score, the brighter and the less transparent.
-
-    Args:
-        picture: RGB image of shape ``(h, w, 3)`` in ``0`` to ``255``.
-        anomaly_map: Anomaly map of shape ``(H, W)``.
-        scale: Which scores have which colours.
-
-    Returns:
-        RGB image of shape ``(h, w, 3)`` in ``0`` to ``255``.
-    """
+    """Lay an anomaly map ``(H, W)`` over a picture ``(h, w, 3)``: higher scores are brighter and more opaque."""
     height, width = picture.shape[:2]
     resized = Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     places = scale.places(np.asarray(resized))
@@ -113,15 +74,7 @@ def overlay(picture: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> np.nd
 
 
 def outline_uri(mask: np.ndarray, size: tuple[int, int]) -> str:
-    """Draw the outline of the ground truth around what it marks, on a transparent ground.
-
-    Args:
-        mask: Ground truth of shape ``(H, W)``, with some anomalous pixels.
-        size: Height and width of the picture over which it is shown.
-
-    Returns:
-        Data URI of a PNG file.
-    """
+    """Draw the outline of a mask ``(H, W)`` at a height and width, as a data URI of a transparent PNG file."""
     # Whatever is marked stays marked if it gets smaller.
     reduced = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)) > 0
     edge = binary_dilation(reduced) & ~reduced
@@ -133,11 +86,7 @@ def outline_uri(mask: np.ndarray, size: tuple[int, int]) -> str:
 
 
 def colour_stops() -> list[str]:
-    """Sample the colours of a map, with their opacity.
-
-    Returns:
-        Colours of CSS, from the lowest to the highest score.
-    """
+    """Sample the colours of a map from the lowest to the highest score, as CSS with opacity."""
     places = np.linspace(0, 1, N_STOPS)
     return [
         f"rgb({red:.0f} {green:.0f} {blue:.0f} / {OPACITY * place**0.5:.2f})"
@@ -146,5 +95,5 @@ def colour_stops() -> list[str]:
 
 
 def _colour(places: np.ndarray) -> np.ndarray:
-    """Return the colours at places of shape ``(...)``, of shape ``(..., 3)`` in ``0`` to ``255``."""
+    """Return the colours ``(..., 3)`` in ``0`` to ``255`` at places of shape ``(...)``."""
     return mpl.colormaps[COLOUR_MAP](FIRST_COLOUR + (1 - FIRST_COLOUR) * places)[..., :3] * 255

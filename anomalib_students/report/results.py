@@ -1,4 +1,4 @@
-"""What a model makes of the test images of its data: anomalib's engine tests, and the results are kept."""
+"""Test results of a model, image by image, collected from a test by anomalib's engine."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -22,16 +22,9 @@ __all__ = ["ImageResult", "read_results"]
 
 
 class ImageResult(NamedTuple):
-    """A test image and what the model makes of it.
+    """A test image ``(h, w, 3)`` as the model sees it, made small, with its predictions and ground truth.
 
-    Attributes:
-        path: Path of its file.
-        is_defective: Ground truth.
-        score: Score, as the post-processor of the model has it.
-        is_alarm: Whether the model calls it anomalous; None if the model has no threshold.
-        picture: Small RGB image of shape ``(h, w, 3)``, as the model sees it.
-        anomaly_map: Anomaly map of shape ``(H, W)``; None if the model has none.
-        mask: Ground truth of the pixels, of shape ``(H, W)``; None if it is not known.
+    ``is_alarm`` is None without a threshold. Anomaly map and mask have the shape ``(H, W)``, or are None.
     """
 
     path: Path
@@ -44,25 +37,20 @@ class ImageResult(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder and its name."""
+        """Folder and name."""
         return name_of(self.path)
 
     @property
     def kind(self) -> str:
-        """Type of its defect, or what good images are called: the name of its folder."""
+        """Name of the folder: the type of defect, or what good images are called."""
         return self.path.parent.name
 
 
 class ResultCollector(Visualizer):
-    """Keep the results of a test.
+    """Keep the results of a test in the order of the images.
 
-    It takes the place of the model's visualizer, which is called after the post-processor.
-
-    Args:
-        has_threshold: Whether the labels that the model predicts mean something.
-
-    Attributes:
-        results: Results in the order of the images.
+    It takes the place of the model's visualizer, which is called after the post-processor. Without a threshold, the
+    labels that the model predicts mean nothing.
     """
 
     def __init__(self, has_threshold: bool) -> None:
@@ -78,16 +66,7 @@ class ResultCollector(Visualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the results of a batch.
-
-        Args:
-            trainer: Trainer that runs the test.
-            pl_module: Model under test.
-            outputs: Predictions.
-            batch: Batch with predictions and ground truth.
-            batch_idx: Number of the batch.
-            dataloader_idx: Number of the data loader.
-        """
+        """Keep the results of a batch."""
         del trainer, outputs, batch_idx, dataloader_idx
         model = cast("AnomalibModule", pl_module)
         for item in cast("Iterable[Any]", batch):
@@ -107,20 +86,9 @@ class ResultCollector(Visualizer):
 def read_results(
     model: AnomalibModule, datamodule: AnomalibDataModule, has_threshold: bool, **trainer_arguments: Any
 ) -> list[ImageResult]:
-    """Test a model with anomalib's engine, and with the model's own pre- and post-processor.
+    """Test a model with anomalib's engine, and return the results in the order of the data.
 
-    Args:
-        model: Trained model.
-        datamodule: Data module, set up or not.
-        has_threshold: Whether the labels that the model predicts mean something.
-        trainer_arguments: Arguments of Lightning's trainer.
-
-    Returns:
-        Results of all test images, in the order of the data.
-
-    Raises:
-        OSError: If the data cannot be found.
-        ValueError: If there are no test images, or one of them cannot be read.
+    The model's own pre- and post-processor are used. Raises a ``ValueError`` if there are no test images.
     """
     # It takes seconds to import.
     from anomalib.engine import Engine
@@ -135,7 +103,7 @@ def read_results(
 
 @contextmanager
 def _observed_by(model: AnomalibModule, collector: ResultCollector) -> Iterator[None]:
-    """Put the collector in the place of what else looks at predictions."""
+    """Replace evaluator and visualizer by the collector."""
     evaluator, visualizer = model.evaluator, model.visualizer
     model.evaluator, model.visualizer = None, collector  # type: ignore[assignment]
     try:

@@ -15,12 +15,9 @@ __all__ = ["Thresholds", "find_thresholds", "provenance"]
 
 
 class Thresholds(NamedTuple):
-    """Thresholds on the scale of the scores that the post-processor returns.
+    """Thresholds of images and pixels on the scale of the scores that the post-processor returns.
 
-    Attributes:
-        score: Above it, an image is called anomalous; None if the model has no threshold.
-        pixel: Above it, a pixel is called anomalous; None if the model has no threshold.
-        decision: How they were set; None if the post-processor does not say.
+    They are None if the model has none; ``decision`` is None if the post-processor does not record how they were set.
     """
 
     score: float | None
@@ -29,21 +26,14 @@ class Thresholds(NamedTuple):
 
     @property
     def expected(self) -> tuple[float, float, float] | None:
-        """Rate of false alarms that was aimed at, and its 90 % interval; None if the checkpoint does not say."""
+        """Target rate of false alarms and its 90 % interval; None if the checkpoint has none."""
         if self.score is None or self.decision is None or not math.isfinite(self.decision.false_alarm_rate):
             return None
         return self.decision.false_alarm_rate, self.decision.lower, self.decision.upper
 
 
 def find_thresholds(model: AnomalibModule) -> Thresholds:
-    """Take the thresholds from the post-processor of a model.
-
-    Args:
-        model: Trained model.
-
-    Returns:
-        Its thresholds.
-    """
+    """Read the thresholds from the post-processor of a model."""
     post_processor = cast("PostProcessor | None", model.post_processor)
     if post_processor is None or not post_processor.enable_thresholding:
         return Thresholds(None, None)
@@ -55,21 +45,13 @@ def find_thresholds(model: AnomalibModule) -> Thresholds:
 
 
 def provenance(thresholds: Thresholds, datamodule: AnomalibDataModule) -> list[str]:
-    """Say in sentences how thresholds were set, and what that means for the numbers of a test.
-
-    Args:
-        thresholds: Thresholds of a model.
-        datamodule: Data that it is tested on.
-
-    Returns:
-        Sentences.
-    """
+    """Explain in sentences how thresholds were set, and what that means for the numbers of a test."""
     if thresholds.score is None:
         return [
             "The model has no threshold, so that no image is called good or anomalous here.",
             "A training sets one if it has images to set it from.",
         ]
-    # anomalib's own post-processor does not say how it has set a threshold.
+    # anomalib's own post-processor does not record how it has set a threshold.
     decision = thresholds.decision or Decision("f1", math.nan, 0, math.nan, math.nan)
     sentences = [str(decision)]
     if decision.rule == "f1" and datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST:
@@ -81,5 +63,5 @@ def provenance(thresholds: Thresholds, datamodule: AnomalibDataModule) -> list[s
 
 
 def _unless_nan(normalised: torch.Tensor, raw: torch.Tensor) -> float | None:
-    """Take a threshold on the scale of the normalised scores, unless there is none."""
+    """Return the normalised threshold, or None if there is no raw one."""
     return None if raw.isnan() else float(normalised)

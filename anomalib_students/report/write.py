@@ -1,4 +1,4 @@
-"""Write the report for a model that is at hand."""
+"""Write the report for a model in memory."""
 
 from pathlib import Path
 from typing import Any
