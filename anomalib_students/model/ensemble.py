@@ -1,5 +1,6 @@
 """The student-teacher ensemble of one patch size (Section 3.2)."""
 
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -224,9 +225,7 @@ class StudentTeacherEnsemble(nn.Module):
         return score
 
     def _part_loss(self, images: torch.Tensor, painted: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
-        patches, seen = (
-            dense_patches(self.teacher, each) if mode == "dense" else Patches(each) for each in (images, painted)
-        )
+        create = partial(dense_patches, self.teacher) if mode == "dense" else Patches
         if torch.equal(images, painted):
-            return regression_loss(*self.describe(patches), hard_fraction)
-        return regression_loss(*self.describe(patches, seen), min(1, PAINTED_HARD * hard_fraction))
+            return regression_loss(*self.describe(create(images)), hard_fraction)
+        return regression_loss(*self.describe(create(images), create(painted)), min(1, PAINTED_HARD * hard_fraction))

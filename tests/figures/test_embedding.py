@@ -104,7 +104,7 @@ def test_lines_lead_from_the_teacher_to_circles_as_large_as_the_uncertainty(monk
     np.testing.assert_allclose(lengths, expected, rtol=0.05, atol=0.05)
 
 
-def test_the_histogram_has_all_pixels_and_tells_the_auroc():
+def test_the_histogram_has_all_pixels_and_shows_the_auroc():
     sampler = make_sampler(offset=1.0)
     normal, anomalous = sampler.scores(is_anomalous=False), sampler.scores(is_anomalous=True)
     axes = draw_embedding({"p = 33": sampler}).axes[1]

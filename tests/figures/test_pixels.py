@@ -5,7 +5,7 @@ from anomalib_students.figures.pixels import Pixels, PixelSampler
 
 
 def make_pixels(numbers, is_anomalous):
-    """Pixels whose every value tells their number."""
+    """Pixels whose every value is their number."""
     numbers = np.asarray(numbers, float)
     return Pixels(
         teacher=np.stack([numbers, -numbers], axis=1),

@@ -16,7 +16,7 @@ from .test_dense import PATCH_SIZES, make_images, make_network
 
 
 def coordinates(height, width):
-    """Images whose three channels are row, column and zero, so that a crop tells where it comes from."""
+    """Images whose three channels are row, column and zero, so that a crop shows its own position."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([rows, columns, torch.zeros_like(rows)]).double().unsqueeze(0)
 

@@ -1,4 +1,4 @@
-"""Errors are told apart: what users can mend is said in one line, what they can't keeps its traceback."""
+"""Errors that users can mend are one line; all others keep their traceback."""
 
 import pytest
 from anomalib.models import UninformedStudents

@@ -44,10 +44,10 @@ def run(storage, clock):
 
 @pytest.fixture
 def job(clock):
-    def job(name, needs=(), seconds=0.0, error=None, tells=False):
+    def job(name, needs=(), seconds=0.0, error=None, reports=False):
         def work(storage, compute, on_progress):
             clock[0] += seconds
-            if tells:
+            if reports:
                 on_progress(0.5)
             if error:
                 raise error
@@ -80,7 +80,7 @@ def test_a_report_follows_each_long_job(job, run):
 
 
 def test_a_report_is_made_up_for_while_a_long_job_goes_on(job, run):
-    _, reports = run([job("short"), job("long", seconds=11 * REPORT_SECONDS, tells=True)])
+    _, reports = run([job("short"), job("long", seconds=11 * REPORT_SECONDS, reports=True)])
     assert [results for results, _ in reports] == [[], ["short"], ["long", "short"]]
 
 
