@@ -1,6 +1,6 @@
 """Exported models that return what the engine returns."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import nn
 
 from anomalib_students.engine.quiet import only_warnings_of
 
-from .equalisation import equalised
 from .resize import exportable_transform
 from .whole_export import export_whole
 
@@ -107,22 +106,27 @@ class ExactExport(LightningModule):
         if arguments.get("compression_type") not in {None, CompressionType.FP16}:
             # Its import sets the level of its logger.
             import nncf  # noqa: F401
-        with keeping_mode(self), only_warnings_of(*TALKATIVE), self._equalised(**arguments):
+        with keeping_mode(self), only_warnings_of(*TALKATIVE), self._quantisable(**arguments):
             return export_whole(original, *args, **kwargs)
 
-    def _equalised(
+    def equalised(self, images: Iterable[torch.Tensor]) -> AbstractContextManager[None]:
+        """Make the model fit for 8 bits, by what it computes for batches of images; models override this."""
+        del images
+        return nullcontext()
+
+    def _quantisable(
         self,
         compression_type: CompressionType | None = None,
         datamodule: AnomalibDataModule | None = None,
         **_: object,
     ) -> AbstractContextManager[None]:
-        """Equalise channels by images of a data module if the model is quantised."""
+        """Equalise the model by images of a data module if it is quantised."""
         if datamodule is None or compression_type not in QUANTISED:
             return nullcontext()
         from .compression import calibration_images
 
         images = (batch.image.to(self.device) for batch in calibration_images(datamodule, EQUALISATION_IMAGES))
-        return equalised(self, images)
+        return self.equalised(images)
 
     @staticmethod
     def _post_training_quantization_ov(

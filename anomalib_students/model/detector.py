@@ -1,8 +1,10 @@
 """What the Lightning modules of this package have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator
@@ -17,6 +19,7 @@ from anomalib_students.engine.checkpoint_format import CheckpointFormat
 from anomalib_students.export.exact_export import ExactExport
 
 from .describers import Mode
+from .equalisation import equalised
 from .metrics import F1Score, create_metrics
 
 __all__ = ["Detector", "choose_components"]
@@ -54,6 +57,10 @@ class Detector(CheckpointFormat, CheckedImages, ExactExport):
         """
         check_arguments(checkpoint, {name: self.hparams[name] for name in self.checked_arguments}, self.before_named)
         super().on_load_checkpoint(checkpoint)
+
+    def equalised(self, images: Iterable[torch.Tensor]) -> AbstractContextManager[None]:
+        """Equalise the channels of all patch networks within a block, by their ranges on batches of images."""
+        return equalised(self, images)
 
     @staticmethod
     def configure_evaluator() -> Evaluator:

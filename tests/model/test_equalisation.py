@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from anomalib_students import UninformedStudentsModel
-from anomalib_students.export.equalisation import equalised
 from anomalib_students.model.dense import dense_descriptors
+from anomalib_students.model.equalisation import equalised
 from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork
 
 LARGE = 1e3
