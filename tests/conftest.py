@@ -30,22 +30,9 @@ settings.register_profile(
 settings.load_profile("few")
 
 
-INTERRUPTS = "paper/test_commands.py"
-RUN_INT8 = ("integration/test_exports.py", "integration/test_inferencers.py", "reliability/test_not_finite.py")
-
-
 def pytest_collection_modifyitems(items):
-    """Begin with the tests that start Ray, which last long, and end with those that run int8 models.
-
-    After an int8 model was exported and run, OpenVINO 2026.4 can crash the process at the next signal, such as that of
-    a data loader's worker that ends. After the tests of exports, those that interrupt a training crash their process
-    too, so they come before.
-    """
-    items.sort(key=lambda item: (not starts_ray(item.nodeid), INTERRUPTS not in item.nodeid, runs_int8(item.nodeid)))
-
-
-def runs_int8(nodeid):
-    return any(name in nodeid for name in RUN_INT8)
+    """Begin with the tests that start Ray, which last long."""
+    items.sort(key=lambda item: not starts_ray(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,6 +13,7 @@ from .one_line_errors import end_in_one_line
 from .results_folders import keep_untrained_results
 from .resumed_training import measure_what_was_trained
 from .seed import seed_before_models
+from .signal_stacks import keep_signal_stacks
 from .telemetry import report_only_if_asked
 from .trainer_settings import let_models_choose
 
@@ -23,6 +24,7 @@ __all__ = ["apply_mends"]
 def apply_mends() -> None:
     """Fix the modules, now or as soon as they are imported. A second call changes nothing."""
     end_in_one_line()
+    keep_signal_stacks()
     keep_untrained_results()
     let_models_choose()
     name_masks()
