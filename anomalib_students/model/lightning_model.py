@@ -63,7 +63,7 @@ WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
 PATCH_BATCH = 64
 """Images that are described together for the statistics, where each is one patch."""
-IMAGE_SIZE = 288
+IMAGE_SIZE = 320
 PAPER: Mapping[str, Any] = {
     "image_size": 256,
     "architecture": "paper",
@@ -122,8 +122,8 @@ class UninformedStudents(Detector, AnomalibModule):
             components that the teacher is sure of count for more.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as in eq. 7.
-        light_jitter: Strength of random changes of contrast, brightness and colour in training, so that a drift
-            of the light is no defect; 0 for none, as in the paper.
+        light_jitter: Strength of random changes of contrast, brightness, colour and exposure in training, so that a
+            drift of the light is no defect; 0 for none, as in the paper.
         synthetic_defects: Part of the training images, in ``[0, 1]``, that are painted with synthetic defects for the
             students alone. Asked for what the teacher sees without them, the students do not learn to imitate it on
             defects; 0 for none, as in the paper.
@@ -194,7 +194,7 @@ class UninformedStudents(Detector, AnomalibModule):
         light_jitter: float = 1.0,
         synthetic_defects: float = 0.5,
         shared_layers: int = 2,
-        score_window: int = 29,
+        score_window: int = 33,
         lr: float = 1e-3,
         lr_schedule: LearningRateSchedule = "cosine",
         weight_decay: float = 1e-5,

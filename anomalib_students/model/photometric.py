@@ -1,6 +1,7 @@
 """Random light for training images, so that a drift of the light is no defect."""
 
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 __all__ = ["PhotometricJitter"]
 
@@ -10,18 +11,25 @@ OFFSET = 0.5
 """Largest change of the brightness, in standard deviations of ImageNet's pixels (about 0.11 of the range 0 to 1)."""
 COLOUR = 0.05
 """Largest change of the brightness of a single channel, in the same unit."""
+EXPOSURE = 0.25
+"""Largest relative change of the exposure, which multiplies what the camera records."""
 NOISE = 0.04
 """Largest standard deviation of the noise that is added to pixels, in the same unit."""
+BLACK = -torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1) / torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
+"""Normalised pixels without light."""
+WHITE = BLACK + 1 / torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
+"""Normalised pixels that are saturated."""
 
 
 class PhotometricJitter:
-    """Change contrast, brightness and colour of images at random, and add noise.
+    """Change contrast, brightness, colour and exposure of images at random, and add noise.
 
-    Teacher and students see the same changed images, so the students learn to follow the teacher in any light. Applied
-    to normalised images, it needs no knowledge of the pre-processor.
+    Teacher and students see the same changed images, so the students learn to follow the teacher in any light. As in a
+    camera, pixels saturate at white: highlights lose their shape in brighter light.
 
     Args:
-        strength: Factor of all ranges, at least 0; 1 for changes of up to 15 % in contrast and 11 % in brightness.
+        strength: Factor of all ranges, at least 0; 1 for changes of up to 15 % in contrast, 11 % in brightness and 25 %
+            in exposure.
 
     Raises:
         ValueError: If ``strength`` is negative or not finite.
@@ -41,7 +49,10 @@ class PhotometricJitter:
         self.strength = strength
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Change each normalised image of shape ``(B, 3, H, W)`` in its own way, by random numbers of the CPU."""
+        """Change each image of shape ``(B, 3, H, W)`` in its own way, by random numbers of the CPU.
+
+        The images are normalised as for ImageNet.
+        """
         if self.strength == 0:
             return images
         n_images, n_channels = images.shape[:2]
@@ -53,4 +64,7 @@ class PhotometricJitter:
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         gain, offset, colour = 1 + uniform(GAIN), uniform(OFFSET), uniform(COLOUR, n_channels)
         noise = torch.randn(images.shape, generator=generator).to(images) * uniform(NOISE)
-        return (images - mean) * gain + mean + offset + colour + noise
+        exposure = 1 + uniform(EXPOSURE)
+        black, white = BLACK.to(images), WHITE.to(images)
+        lit = (images - mean) * gain + mean + offset + colour
+        return ((lit - black) * exposure + black + noise).clamp(black, white)

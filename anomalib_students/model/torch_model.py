@@ -76,7 +76,7 @@ class UninformedStudentsModel(nn.Module):
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
         synthetic_defects: float = 0.5,
-        score_window: int = 29,
+        score_window: int = 33,
         shared_layers: int = 2,
         grad_checkpointing: bool = True,
     ) -> None:

@@ -101,12 +101,12 @@ def test_a_resumed_training_ends_after_the_same_steps(tmp_path: Path) -> None:
     assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 12)
 
 
-def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_288_pixels() -> None:
+def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_320_pixels() -> None:
     model = UninformedStudents()
     (ensemble,) = model.model.scales
     assert len(ensemble.students) == 1
     assert model.input_size == UninformedStudents(pre_processor=UninformedStudents.configure_pre_processor()).input_size
-    assert model.input_size == (288, 288)
+    assert model.input_size == (320, 320)
     assert torch.equal(ensemble.networks[0].convolutions[0].weight, ensemble.teacher.convolutions[0].weight)
 
 

@@ -1,7 +1,11 @@
 import pytest
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision.transforms.v2.functional import normalize
 
-from anomalib_students.model.photometric import COLOUR, GAIN, NOISE, OFFSET, PhotometricJitter
+from anomalib_students.model.photometric import BLACK, COLOUR, GAIN, NOISE, OFFSET, WHITE, PhotometricJitter
+
+MODULE = "anomalib_students.model.photometric"
 
 
 def seeded(seed=0):
@@ -13,8 +17,10 @@ def test_strength_zero_returns_the_images_themselves():
     assert PhotometricJitter(0.0)(images) is images
 
 
-def test_flat_images_stay_flat_but_for_noise_and_shift_within_the_ranges():
-    images = torch.randn(64, 3, 1, 1).expand(-1, -1, 40, 40)
+def test_flat_images_stay_flat_but_for_noise_and_shift_within_the_ranges(monkeypatch):
+    monkeypatch.setattr(f"{MODULE}.EXPOSURE", 0.0)
+    # Far from black and white.
+    images = torch.randn(64, 3, 1, 1).clamp(-1, 1).expand(-1, -1, 40, 40)
     shift = PhotometricJitter(1.0)(images, seeded()) - images
     # The noise averages out: 40 x 40 pixels.
     of_channels = shift.mean(dim=(2, 3))
@@ -32,9 +38,9 @@ def test_each_image_is_changed_in_its_own_way():
 
 
 def test_contrast_changes_around_the_mean_of_the_image(monkeypatch):
-    for name in ("OFFSET", "COLOUR", "NOISE"):
-        monkeypatch.setattr(f"anomalib_students.model.photometric.{name}", 0.0)
-    images = torch.randn(32, 3, 9, 9, dtype=torch.float64)
+    for name in ("OFFSET", "COLOUR", "EXPOSURE", "NOISE"):
+        monkeypatch.setattr(f"{MODULE}.{name}", 0.0)
+    images = torch.randn(32, 3, 9, 9, dtype=torch.float64).clamp(-1, 1)
     changed = PhotometricJitter(1.0)(images, seeded())
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(changed.mean(dim=(1, 2, 3), keepdim=True), mean)
@@ -43,9 +49,37 @@ def test_contrast_changes_around_the_mean_of_the_image(monkeypatch):
     assert ((gains - 1).abs() <= GAIN).all()
 
 
+def test_exposure_multiplies_what_the_camera_records_until_it_saturates(monkeypatch):
+    for name in ("GAIN", "OFFSET", "COLOUR", "NOISE"):
+        monkeypatch.setattr(f"{MODULE}.{name}", 0.0)
+    recorded = torch.rand(64, 3, 9, 9)
+    images = normalize(recorded, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
+    changed = PhotometricJitter(1.0)(images, seeded())
+    # Pixels of 0.01 or less are all rounding error.
+    ratios = ((changed - BLACK) / (images - BLACK))[recorded > 0.01]
+    factors = torch.stack(
+        [(image - BLACK).mean() / (before - BLACK).mean() for image, before in zip(changed, images, strict=True)]
+    )
+    assert 0.75 - 1e-3 <= ratios.min() < 0.8
+    assert 1.2 < ratios.max() <= 1.25 + 1e-3
+    for factor, image, before in zip(factors, changed, recorded, strict=True):
+        if factor < 1:
+            expected = normalize(before * factor, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
+            torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
+    assert changed.amax(dim=(0, 2, 3)).equal(WHITE.flatten())
+
+
+def test_noise_does_not_leave_the_range_of_a_camera():
+    images = torch.stack([BLACK, WHITE]).expand(2, 3, 50, 50)
+    changed = PhotometricJitter(1.0)(images, seeded())
+    assert (changed >= BLACK).all()
+    assert (changed <= WHITE).all()
+
+
 def test_a_seed_gives_the_same_change_and_half_the_strength_half_of_it(monkeypatch):
-    monkeypatch.setattr("anomalib_students.model.photometric.NOISE", 0.0)
-    images = torch.randn(3, 3, 6, 6)
+    for name in ("EXPOSURE", "NOISE"):
+        monkeypatch.setattr(f"{MODULE}.{name}", 0.0)
+    images = torch.randn(3, 3, 6, 6).clamp(-1, 1)
     whole = PhotometricJitter(1.0)(images, seeded(7)) - images
     assert torch.equal(PhotometricJitter(1.0)(images, seeded(7)) - images, whole)
     torch.testing.assert_close(PhotometricJitter(0.5)(images, seeded(7)) - images, whole / 2, rtol=1e-4, atol=1e-5)
