@@ -35,6 +35,7 @@ def drawn_pixels(network, crop):
 )
 def test_a_sampled_part_has_the_descriptors_of_the_dense_map(size, patch_size, phase_side, monkeypatch):
     monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
+    monkeypatch.setattr(phase, "SPREAD_SIDE", phase_side)
     network = make_network(patch_size)
     images = make_images(2, 3, *size)
     dense = dense_descriptors(network, images)
@@ -73,9 +74,33 @@ def test_sampled_parts_are_equally_likely_and_make_up_the_image(patch_size, phas
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_every_pixel_can_be_drawn_where_the_sides_do_not_divide(patch_size, phase_side, monkeypatch):
     monkeypatch.setattr(phase, "PHASE_SIDE", phase_side)
+    monkeypatch.setattr(phase, "SPREAD_SIDE", phase_side)
     network = PatchNetwork(patch_size, 1)
     images = coordinates(10, 7)
     drawn = set()
     for _ in range(1000):
         drawn |= set(product(*drawn_pixels(network, sample_phase(network, images))))
     assert drawn == set(product(range(10), range(7)))
+
+
+@pytest.mark.usefixtures("narrow_networks")
+def test_patches_of_a_network_without_poolings_are_of_many_places():
+    network = make_network(17)
+    images = make_images(2, 3, 64, 72)
+    dense = dense_descriptors(network, images)
+    parts = sample_phase(network, coordinates(64, 72), torch.Generator().manual_seed(0))
+    descriptors = network(sample_phase(network, images, torch.Generator().manual_seed(0)))
+    places = [drawn_pixels(network, part[None]) for part in parts]
+    for number, (rows, columns) in enumerate(places):
+        assert len(rows) == len(columns) == 8
+        expected = dense[:, :, rows][..., columns]
+        torch.testing.assert_close(descriptors[2 * number : 2 * number + 2], expected, rtol=0, atol=1e-12)
+    # As many patches as of other networks, in 16 of 72 tiles, of which about 14 differ.
+    assert len(places) == 16
+    assert len({(rows[0], columns[0]) for rows, columns in places}) > 10
+
+
+@pytest.mark.usefixtures("narrow_networks")
+def test_no_more_parts_than_the_image_has():
+    parts = sample_phase(make_network(17), make_images(1, 3, 16, 9))
+    assert parts.shape == (4, 3, 8 + 16, 5 + 16)
