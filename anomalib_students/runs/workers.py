@@ -134,7 +134,10 @@ def run_on_workers(
 
 def _work(function: Callable[[dict[str, Any]], None], run: Run, config: dict[str, Any]) -> None:
     """Run the function on a worker, unless it would fail again."""
-    if run.failure() is None:
+    from ray.train.collective import broadcast_from_rank_zero
+
+    # All workers decide alike, before the first of them can fail: one that did not take part would be waited for.
+    if broadcast_from_rank_zero(run.failure() is None):
         with run.recorded():
             function(config)
 
