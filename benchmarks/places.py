@@ -9,6 +9,7 @@ for a student that says always the same.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from anomalib_students.model import phase
 from anomalib_students.model.ensemble import StudentTeacherEnsemble
-from anomalib_students.model.lightning_model import UninformedStudents
+from anomalib_students.model.lightning_model import WARM_UP_STEPS, UninformedStudents
 from anomalib_students.model.normalization_split import split_indices
 from anomalib_students.model.schedule import cosine_with_warm_up
 from anomalib_students.model.statistics import RunningStatistics
@@ -29,7 +30,8 @@ from anomalib_students.teacher.weights import load_teacher, teacher_path
 DIM = 128
 PATCH_SIZE = 17
 IMAGE_SIZE = 256
-WARM_UP = 100
+MEASURED = 8
+"""Side of the tiles of the patches that statistics and losses are measured on."""
 DESCRIBED = 120
 """Training images that the statistics of the teacher are taken of."""
 
@@ -75,7 +77,8 @@ def train(images: torch.Tensor, held_out: torch.Tensor, side: int, steps: int, t
     normalise(ensemble, images)
     student = ensemble.networks[0]
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3, weight_decay=1e-5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_with_warm_up(step, steps, WARM_UP))
+    factor = partial(cosine_with_warm_up, steps=steps, warm_up=WARM_UP_STEPS)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     losses, seconds = [], 0.0
     for step in range(steps):
         start = time.perf_counter()
@@ -95,7 +98,7 @@ def train(images: torch.Tensor, held_out: torch.Tensor, side: int, steps: int, t
 @torch.no_grad()
 def normalise(ensemble: StudentTeacherEnsemble, images: torch.Tensor) -> None:
     """Set the statistics of the teacher's descriptors from a part of the patches."""
-    phase.SPREAD_SIDE = min(8, phase.PHASE_SIDE)
+    phase.SPREAD_SIDE = MEASURED
     statistics = RunningStatistics(DIM)
     for image in images[:DESCRIBED].split(1):
         descriptors = ensemble.teacher(phase.sample_phase(ensemble.teacher, image))
@@ -106,7 +109,7 @@ def normalise(ensemble: StudentTeacherEnsemble, images: torch.Tensor) -> None:
 @torch.no_grad()
 def held_out_loss(ensemble: StudentTeacherEnsemble, images: torch.Tensor) -> float:
     """Measure the loss on the same patches of many places of held-out images."""
-    phase.SPREAD_SIDE = 8
+    phase.SPREAD_SIDE = MEASURED
     generator = torch.Generator().manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
         losses = [ensemble.training_loss(image, "phase", generator) for image in images.split(1)]
