@@ -12,21 +12,29 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 __all__ = ["RegularCheckpoint", "has_open_length", "train_for", "validate_and_save"]
 
 SECONDS_BETWEEN_SAVES = 60
-"""A killed training loses no more than this and an epoch. Each checkpoint costs a pass over the held-out images."""
+"""Least time between two checkpoints."""
+SHARE_OF_SAVES = 0.1
+"""Largest part of a training's time that checkpoints take. Each costs two passes over the held-out images."""
 
 
 class RegularCheckpoint(ModelCheckpoint):
-    """Save a checkpoint at the end of an epoch, unless the last one was saved shortly before."""
+    """Save a checkpoint at the end of an epoch, unless the last one was saved shortly before.
+
+    A killed training loses no more than an epoch and a minute, or ten times as long as a checkpoint takes.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(save_on_train_epoch_end=True, **arguments)
-        self._saved_at = -math.inf
+        self._next_save = -math.inf
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save a checkpoint if it is time, or the training ends."""
-        if self._saved_at + SECONDS_BETWEEN_SAVES <= time.monotonic() or _ends(trainer):
+        start = time.monotonic()
+        # All processes take part in a checkpoint, and their clocks differ.
+        if trainer.strategy.broadcast(start >= self._next_save or _ends(trainer)):
             super().on_train_epoch_end(trainer, pl_module)
-            self._saved_at = time.monotonic()
+            end = time.monotonic()
+            self._next_save = end + max(SECONDS_BETWEEN_SAVES, (end - start) / SHARE_OF_SAVES)
 
 
 def has_open_length(settings: Mapping[str, Any]) -> bool:

@@ -1,7 +1,9 @@
 """What anomalib's engine does with our model if the user leaves it open."""
 
+import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -91,7 +93,24 @@ def test_checkpoints_are_saved_at_the_end_of_epochs_a_while_apart_and_at_the_end
     checkpoint = torch.load(engine.best_model_path, weights_only=False)
     assert checkpoint["global_step"] == 12
     monkeypatch.setattr(engine_defaults, "SECONDS_BETWEEN_SAVES", 0)
+    # A checkpoint takes longer than the other two epochs, but not a million times as long.
+    monkeypatch.setattr(engine_defaults, "SHARE_OF_SAVES", 1e-6)
+    assert run(tmp_path / "slow")[0].saved == 2
+    monkeypatch.setattr(engine_defaults, "SHARE_OF_SAVES", math.inf)
     assert run(tmp_path / "long")[0].saved == 4
+
+
+@pytest.mark.parametrize("decision", [True, False])
+def test_the_first_process_decides_for_all_when_to_save(decision: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[bool] = []
+    monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *_: saved.append(True))
+    trainer = Mock(current_epoch=0, max_epochs=4, should_stop=False, max_steps=-1, global_step=3)
+    trainer.strategy.broadcast = lambda own: decision
+    checkpoint = engine_defaults.RegularCheckpoint()
+    for _ in range(2):
+        # By this process's own clock, the first of two is saved.
+        checkpoint.on_train_epoch_end(trainer, Mock())
+    assert len(saved) == (2 if decision else 0)
 
 
 def test_a_resumed_training_ends_after_the_same_steps(tmp_path: Path) -> None:
