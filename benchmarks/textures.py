@@ -92,16 +92,14 @@ def stain(surface: Surface, rng: np.random.Generator) -> Surface:
 
 
 def press(surface: Surface, rng: np.random.Generator) -> Surface:
-    """A place that was pushed aside: the texture is bent, and nothing else."""
+    """A place that was squeezed or stretched: the texture is finer or coarser, and nothing else."""
     radius = rng.uniform(14, 34)
     y, x = grid()
     centre = rng.uniform(radius, SIDE - radius, 2)
     weight = np.exp(-(((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (0.5 * radius**2)))
-    angle = rng.uniform(0.35, 0.9) * rng.choice([-1, 1]) * weight
-    places = [
-        centre[0] + np.cos(angle) * (y - centre[0]) - np.sin(angle) * (x - centre[1]),
-        centre[1] + np.sin(angle) * (y - centre[0]) + np.cos(angle) * (x - centre[1]),
-    ]
+    # A grain without direction would look the same if it were turned.
+    factor = 1 + weight * rng.choice([rng.uniform(-0.6, -0.4), rng.uniform(0.5, 1)])
+    places = [centre[0] + factor * (y - centre[0]), centre[1] + factor * (x - centre[1])]
 
     def bent(values: Array) -> Array:
         return ndimage.map_coordinates(values, places, order=1, mode="reflect")
