@@ -53,9 +53,9 @@ def cloth(rng: np.random.Generator, y: Array, x: Array) -> Surface:
     phases = rng.uniform(0, 2, 2)
     u = x / THREAD + phases[0] + 0.25 * cloud(rng, 60)
     v = y / THREAD + phases[1] + 0.25 * cloud(rng, 60)
-    turn = np.pi * (np.floor(u) + np.floor(v))
-    warp = round_thread(u) + 0.6 * np.sin(np.pi * v + turn) * np.cos(np.pi * np.floor(v))
-    weft = round_thread(v) - 0.6 * np.sin(np.pi * u + turn) * np.cos(np.pi * np.floor(u))
+    # Neighbouring threads rise and sink in turn.
+    warp = round_thread(u) + 0.6 * np.sin(np.pi * (v + np.floor(u)))
+    weft = round_thread(v) - 0.6 * np.sin(np.pi * (u + np.floor(v)))
     is_warp = warp > weft
     fibres = 0.08 * cloud(rng, 1.2)
     shade = np.where(is_warp, 0.62, 0.36) + 0.03 * cloud(rng, 30)
@@ -87,7 +87,7 @@ def cut(surface: Surface, rng: np.random.Generator) -> Surface:
 def stain(surface: Surface, rng: np.random.Generator) -> Surface:
     """A spot of another shade with a ragged edge."""
     spot = blob(rng, rng.uniform(6, 22))[..., None]
-    tint = np.clip(rng.choice([0.75, 1.25]) + rng.uniform(-0.08, 0.08, 3), 0.5, 1.4)
+    tint = rng.choice([0.75, 1.25]) + rng.uniform(-0.08, 0.08, 3)
     return Surface(surface.height, surface.colour * (1 + spot * (tint - 1)))
 
 
@@ -151,7 +151,7 @@ def blob(rng: np.random.Generator, radius: float) -> Array:
     y, x = grid()
     centre = rng.uniform(radius, SIDE - radius, 2)
     distance = np.hypot(y - centre[0], x - centre[1]) / radius + 0.15 * cloud(rng, 0.4 * radius)
-    return np.clip(1.5 + 4 * (1 - distance), 0, 1.5) / 1.5
+    return np.clip(1 + 8 / 3 * (1 - distance), 0, 1)
 
 
 def line(rng: np.random.Generator, length: float, half_width: float, bend: float) -> Array:
@@ -202,13 +202,15 @@ def textures(output: Path = Path("datasets/textures")) -> None:
     ]
     for texture, split, label, index in track(names, "Rendering"):
         image, mask = render(texture, split, label, index)
-        path = output / texture / split / label / f"{index:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        save(image, output / texture / split / label / f"{index:03d}.png")
         if mask is not None:
-            path = output / texture / "ground_truth" / label / f"{index:03d}_mask.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask).save(path)
+            save(mask, output / texture / "ground_truth" / label / f"{index:03d}_mask.png")
+
+
+def save(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Save an image, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 if __name__ == "__main__":
