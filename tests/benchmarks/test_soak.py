@@ -7,13 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-
 
 @pytest.mark.slow
 def test_a_killed_training_ends_as_if_it_was_not_killed(tmp_path, capsys, monkeypatch):

@@ -1,18 +1,14 @@
 """The textures of the benchmark: images of their names alone, and masks that cover what was changed."""
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def textures(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def textures():
     import textures
 
     return textures
