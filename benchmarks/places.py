@@ -103,7 +103,7 @@ def normalise(ensemble: StudentTeacherEnsemble, images: torch.Tensor) -> None:
     for image in images[:DESCRIBED].split(1):
         descriptors = ensemble.teacher(phase.sample_phase(ensemble.teacher, image))
         statistics.update(descriptors.movedim(1, -1).flatten(end_dim=-2))
-    ensemble.normalise_descriptors(statistics, standardised=True)
+    ensemble.normalise_descriptors(statistics)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ class StudentTeacherEnsemble(nn.Module):
         teacher: Frozen patch network. Its weights are random until they are loaded.
         students: M patch networks with random weights.
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
-        descriptor_std: What they are divided by then, of shape ``(d, 1, 1)``: their standard deviations, or one of all.
+        descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
         error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
@@ -92,20 +92,16 @@ class StudentTeacherEnsemble(nn.Module):
             for own, its in zip(student.convolutions[: self.shared_layers], teacher.convolutions, strict=False):
                 own.load_state_dict(its.state_dict())
 
-    def normalise_descriptors(self, statistics: RunningStatistics, standardised: bool) -> None:
+    def normalise_descriptors(self, statistics: RunningStatistics) -> None:
         """Set the statistics that the teacher's descriptors are normalised with (eq. 7).
 
         Args:
             statistics: Statistics of the teacher's descriptors of training images.
-            standardised: Whether each component is divided by its own standard deviation, or all by the root of their
-                mean variance.
 
         Raises:
             ValueError: If they are not finite.
         """
         mean, std = statistics.mean, statistics.std
-        if not standardised:
-            std = std.square().mean().sqrt().expand_as(std)
         self.descriptor_mean.copy_(mean.view(-1, 1, 1))
         self.descriptor_std.copy_(descriptor_divisor(mean, std).view(-1, 1, 1))
 

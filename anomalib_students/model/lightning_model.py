@@ -69,7 +69,6 @@ PAPER: Mapping[str, Any] = {
     "architecture": "paper",
     "patch_sizes": (17, 33, 65),
     "n_students": 3,
-    "standardised": True,
     "hard_fraction": 1.0,
     "light_jitter": 0.0,
     "synthetic_defects": 0.0,
@@ -87,7 +86,6 @@ BEFORE_NAMED: Mapping[str, Any] = {
         name: PAPER[name]
         for name in (
             "architecture",
-            "standardised",
             "hard_fraction",
             "light_jitter",
             "synthetic_defects",
@@ -117,9 +115,6 @@ class UninformedStudents(Detector, AnomalibModule):
             cheapest networks, ``"paper"`` for the paper's; the latter two also have p = 17.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
-        standardised: Whether each component of the teacher's descriptors is divided by its own standard deviation over
-            the training images, as in eq. 7. If not, all are divided by the root of their mean variance, so that
-            components that the teacher is sure of count for more.
         hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
             1 for all, as in eq. 7.
         light_jitter: Strength of random changes of contrast, brightness, colour and exposure in training, so that a
@@ -189,7 +184,6 @@ class UninformedStudents(Detector, AnomalibModule):
         descriptor_dim: int = 128,
         architecture: Architecture = "medium",
         max_tile: int = 512,
-        standardised: bool = False,
         hard_fraction: float = 0.1,
         light_jitter: float = 1.0,
         synthetic_defects: float = 0.5,
@@ -235,7 +229,6 @@ class UninformedStudents(Detector, AnomalibModule):
                 path = teacher_path(teacher, patch_size, architecture)
                 ensemble.set_teacher(load_teacher(path, patch_size, descriptor_dim, architecture))
         self.lr = lr
-        self.standardised = standardised
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
@@ -351,7 +344,7 @@ class UninformedStudents(Detector, AnomalibModule):
                 for patches in self.model.describer.patches(ensemble.teacher, jittered):
                     part.update(patches.describe(ensemble.teacher).movedim(1, -1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
-            ensemble.normalise_descriptors(self._merge_over_workers(part), self.standardised)
+            ensemble.normalise_descriptors(self._merge_over_workers(part))
 
     @torch.no_grad()
     def _normalise_scores(self) -> None:

@@ -77,7 +77,7 @@ def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> No
     from anomalib_students.model.dense import dense_descriptors, dense_patches
     from anomalib_students.model.normalization_split import split_indices
 
-    model = small_model(standardised=True, light_jitter=0.0, lr=1e-3)
+    model = small_model(light_jitter=0.0, lr=1e-3)
     engine = small_engine(tmp_path, max_epochs=2)
     engine.fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))
     model = UninformedStudents.load_from_checkpoint(engine.best_model_path).eval()
