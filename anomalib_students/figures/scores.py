@@ -14,7 +14,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Normalize, Transform
 
-from anomalib_students.model.anomaly_map import MULTI_SCALE, combine_scales, predictive_uncertainty, regression_error
+from anomalib_students.model.anomaly_map import MULTI_SCALE, combine_scales, predictive_uncertainty
 from anomalib_students.model.dense import Patches
 from anomalib_students.model.describers import PixelDescriber, zoom
 from anomalib_students.model.ensemble import StudentTeacherEnsemble
@@ -156,7 +156,6 @@ def describe_patches(
 def _pixels(ensemble: StudentTeacherEnsemble, patches: Patches, is_anomalous: np.ndarray) -> Pixels:
     """Flatten the ensemble's output for patches, row by row."""
     students, target = ensemble.describe(patches)
-    error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
     teacher, mean = (
         descriptors.movedim(1, -1).flatten(0, -2).cpu().numpy()
         for descriptors in (target, students.float().mean(dim=0))
@@ -164,8 +163,8 @@ def _pixels(ensemble: StudentTeacherEnsemble, patches: Patches, is_anomalous: np
     return Pixels(
         teacher=teacher,
         students=mean,
-        uncertainty=uncertainty.flatten().cpu().numpy(),
-        score=ensemble.combined_score(error, uncertainty).flatten().cpu().numpy(),
+        uncertainty=predictive_uncertainty(students).flatten().cpu().numpy(),
+        score=ensemble.score(students, target).flatten().cpu().numpy(),
         is_anomalous=is_anomalous,
     )
 

@@ -22,6 +22,8 @@ __all__ = ["StudentTeacherEnsemble", "TrainingMode"]
 TrainingMode = Literal["phase", "dense"]
 """Which pixels a training step sees in the mode ``"pixel"``."""
 
+RIDGE = 0.1
+"""Variance added to that of the normalised descriptors, so that the expected error follows none into its noise."""
 PAINTED_HARD = 2
 """Factor of the number of hard pixels on painted images, which have some that no student can know."""
 TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
@@ -44,7 +46,9 @@ class StudentTeacherEnsemble(nn.Module):
         students: M patch networks with random weights.
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
         descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
-        error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
+        error_weight: What the regression error is expected to grow by with each component of the normalised descriptor,
+            of shape ``(d,)``; zero for the paper's scores.
+        error_mean: Mean of what exceeds that over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
         uncertainty_std: Its standard deviation; a scalar.
@@ -52,6 +56,7 @@ class StudentTeacherEnsemble(nn.Module):
 
     descriptor_mean: torch.Tensor
     descriptor_std: torch.Tensor
+    error_weight: torch.Tensor
     error_mean: torch.Tensor
     error_std: torch.Tensor
     uncertainty_mean: torch.Tensor
@@ -76,6 +81,8 @@ class StudentTeacherEnsemble(nn.Module):
                 convolution.requires_grad_(requires_grad=False)
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
+        self.register_buffer("error_weight", torch.zeros(descriptor_dim))
+        self.register_load_state_dict_pre_hook(_expect_the_mean)
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
@@ -105,21 +112,33 @@ class StudentTeacherEnsemble(nn.Module):
         self.descriptor_mean.copy_(mean.view(-1, 1, 1))
         self.descriptor_std.copy_(descriptor_divisor(mean, std).view(-1, 1, 1))
 
-    def normalise_scores(self, statistics: RunningStatistics) -> None:
-        """Set the statistics that scores are normalised with (eq. 11).
+    def normalise_scores(self, statistics: RunningStatistics, expected_error: float = 0.0) -> None:
+        """Set the statistics that scores are normalised with (eq. 11), and the error that is to be expected.
+
+        Some places of good parts are harder than others. How hard is a linear function of the descriptor, by ridge
+        regression. With a part of it subtracted, less is left of the errors of good parts.
 
         Args:
-            statistics: Statistics of regression error and predictive uncertainty of held-out images.
+            statistics: Statistics of held-out images, with covariance, see :meth:`score_vectors`.
+            expected_error: Part of the expected error that is subtracted, in ``[0, 1]``; 0 for eq. 11.
 
         Raises:
             ValueError: If they are not finite.
         """
-        mean = statistics.mean
+        dim = self.teacher.descriptor_dim
+        descriptor_mean, mean = statistics.mean[:dim], statistics.mean[dim:]
         if not mean.isfinite().all():
             msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
             raise ValueError(msg)
-        std = score_divisor(mean, statistics.std, self.teacher.descriptor_dim)
-        self.error_mean.copy_(mean[0])
+        of_descriptors, with_error = statistics.covariance[:dim, :dim], statistics.covariance[:dim, dim]
+        # Few patches say little about many components.
+        ridge = RIDGE + dim / statistics.count
+        weight = expected_error * torch.linalg.solve(of_descriptors + ridge * torch.eye(dim).double(), with_error)
+        self.error_weight.copy_(weight)
+        variances = statistics.std[dim:].square()
+        variances[0] += weight @ of_descriptors @ weight - 2 * weight @ with_error
+        std = score_divisor(mean, variances.clamp(min=0).sqrt(), dim)
+        self.error_mean.copy_(mean[0] - weight @ descriptor_mean)
         self.error_std.copy_(std[0])
         self.uncertainty_mean.copy_(mean[1])
         self.uncertainty_std.copy_(std[1])
@@ -193,6 +212,28 @@ class StudentTeacherEnsemble(nn.Module):
         students, target = self.describe(patches)
         return regression_error(students, target), predictive_uncertainty(students)
 
+    def score_vectors(self, patches: Patches) -> torch.Tensor:
+        """Return what :meth:`normalise_scores` takes statistics of, of shape ``(n, d + 2)`` for n patches.
+
+        These are the teacher's normalised descriptors, regression error and predictive uncertainty, side by side.
+        """
+        students, target = self.describe(patches)
+        scores = torch.stack([regression_error(students, target), predictive_uncertainty(students)], dim=1)
+        return torch.cat([target, scores.to(target)], dim=1).movedim(1, -1).flatten(0, -2)
+
+    def score(self, students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compute the normalised scores of patches by their descriptors (eq. 11), less the error to be expected.
+
+        Args:
+            students: Descriptors of the students, of shape ``(M, B, d, h, w)``.
+            target: Normalised descriptors of the teacher, of shape ``(B, d, h, w)``.
+
+        Returns:
+            Scores of shape ``(B, h, w)``.
+        """
+        expected = torch.einsum("d,bdhw->bhw", self.error_weight, target)
+        return self.combined_score(regression_error(students, target) - expected, predictive_uncertainty(students))
+
     def forward(self, images: torch.Tensor, describer: Describer) -> torch.Tensor:
         """Compute the normalised score of each pixel, or of each image (eq. 11).
 
@@ -203,7 +244,7 @@ class StudentTeacherEnsemble(nn.Module):
         Returns:
             Scores of shape ``(B, 1, H, W)``, or ``(B, 1, 1, 1)`` if each image is one patch.
         """
-        return describer.score(self.teacher, images, lambda patches: self.combined_score(*self.raw_scores(patches)))
+        return describer.score(self.teacher, images, lambda patches: self.score(*self.describe(patches)))
 
     def combined_score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
         """Add up the normalised error and, where there are several students, uncertainty (eq. 11).
@@ -225,3 +266,8 @@ class StudentTeacherEnsemble(nn.Module):
         if torch.equal(images, painted):
             return regression_loss(*self.describe(create(images)), hard_fraction)
         return regression_loss(*self.describe(create(images), create(painted)), min(1, PAINTED_HARD * hard_fraction))
+
+
+def _expect_the_mean(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """Complete states that were saved before errors were expected to depend on descriptors."""
+    state_dict.setdefault(f"{prefix}error_weight", torch.zeros_like(cast("torch.Tensor", module.error_weight)))

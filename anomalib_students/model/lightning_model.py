@@ -73,6 +73,7 @@ PAPER: Mapping[str, Any] = {
     "light_jitter": 0.0,
     "synthetic_defects": 0.0,
     "shared_layers": 0,
+    "expected_error": 0.0,
     "score_window": 1,
     "lr": 1e-4,
     "lr_schedule": "constant",
@@ -90,6 +91,7 @@ BEFORE_NAMED: Mapping[str, Any] = {
             "light_jitter",
             "synthetic_defects",
             "shared_layers",
+            "expected_error",
             "score_window",
         )
     },
@@ -124,6 +126,9 @@ class UninformedStudents(Detector, AnomalibModule):
             defects; 0 for none, as in the paper.
         shared_layers: First layers that the students copy from the teacher and do not train, which saves a third
             of the training time; 0 for none, as in the paper.
+        expected_error: Part in ``[0, 1]`` of the regression error that is subtracted because it is to be expected of
+            the teacher's descriptor, so that hard places of good parts are no anomalies; 0 for none, as in eq. 11. Not
+            in the mode ``"patch"``.
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
             1 for the maximum of the map.
         lr: Learning rate of Adam.
@@ -188,6 +193,7 @@ class UninformedStudents(Detector, AnomalibModule):
         light_jitter: float = 1.0,
         synthetic_defects: float = 0.5,
         shared_layers: int = 2,
+        expected_error: float = 0.5,
         score_window: int = 33,
         lr: float = 1e-3,
         lr_schedule: LearningRateSchedule = "cosine",
@@ -221,6 +227,9 @@ class UninformedStudents(Detector, AnomalibModule):
         if lr <= 0 or weight_decay < 0:
             msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
             raise ValueError(msg)
+        if not 0 <= expected_error <= 1:
+            msg = f"expected_error must lie in [0, 1], got {expected_error}."
+            raise ValueError(msg)
         if lr_schedule not in get_args(LearningRateSchedule):
             msg = f"lr_schedule must be one of {get_args(LearningRateSchedule)}, got {lr_schedule!r}."
             raise ValueError(msg)
@@ -229,6 +238,8 @@ class UninformedStudents(Detector, AnomalibModule):
                 path = teacher_path(teacher, patch_size, architecture)
                 ensemble.set_teacher(load_teacher(path, patch_size, descriptor_dim, architecture))
         self.lr = lr
+        # An image that is one patch gives too few descriptors.
+        self.expected_error = 0.0 if mode == "patch" else expected_error
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
@@ -352,13 +363,13 @@ class UninformedStudents(Detector, AnomalibModule):
         if self._scores_normalised_at == self.global_step:
             return
         ensembles = self.model.scales
-        statistics = [RunningStatistics(dim=2) for _ in ensembles]
+        statistics = [RunningStatistics(len(ensemble.error_weight) + 2, covariance=True) for ensemble in ensembles]
         for images in self._images(self.normalization_split.held_out, "Score statistics"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 for patches in self.model.describer.patches(ensemble.teacher, images):
-                    part.update(torch.stack(ensemble.raw_scores(patches), dim=-1).flatten(0, -2))
+                    part.update(ensemble.score_vectors(patches))
         for ensemble, part in zip(ensembles, statistics, strict=True):
-            ensemble.normalise_scores(self._merge_over_workers(part))
+            ensemble.normalise_scores(self._merge_over_workers(part), self.expected_error)
         self._scores_normalised_at = self.global_step
         self._choose_threshold()
 
@@ -385,7 +396,7 @@ class UninformedStudents(Detector, AnomalibModule):
         """Join the statistics of all workers' shares of the images."""
         if self.trainer.world_size == 1:
             return statistics
-        total = RunningStatistics(len(statistics.mean))
+        total = RunningStatistics(len(statistics.mean), statistics.has_products)
         total.merge(cast("torch.Tensor", self.all_gather(statistics.moments.to(self.device))).cpu())
         return total
 

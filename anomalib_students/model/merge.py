@@ -13,6 +13,7 @@ ALIKE = (
     "architecture",
     "n_students",
     "shared_layers",
+    "expected_error",
     "descriptor_dim",
     "output_stride",
     "score_window",

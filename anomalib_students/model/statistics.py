@@ -16,6 +16,7 @@ class RunningStatistics:
         covariance: Whether to accumulate the covariance of all pairs of components too.
 
     Attributes:
+        has_products: Whether the covariance is accumulated.
         moments: Count, mean and sums of squared deviations, in rows of shape ``(d,)``, in float64 on the CPU: of shape
             ``(3, d)``, or with the sums of products of deviations ``(2 + d, d)``.
 
@@ -28,7 +29,7 @@ class RunningStatistics:
     """
 
     def __init__(self, dim: int, covariance: bool = False) -> None:
-        self._has_products = covariance
+        self.has_products = covariance
         self.moments = torch.zeros(2 + (dim if covariance else 1), dim, dtype=torch.float64)
 
     @property
@@ -45,7 +46,7 @@ class RunningStatistics:
     def std(self) -> torch.Tensor:
         """Standard deviation of each component over all vectors so far, of shape ``(d,)`` in float64."""
         squares = self.moments[2:]
-        return ((squares.diagonal() if self._has_products else squares[0]) / self.count).sqrt()
+        return ((squares.diagonal() if self.has_products else squares[0]) / self.count).sqrt()
 
     @property
     def covariance(self) -> torch.Tensor:
@@ -72,7 +73,7 @@ class RunningStatistics:
 
     def _squares(self, deviations: torch.Tensor) -> torch.Tensor:
         """Sum up squares, or all products, of the components of n vectors."""
-        return deviations.T @ deviations if self._has_products else deviations.square().sum(dim=0, keepdim=True)
+        return deviations.T @ deviations if self.has_products else deviations.square().sum(dim=0, keepdim=True)
 
 
 def effective_dimension(covariance: torch.Tensor) -> float:

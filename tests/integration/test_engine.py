@@ -72,12 +72,13 @@ def test_checkpoint_of_another_model_is_one_clear_error(
         small_engine(tmp_path).test(small_model(**arguments), datamodule=datamodule, ckpt_path=trained)
 
 
-def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("expected_error", [0.0, 0.5])
+def test_statistics_are_those_of_the_data(expected_error: float, data_root: Path, tmp_path: Path) -> None:
     """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
     from anomalib_students.model.dense import dense_descriptors, dense_patches
     from anomalib_students.model.normalization_split import split_indices
 
-    model = small_model(light_jitter=0.0, lr=1e-3)
+    model = small_model(light_jitter=0.0, lr=1e-3, expected_error=expected_error)
     engine = small_engine(tmp_path, max_epochs=2)
     engine.fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))
     model = UninformedStudents.load_from_checkpoint(engine.best_model_path).eval()
@@ -92,12 +93,16 @@ def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> No
         descriptors = torch.cat(
             [dense_descriptors(ensemble.teacher, images[i].double(), 8)[0].flatten(1) for i in training], dim=1
         )
-        error, uncertainty = ensemble.raw_scores(dense_patches(ensemble.teacher, images[held_out[0]].double(), 8))
+        patches = dense_patches(ensemble.teacher, images[held_out[0]].double(), 8)
+        error, uncertainty = ensemble.raw_scores(patches)
+        _, seen = ensemble.describe(patches)
+    error = error.double() - torch.einsum("d,bdhw->bhw", ensemble.error_weight, seen)
+    assert bool(ensemble.error_weight.any()) == (expected_error > 0)
     expected = {
         "descriptor_mean": descriptors.mean(dim=1).view(-1, 1, 1),
         "descriptor_std": descriptors.std(dim=1, correction=0).view(-1, 1, 1),
-        "error_mean": error.double().mean(),
-        "error_std": error.double().std(correction=0),
+        "error_mean": error.mean(),
+        "error_std": error.std(correction=0),
         "uncertainty_mean": uncertainty.double().mean(),
         "uncertainty_std": uncertainty.double().std(correction=0),
     }

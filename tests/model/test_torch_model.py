@@ -104,6 +104,20 @@ class TestEvaluation:
         actual = model(images).anomaly_map
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, check_dtype=False)
 
+    @pytest.mark.parametrize("output_stride", [1, 4])
+    def test_the_error_to_be_expected_of_the_teachers_descriptor_is_subtracted(self, output_stride):
+        model = make_model((33,), output_stride=output_stride).eval()
+        images = make_images(2, 3, 19, 26)
+        before = model(images).anomaly_map
+        (ensemble,) = model.scales
+        nn.init.normal_(ensemble.error_weight)
+        target = dense_descriptors(ensemble.teacher, images, output_stride).float()
+        target = (target - ensemble.descriptor_mean) / ensemble.descriptor_std
+        expected = (target * ensemble.error_weight.view(-1, 1, 1)).sum(dim=1, keepdim=True) / ensemble.error_std
+        # The teacher's descriptors are normalised in single precision.
+        difference = upsample(expected, output_stride, (19, 26))
+        torch.testing.assert_close(before - model(images).anomaly_map, difference, rtol=1e-5, atol=1e-4)
+
     def test_light_networks_have_the_map_of_their_own_descriptors(self):
         model = make_model((33, 65), architecture="light").eval()
         images = make_images(1, 3, 21, 10)
@@ -153,11 +167,11 @@ class TestEvaluation:
         expected = [model(image.unsqueeze(0)) for image in images]
 
         sizes = []
-        raw_scores = StudentTeacherEnsemble.raw_scores
+        describe = StudentTeacherEnsemble.describe
         monkeypatch.setattr(
             StudentTeacherEnsemble,
-            "raw_scores",
-            lambda ensemble, part: sizes.append(len(part.features)) or raw_scores(ensemble, part),
+            "describe",
+            lambda ensemble, part: sizes.append(len(part.features)) or describe(ensemble, part),
         )
         predictions = model(images)
         assert sizes == 3 * [2, 2, 1]
@@ -174,13 +188,13 @@ class TestEvaluation:
         expected = model(images)
         model.max_tile = 16
         sides = []
-        raw_scores = StudentTeacherEnsemble.raw_scores
+        describe = StudentTeacherEnsemble.describe
         monkeypatch.setattr(
             StudentTeacherEnsemble,
-            "raw_scores",
+            "describe",
             lambda ensemble, part: (
                 sides.append(max(output_stride * (side.stop - side.start) for side in (part.rows, part.columns)))
-                or raw_scores(ensemble, part)
+                or describe(ensemble, part)
             ),
         )
         predictions = model(images)
