@@ -52,6 +52,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "all pixels": {"arguments": {"hard_fraction": 1.0}},
     "constant light": {"arguments": {"light_jitter": 0.0}},
     "no synthetic defects": {"arguments": {"synthetic_defects": 0.0}},
+    "no expected error": {"arguments": {"expected_error": 0.0}},
     "own first layers": {"arguments": {"shared_layers": 0}},
     "constant lr": {"arguments": {"lr_schedule": "constant"}},
     # The light network with the paper's loss and scores, in 12 epochs.
