@@ -54,8 +54,7 @@ model.eval()
 # %% [markdown]
 # ## Descriptors
 #
-# `raw_scores` of the ensemble does the following at once. Step by step: all networks describe every fourth pixel, and the
-# teacher's descriptors are normalised (eq. 7).
+# All networks describe every fourth pixel, and the teacher's descriptors are normalised (eq. 7).
 
 # %%
 ensemble = model.model.scales[0]
@@ -96,16 +95,18 @@ for cell, name, picture in zip(axes, names, pictures, strict=True):
 # %% [markdown]
 # ## Error, uncertainty, score
 #
-# How far is the mean of the students from the teacher (e, eqs. 8 and 9), and how far are they from each other (v, eq. 10)? Both
-# are expressed in deviations from what good parts have, and added (eq. 11).
+# How far is the mean of the students from the teacher (e, eqs. 8 and 9), and how far are they from each other (v, eq. 10)? From e,
+# half of what is to be expected of such a place is subtracted: edges are harder than faces. Both are expressed in deviations from
+# what good parts have, and added (eq. 11).
 
 # %%
 error, uncertainty = regression_error(students, teacher), predictive_uncertainty(students)
-score = ensemble.combined_score(error, uncertainty)
-figure, axes = plt.subplots(1, 4, figsize=(11, 3), layout="constrained")
+expected = torch.einsum("d,bdhw->bhw", ensemble.error_weight, teacher)
+score = ensemble.score(students, teacher)
+figure, axes = plt.subplots(1, 5, figsize=(11, 2.6), layout="constrained")
 axes[0].imshow(batch.gt_mask[0], cmap="gray")
-for cell, values in zip(axes[1:], (error, uncertainty, score), strict=True):
+for cell, values in zip(axes[1:], (error, expected, uncertainty, score), strict=True):
     figure.colorbar(cell.imshow(values[0], cmap="inferno"), ax=cell, shrink=0.7)
-for cell, name in zip(axes, ("ground truth", "e", "v", "score"), strict=True):
+for cell, name in zip(axes, ("ground truth", "e", "expected of e", "v", "score"), strict=True):
     cell.set_title(name)
     cell.set_axis_off()

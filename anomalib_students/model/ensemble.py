@@ -200,18 +200,6 @@ class StudentTeacherEnsemble(nn.Module):
         ]
         return torch.stack(losses).sum() / len(images)
 
-    def raw_scores(self, patches: Patches) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute regression error and predictive uncertainty (eqs. 8 to 10).
-
-        Args:
-            patches: Patches of B images.
-
-        Returns:
-            Regression error e and predictive uncertainty v, each of shape ``(B, rows, columns)``.
-        """
-        students, target = self.describe(patches)
-        return regression_error(students, target), predictive_uncertainty(students)
-
     def score_vectors(self, patches: Patches) -> torch.Tensor:
         """Return what :meth:`normalise_scores` takes statistics of, of shape ``(n, d + 2)`` for n patches.
 
@@ -222,7 +210,9 @@ class StudentTeacherEnsemble(nn.Module):
         return torch.cat([target, scores.to(target)], dim=1).movedim(1, -1).flatten(0, -2)
 
     def score(self, students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compute the normalised scores of patches by their descriptors (eq. 11), less the error to be expected.
+        """Add up the normalised error and, if there are several students, uncertainty (eq. 11).
+
+        What is to be expected of the teacher's descriptors is subtracted from the error.
 
         Args:
             students: Descriptors of the students, of shape ``(M, B, d, h, w)``.
@@ -232,7 +222,12 @@ class StudentTeacherEnsemble(nn.Module):
             Scores of shape ``(B, h, w)``.
         """
         expected = torch.einsum("d,bdhw->bhw", self.error_weight, target)
-        return self.combined_score(regression_error(students, target) - expected, predictive_uncertainty(students))
+        error = regression_error(students, target) - expected
+        score = normalised_score(error, self.error_mean, self.error_std)
+        if len(self.students) > 1:
+            uncertainty = predictive_uncertainty(students)
+            score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
+        return score
 
     def forward(self, images: torch.Tensor, describer: Describer) -> torch.Tensor:
         """Compute the normalised score of each pixel, or of each image (eq. 11).
@@ -245,21 +240,6 @@ class StudentTeacherEnsemble(nn.Module):
             Scores of shape ``(B, 1, H, W)``, or ``(B, 1, 1, 1)`` if each image is one patch.
         """
         return describer.score(self.teacher, images, lambda patches: self.score(*self.describe(patches)))
-
-    def combined_score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
-        """Add up the normalised error and, where there are several students, uncertainty (eq. 11).
-
-        Args:
-            error: Regression error e of any shape.
-            uncertainty: Predictive uncertainty v of the same shape.
-
-        Returns:
-            Scores of that shape.
-        """
-        score = normalised_score(error, self.error_mean, self.error_std)
-        if len(self.students) > 1:
-            score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
-        return score
 
     def _part_loss(self, images: torch.Tensor, painted: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
         create = partial(dense_patches, self.teacher) if mode == "dense" else Patches

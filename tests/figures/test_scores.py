@@ -121,7 +121,7 @@ def test_described_patches_are_whole_images(patch_model):
         teacher = (exact.teacher(torch.cat(zoomed)) - exact.descriptor_mean) / exact.descriptor_std
         students = torch.stack([student(torch.cat(zoomed)) for student in exact.students])[..., 0, 0]
     teacher, mean = teacher[..., 0, 0], students.mean(dim=0)
-    error = (mean - teacher).square().sum(dim=1)
+    error = (mean - teacher).square().sum(dim=1) - teacher @ exact.error_weight
     uncertainty = students.var(dim=0, correction=0).sum(dim=1)
     score = (error - exact.error_mean) / exact.error_std
     score = score + (uncertainty - exact.uncertainty_mean) / exact.uncertainty_std

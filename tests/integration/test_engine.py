@@ -75,6 +75,7 @@ def test_checkpoint_of_another_model_is_one_clear_error(
 @pytest.mark.parametrize("expected_error", [0.0, 0.5])
 def test_statistics_are_those_of_the_data(expected_error: float, data_root: Path, tmp_path: Path) -> None:
     """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
+    from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
     from anomalib_students.model.dense import dense_descriptors, dense_patches
     from anomalib_students.model.normalization_split import split_indices
 
@@ -94,8 +95,8 @@ def test_statistics_are_those_of_the_data(expected_error: float, data_root: Path
             [dense_descriptors(ensemble.teacher, images[i].double(), 8)[0].flatten(1) for i in training], dim=1
         )
         patches = dense_patches(ensemble.teacher, images[held_out[0]].double(), 8)
-        error, uncertainty = ensemble.raw_scores(patches)
-        _, seen = ensemble.describe(patches)
+        students, seen = ensemble.describe(patches)
+    error, uncertainty = regression_error(students, seen), predictive_uncertainty(students)
     error = error.double() - torch.einsum("d,bdhw->bhw", ensemble.error_weight, seen)
     assert bool(ensemble.error_weight.any()) == (expected_error > 0)
     expected = {

@@ -134,9 +134,8 @@ class TestEvaluation:
         ensemble.set_teacher(ensemble.teacher)
         images = make_images(2, 3, 30, 41)
         students, target = describe_alone(ensemble, lambda network: dense_descriptors(network, images, output_stride))
-        error, uncertainty = ensemble.raw_scores(dense_patches(ensemble.teacher, images, output_stride))
-        torch.testing.assert_close(error, regression_error(students, target))
-        torch.testing.assert_close(uncertainty, predictive_uncertainty(students))
+        actual = ensemble.describe(dense_patches(ensemble.teacher, images, output_stride))
+        torch.testing.assert_close(actual, (students, target))
 
     def test_score_of_an_image_is_the_largest_mean_of_a_window(self):
         predictions = make_model(score_window=5).eval()(make_images(2, 3, 12, 20))
