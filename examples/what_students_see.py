@@ -96,7 +96,7 @@ for cell, name, picture in zip(axes, names, pictures, strict=True):
 # ## Error, uncertainty, score
 #
 # How far is the mean of the students from the teacher (e, eqs. 8 and 9), and how far are they from each other (v, eq. 10)? From e,
-# half of what is to be expected of such a place is subtracted: edges are harder than faces. Both are expressed in deviations from
+# a quarter of what is to be expected of such a place is subtracted: edges are harder than faces. Both are expressed in deviations from
 # what good parts have, and added (eq. 11).
 
 # %%
@@ -107,6 +107,6 @@ figure, axes = plt.subplots(1, 5, figsize=(11, 2.6), layout="constrained")
 axes[0].imshow(batch.gt_mask[0], cmap="gray")
 for cell, values in zip(axes[1:], (error, expected, uncertainty, score), strict=True):
     figure.colorbar(cell.imshow(values[0], cmap="inferno"), ax=cell, shrink=0.7)
-for cell, name in zip(axes, ("ground truth", "e", "expected of e", "v", "score"), strict=True):
+for cell, name in zip(axes, ("ground truth", "e", "a quarter of\nwhat is expected", "v", "score"), strict=True):
     cell.set_title(name)
     cell.set_axis_off()

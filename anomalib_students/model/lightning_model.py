@@ -193,7 +193,7 @@ class UninformedStudents(Detector, AnomalibModule):
         light_jitter: float = 1.0,
         synthetic_defects: float = 0.5,
         shared_layers: int = 2,
-        expected_error: float = 0.5,
+        expected_error: float = 0.25,
         score_window: int = 33,
         lr: float = 1e-3,
         lr_schedule: LearningRateSchedule = "cosine",
