@@ -1,7 +1,7 @@
 """The student-teacher ensemble of one patch size (Section 3.2)."""
 
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -82,7 +82,6 @@ class StudentTeacherEnsemble(nn.Module):
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
         self.register_buffer("error_weight", torch.zeros(descriptor_dim))
-        self.register_load_state_dict_pre_hook(_expect_the_mean)
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
@@ -241,13 +240,13 @@ class StudentTeacherEnsemble(nn.Module):
         """
         return describer.score(self.teacher, images, lambda patches: self.score(*self.describe(patches)))
 
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
+        """Load the statistics; models that were saved before errors were expected have no weight."""
+        state_dict.setdefault(f"{prefix}error_weight", torch.zeros_like(self.error_weight))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _part_loss(self, images: torch.Tensor, painted: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
         create = partial(dense_patches, self.teacher) if mode == "dense" else Patches
         if torch.equal(images, painted):
             return regression_loss(*self.describe(create(images)), hard_fraction)
         return regression_loss(*self.describe(create(images), create(painted)), min(1, PAINTED_HARD * hard_fraction))
-
-
-def _expect_the_mean(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """Complete states that were saved before errors were expected to depend on descriptors."""
-    state_dict.setdefault(f"{prefix}error_weight", torch.zeros_like(cast("torch.Tensor", module.error_weight)))

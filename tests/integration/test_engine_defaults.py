@@ -154,4 +154,4 @@ def test_older_checkpoints_load_with_the_arguments_that_were_the_only_ones(tmp_p
     torch.save(checkpoint, tmp_path / "old.ckpt")
     model = UninformedStudents.load_from_checkpoint(tmp_path / "old.ckpt")
     assert model.hparams["architecture"] == model.model.architecture == "paper"
-    assert (model.model.hard_fraction, model.model.score_window) == (1.0, 1)
+    assert (model.model.hard_fraction, model.model.score_window, model.expected_error) == (1.0, 1, 0.0)
