@@ -6,9 +6,8 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['CNNFeatureDictionary', 'DescriptorBaseline', 'FalseAlarmPostProcessor', 'MVTec', 'OneClassCIFAR10',
-     'OneClassImageFolder', 'OneClassMNIST', 'SSIMAutoencoder', 'SampleParts', 'ScaleMetrics', 'UninformedStudents',
-     'UninformedStudentsModel', '__version__']
+    ['FalseAlarmPostProcessor', 'MVTec', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel',
+     '__version__']
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .baselines.cnn_feature_dictionary.lightning_model import CNNFeatureDictionary
-    from .baselines.lightning_model import DescriptorBaseline
-    from .baselines.ssim_autoencoder.lightning_model import SSIMAutoencoder
-    from .data import MVTec, OneClassCIFAR10, OneClassImageFolder, OneClassMNIST, SampleParts
+    from .data import MVTec, SampleParts
     from .model.lightning_model import UninformedStudents
     from .model.post_processor import FalseAlarmPostProcessor
     from .model.scale_metrics import ScaleMetrics
@@ -29,14 +25,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "CNNFeatureDictionary",
-    "DescriptorBaseline",
     "FalseAlarmPostProcessor",
     "MVTec",
-    "OneClassCIFAR10",
-    "OneClassImageFolder",
-    "OneClassMNIST",
-    "SSIMAutoencoder",
     "SampleParts",
     "ScaleMetrics",
     "UninformedStudents",
@@ -45,14 +35,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "CNNFeatureDictionary": ".baselines.cnn_feature_dictionary.lightning_model",
-    "DescriptorBaseline": ".baselines.lightning_model",
     "FalseAlarmPostProcessor": ".model.post_processor",
     "MVTec": ".data",
-    "OneClassCIFAR10": ".data",
-    "OneClassImageFolder": ".data",
-    "OneClassMNIST": ".data",
-    "SSIMAutoencoder": ".baselines.ssim_autoencoder.lightning_model",
     "SampleParts": ".data",
     "ScaleMetrics": ".model.scale_metrics",
     "UninformedStudents": ".model.lightning_model",

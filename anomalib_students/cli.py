@@ -1,19 +1,16 @@
-"""The command ``anomalib-students``: pretrain teachers, make the paper's tables, show what models see and decide."""
+"""The command ``anomalib-students``: pretrain teachers, and show what models decide."""
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_students.figures.commands import embedding, maps
 from anomalib_students.model.patch_network import ARCHITECTURES
-from anomalib_students.paper.commands import mvtec, one_class
 from anomalib_students.report.command import report
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
@@ -41,19 +38,12 @@ def teachers(file: Path | None = None) -> None:
         Console().print(table)
 
 
-Functions = Mapping[str, "Callable[..., object] | Functions"]
-
-FUNCTIONS: Functions = {
+FUNCTIONS: dict[str, Callable[..., object]] = {
     "pretrain": pretrain,
     "distil": distil,
     "teachers": teachers,
-    "maps": maps,
-    "embedding": embedding,
     "report": report,
-    "experiments": {"mvtec": mvtec, "one-class": one_class},
 }
-SUMMARIES = {"experiments": "Make the tables of the paper, ours beside the paper's figures."}
-"""Summaries of the groups of functions."""
 
 
 def create_parser() -> ArgumentParser:
@@ -61,21 +51,14 @@ def create_parser() -> ArgumentParser:
     # Fields of dataclasses are described where they are declared.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="anomalib-students", description=__doc__)
-    _add_functions(parser, FUNCTIONS)
-    return parser
-
-
-def _add_functions(parser: ArgumentParser, functions: Functions) -> None:
     subcommands = parser.add_subcommands()
-    for name, function in functions.items():
-        summary = SUMMARIES.get(name) or (inspect.getdoc(function) or "").partition("\n")[0]
+    for name, function in FUNCTIONS.items():
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
         subcommand = ArgumentParser(description=summary)
         subcommands.add_subcommand(name, subcommand, help=summary)
-        if isinstance(function, Mapping):
-            _add_functions(subcommand, function)
-        else:
-            subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
-            subcommand.add_function_arguments(function, as_group=False)
+        subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
+        subcommand.add_function_arguments(function, as_group=False)
+    return parser
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -84,11 +67,8 @@ def main(args: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(None if args is None else list(args))
     try:
         chosen = parser.instantiate_classes(settings)
-        function: Any = FUNCTIONS
-        while "subcommand" in chosen:
-            function, chosen = function[chosen.subcommand], chosen[chosen.subcommand]
-        arguments = chosen.as_dict()
+        arguments = chosen[chosen.subcommand].as_dict()
         arguments.pop("config", None)
-        function(**arguments)
+        FUNCTIONS[chosen.subcommand](**arguments)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(one_line("anomalib-students", error))

@@ -52,12 +52,12 @@ class _Classes(NamedTuple):
 _CLASSES = {
     "anomalib.data": _Classes(
         source="anomalib_students.data",
-        names=("MVTec", "OneClassCIFAR10", "OneClassImageFolder", "OneClassMNIST", "SampleParts"),
+        names=("MVTec", "SampleParts"),
         targets=("anomalib.data",),
     ),
     "anomalib.models": _Classes(
         source="anomalib_students",
-        names=("CNNFeatureDictionary", "DescriptorBaseline", "SSIMAutoencoder", "UninformedStudents"),
+        names=("UninformedStudents",),
         targets=("anomalib.models", "anomalib.models.image"),
     ),
 }

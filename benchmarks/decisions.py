@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import OneClassMNIST
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from detection_report import markdown, read
@@ -31,6 +30,7 @@ from scipy import stats
 from anomalib_students.files import replace_file
 from anomalib_students.model.false_alarms import fit_gumbel, is_usual, margin
 from anomalib_students.model.normalization_split import split_indices
+from reproduction.one_class.torchvision_data import OneClassMNIST
 
 RATES = (0.01, 0.05)
 SAMPLE = 25

@@ -21,13 +21,16 @@ ELSEWHERE = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "third_party_notes.md",
-    "anomalib_students/baselines/README.md",
     "anomalib_students/teacher/MODEL_CARD.md",
     "anomalib_students/teacher/README.md",
     "benchmarks/README.md",
     "examples/folder_to_openvino.py",
     "examples/own_teacher.py",
     "examples/what_students_see.py",
+    "reproduction/README.md",
+    "reproduction/baselines/README.md",
+    "reproduction/figures/README.md",
+    "reproduction/one_class/README.md",
 )
 LINK = re.compile(r"(?<!`)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 

@@ -14,8 +14,6 @@ LAYERS = (
     {"export"},
     # A model loads teachers, which are made of its networks.
     {"model", "teacher"},
-    {"baselines"},
-    {"figures"},
     {"report"},
     {"runs"},
     {"paper"},

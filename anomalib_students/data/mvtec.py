@@ -6,12 +6,14 @@ import lzma
 import tarfile
 from pathlib import Path
 
+import pandas as pd
 from anomalib.data import MVTecAD
 from anomalib.data.datasets.image.mvtecad import CATEGORIES, IMG_EXTENSIONS
 from anomalib.data.utils import TestSplitMode, ValSplitMode
+from pandas import DataFrame
 from torchvision.transforms.v2 import Transform
 
-from anomalib_students.data.one_class_dataset import check_limits, draw_samples
+__all__ = ["MVTec", "check_limits", "draw_samples"]
 
 DEFAULT_ROOT = "./datasets/MVTecAD"
 LAYOUT = (
@@ -20,6 +22,23 @@ LAYOUT = (
 )
 # What a failed transfer, a wrong checksum and a broken archive raise.
 DOWNLOAD_ERRORS = (OSError, ValueError, EOFError, tarfile.TarError, lzma.LZMAError)
+
+
+def check_limits(**limits: int | None) -> None:
+    """Raise a ``ValueError`` if a limit, named as its argument, is less than 1."""
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            msg = f"{name} must be at least 1, got {limit}."
+            raise ValueError(msg)
+
+
+def draw_samples(samples: DataFrame, n_samples: int, seed: int) -> DataFrame:
+    """Draw about ``n_samples`` at random, in the proportions of their labels and at least one of each."""
+    if n_samples >= len(samples):
+        return samples
+    share = n_samples / len(samples)
+    groups = [group for _, group in samples.groupby("label_index")]
+    return pd.concat([group.sample(max(1, round(share * len(group))), random_state=seed) for group in groups])
 
 
 class MVTec(MVTecAD):

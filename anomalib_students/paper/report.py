@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from anomalib_students.figures.rendering import png_bytes
-
 from .comparison import draw_comparison, with_mean
 
-__all__ = ["Comparison", "files_of", "report_files"]
+__all__ = ["Comparison", "files_of", "png_bytes", "report_files"]
 
 HEADING = (
     "# Ours beside the paper\n\n"
@@ -79,6 +78,13 @@ class Comparison:
             return "-"
         difference = "" if self.is_brief else f", {ours - paper:+.3f}"
         return f"{ours:.3f}" if pd.isna(paper) else f"{ours:.3f} ({paper:.3f}{difference})"
+
+
+def png_bytes(figure: Figure, dpi: int = 150) -> bytes:
+    """Render a figure as a PNG file with so many pixels per inch."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()
 
 
 def report_files(

@@ -11,9 +11,9 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from anomalib_students.figures.rendering import png_bytes
 from anomalib_students.runs.workers import cause
 
+from .report import png_bytes
 from .sweep_settings import LOSS_WEIGHTS, PAPER_WEIGHTS, Sweep
 
 if TYPE_CHECKING:

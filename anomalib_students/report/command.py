@@ -1,6 +1,10 @@
 """The command ``report``: from a checkpoint and data to an HTML file."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, cast
 
 import torch
 from anomalib.data import AnomalibDataModule
@@ -8,7 +12,10 @@ from rich.console import Console
 
 from anomalib_students.files import check_output
 
-__all__ = ["report"]
+if TYPE_CHECKING:
+    from anomalib_students.model.lightning_model import UninformedStudents
+
+__all__ = ["load_model", "report"]
 
 
 def report(
@@ -36,14 +43,33 @@ def report(
             range.
     """
     # Imports all of anomalib's models, which the other commands do not need.
-    from anomalib_students.figures.scores import load_model
-
     from .write import write_report
 
     check_output(output, ".html", "A report")
     model = load_model(checkpoint, device)
     write_report(model, data, output, source=str(checkpoint), n_images=n_images, **_trainer_arguments(model.device))
     Console(soft_wrap=True).print(f"The report is in {output}", highlight=False, markup=False)
+
+
+def load_model(checkpoint: Path, device: str | torch.device | None = None) -> UninformedStudents:
+    """Load a trained model in evaluation mode, by default to the accelerator if there is one.
+
+    Raises a ``FileNotFoundError`` or ``ValueError`` if the file is missing or not a checkpoint of this model.
+    """
+    if not checkpoint.is_file():
+        msg = f"There is no checkpoint {checkpoint}: name the *.ckpt file of a trained model."
+        raise FileNotFoundError(msg)
+    from anomalib_students.model.lightning_model import UninformedStudents
+
+    try:
+        model = UninformedStudents.load_from_checkpoint(checkpoint, map_location="cpu")
+    except (AttributeError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        msg = f"{checkpoint} is no checkpoint of UninformedStudents: {reason}"
+        raise ValueError(msg) from error
+    if device is None:
+        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    return cast("UninformedStudents", model).eval().to(device)
 
 
 def _trainer_arguments(device: torch.device) -> dict[str, object]:

@@ -9,10 +9,22 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from anomalib_students.figures.panels import COLOUR_MAP, GROUND_TRUTH
+__all__ = [
+    "COLOUR_MAP",
+    "GROUND_TRUTH",
+    "Scale",
+    "colour_stops",
+    "data_uri",
+    "jpeg_uri",
+    "outline_uri",
+    "overlay",
+    "thumbnail",
+]
 
-__all__ = ["Scale", "colour_stops", "data_uri", "jpeg_uri", "outline_uri", "overlay", "thumbnail"]
-
+COLOUR_MAP = "inferno"
+"""Ordered by lightness, also for the colour-blind and in print."""
+GROUND_TRUTH = "#56b4e9"
+"""A blue that the colour map lacks, of the palette of Okabe and Ito."""
 SIDE = 256
 """Longer side of a picture in pixels, at most."""
 QUALITY = 80

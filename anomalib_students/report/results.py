@@ -8,17 +8,44 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import LightningModule, Trainer
-
-from anomalib_students.figures.examples import find_test_images, name_of
-from anomalib_students.figures.scores import visible_image
+from torchvision.transforms.v2 import Normalize
 
 from .pictures import thumbnail
 
-__all__ = ["ImageResult", "read_results"]
+__all__ = ["ImageResult", "find_test_images", "name_of", "read_results", "visible_image"]
+
+
+def find_test_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
+    """Return the test images of a data module, with their ground truth. Raises a ``ValueError`` for none."""
+    datamodule.prepare_data()
+    datamodule.setup()
+    dataset = datamodule.test_data
+    if len(dataset) == 0:
+        msg = f"The data {datamodule.name} have no test images."
+        raise ValueError(msg)
+    return dataset
+
+
+def name_of(path: str | Path) -> str:
+    """Name an image in a figure by its folder, which is the type of its defect, and its name: ``crack/000``."""
+    path = Path(path)
+    return f"{path.parent.name}/{path.stem}" if path.parent.name else path.stem
+
+
+def visible_image(model: AnomalibModule, image: torch.Tensor) -> np.ndarray:
+    """Turn a pre-processed image ``(3, H, W)`` into RGB ``(H, W, 3)`` in [0, 1], in the colours that it was read in."""
+    image = image.float().cpu()
+    transform = model.pre_processor.transform if isinstance(model.pre_processor, PreProcessor) else None
+    for normalisation in extract_transforms_by_type(transform, Normalize):
+        mean, std = (image.new_tensor(values)[:, None, None] for values in (normalisation.mean, normalisation.std))
+        image = image * std + mean
+    return image.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 class ImageResult(NamedTuple):

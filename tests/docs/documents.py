@@ -13,6 +13,7 @@ DOCUMENTS = sorted(
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
         *(ROOT / "anomalib_students").rglob("*.md"),
+        *(ROOT / "reproduction").rglob("*.md"),
     ]
 )
 

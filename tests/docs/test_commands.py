@@ -17,7 +17,7 @@ from anomalib_students import cli
 
 from .documents import DOCUMENTS, ROOT, blocks, commands, inline_code
 
-SCRIPTS = ("benchmarks", "configs", "docs", "ray_jobs")
+SCRIPTS = ("benchmarks", "configs", "docs", "ray_jobs", "reproduction")
 BLOCKS = blocks("sh")
 
 
@@ -59,6 +59,9 @@ def check_ours(arguments, monkeypatch):
 def check_script(arguments, monkeypatch):
     """Run a script up to the end of its parsing."""
     script, *arguments = arguments
+    is_module = script == "-m"
+    if is_module:
+        script, *arguments = arguments
     folder = ROOT / script.partition("/")[0]
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
@@ -76,7 +79,7 @@ def check_script(arguments, monkeypatch):
     monkeypatch.setattr(KCenterGreedy, "update_distances", KCenterGreedy.update_distances)
     threads = torch.get_num_threads()
     with pytest.raises(Parsed):
-        runpy.run_path(script, run_name="__main__")
+        (runpy.run_module if is_module else runpy.run_path)(script, run_name="__main__")
     torch.set_num_threads(threads)
 
 
@@ -121,7 +124,7 @@ CHECKS = {
 def check_words(words, monkeypatch):
     if words[0].startswith("--"):
         # More arguments for the command above.
-        words = ["anomalib", "train", "--model", "SSIMAutoencoder", "--data", "MVTec", *words]
+        words = ["anomalib", "train", "--model", "UninformedStudents", "--data", "MVTec", *words]
     assert words[0] in CHECKS, f"there is no check for {words[0]} yet"
     CHECKS[words[0]](words[1:], monkeypatch)
 
@@ -177,7 +180,8 @@ def test_commands_in_sentences_exist():
     "words",
     [
         ["anomalib", "train", "--model", "UninformedStudents", "--model.patch_size", "33"],
-        ["anomalib-students", "maps", "--checkpoints", "model.ckpt"],
+        ["anomalib-students", "report", "--checkpoints", "model.ckpt"],
+        ["python", "-m", "reproduction", "maps", "--checkpoints", "model.ckpt"],
         ["python", "benchmarks/memory.py", "--max_tile", "512"],
         ["python", "ray_jobs/train.py", "--patch_size", "33"],
         ["pip", "install", ".[gpu]"],

@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from anomalib.models import DescriptorBaseline
 from lightning.pytorch import Callback
 
 from anomalib_students.runs.jobs import Compute
@@ -16,7 +15,7 @@ from anomalib_students.runs.training import train_and_test
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain
 
-from .small import SIDE, small_data, small_engine, small_model
+from .small import small_data, small_engine, small_model
 from .test_seed import test_kill_and_resume_equals_the_uninterrupted_training as kill_and_resume
 
 
@@ -39,15 +38,6 @@ def test_training_ends_with_status_143(epoch: int, tmp_path: Path, caplog: pytes
     assert ended.value.code == 143
     advice = f"--ckpt_path {engine.best_model_path}" if epoch else "There is no checkpoint yet."
     assert [advice in message for message in caplog.messages if "SIGTERM after" in message] == [True]
-
-
-def test_a_baseline_ends_with_status_143(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pre_processor = DescriptorBaseline.configure_pre_processor((SIDE, SIDE))
-    model = DescriptorBaseline("k_means", 17, architecture="light", pre_processor=pre_processor, visualizer=False)
-    with pytest.raises(SystemExit) as ended:
-        small_engine(tmp_path, callbacks=[TerminateIn(0)]).fit(model, datamodule=small_data(tmp_path / "data"))
-    assert ended.value.code == 143
-    assert any("Start anew" in message for message in caplog.messages)
 
 
 def test_the_experiments_say_how_they_are_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

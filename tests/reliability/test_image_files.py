@@ -8,7 +8,6 @@ from anomalib.data.utils import read_image
 from anomalib.visualization.image import item_visualizer
 from PIL import Image
 
-from anomalib_students.data.one_class_dataset import OneClassDataset, list_samples
 from anomalib_students.image_files import open_image
 from anomalib_students.teacher.images import load_images
 
@@ -27,10 +26,6 @@ def by_prediction(path):
     return PredictDataset(path)[0].image
 
 
-def by_one_class(path):
-    return OneClassDataset(list_samples(path.parents[1], path.parent.name))[0].image
-
-
 def by_pretraining(path):
     return load_images([path], side=256)[0] / 255
 
@@ -43,7 +38,7 @@ def by_visualizer(path):
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1) / 255
 
 
-READERS = [by_data_sets, by_inferencers, by_prediction, by_one_class, by_pretraining, by_visualizer]
+READERS = [by_data_sets, by_inferencers, by_prediction, by_pretraining, by_visualizer]
 
 
 @pytest.mark.parametrize("name", SOUND)

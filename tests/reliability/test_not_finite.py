@@ -7,7 +7,7 @@ import pytest
 import torch
 from anomalib.data.datasets.image import MVTecADDataset
 from anomalib.deploy import CompressionType, ExportType
-from anomalib.models import DescriptorBaseline, SSIMAutoencoder, UninformedStudents
+from anomalib.models import UninformedStudents
 from anomalib.pre_processing import PreProcessor
 from openvino import Core
 from torchvision.transforms.v2 import Resize
@@ -72,18 +72,6 @@ def test_is_anomalous_with_a_score_of_1_in_exported_models(
             assert (outputs[name][0] < 1).any()
         for name in ("pred_label", "pred_mask"):
             assert outputs[name][1:].all()
-
-
-def test_is_an_error_of_the_baselines() -> None:
-    ssim = SSIMAutoencoder(patch_size=128)
-    images = torch.rand(1, 3, 128, 128)
-    images[0, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"no score for the images \[0\]"):
-        ssim.model.eval()(images)
-    baseline = DescriptorBaseline("k_means", 17, architecture="light").model
-    baseline.fit(torch.randn(100, 128))
-    with pytest.raises(ValueError, match=r"no score for the images \[0\]"):
-        baseline.eval()(images)
 
 
 def test_weights_that_are_not_finite_are_named() -> None:

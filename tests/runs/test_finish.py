@@ -1,22 +1,16 @@
-"""The pictures of the images on which a model does best and worst."""
+"""What finishes a category."""
 
-import numpy as np
 import pytest
 
 pytest.importorskip("ray")
 
 from anomalib.data import MVTec
-from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from lightning.pytorch import Trainer
-from PIL import Image
 from ray.train.lightning import RayTrainReportCallback
 
-from anomalib_students.figures.examples import find_test_images, read_examples
-from anomalib_students.figures.scores import score_image
-from anomalib_students.runs import finish
 from anomalib_students.runs.experiment import Experiment
-from anomalib_students.runs.finish import BestAndWorst, finish_category
+from anomalib_students.runs.finish import finish_category
 from anomalib_students.runs.jobs import Compute
 from tests.integration.conftest import write_category
 
@@ -41,36 +35,6 @@ def model():
     return model.eval()
 
 
-def area(image):
-    """Area under the ROC curve, pixel by pixel: of pairs of a bad and a good pixel, the part in the right order."""
-    scores = image.maps["p = 33"]
-    bad, good = scores[image.mask], scores[~image.mask]
-    return np.mean((bad[:, None] > good) + 0.5 * (bad[:, None] == good))
-
-
-def test_best_and_worst_are_drawn_with_their_maps(model, datamodule, tmp_path, monkeypatch):
-    drawn = []
-    draw_panels = finish.draw_panels
-    monkeypatch.setattr(finish, "draw_panels", lambda images: drawn.extend(images) or draw_panels(images))
-    extremes = BestAndWorst()
-    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", callbacks=[extremes], enable_progress_bar=False)
-    engine.test(model, datamodule=datamodule, verbose=False)
-    extremes.save(tmp_path, model, datamodule)
-
-    images = [score_image(model, batch) for batch in read_examples(find_test_images(datamodule))]
-    areas = {image.name: area(image) for image in images if image.mask.any()}
-    assert len(set(areas.values())) == 2
-    assert sorted(extremes.areas.values()) == pytest.approx(sorted(areas.values()), abs=1e-3)
-    assert [image.name for image in drawn] == [max(areas, key=areas.get), min(areas, key=areas.get)]
-    best, worst = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) for name in ("best", "worst"))
-    assert best.shape != worst.shape or (best != worst).any()
-
-
-def test_without_masks_nothing_is_drawn(model, datamodule, tmp_path):
-    BestAndWorst().save(tmp_path, model, datamodule)
-    assert not list(tmp_path.glob("*.png"))
-
-
 @pytest.mark.parametrize("report", [False, True])
 def test_a_category_has_a_report_if_it_is_asked_for(model, datamodule, tmp_path, report):
     trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
@@ -86,7 +50,7 @@ def test_a_category_has_a_report_if_it_is_asked_for(model, datamodule, tmp_path,
     assert results["category"] == "dots"
     assert [row["scale"] for row in results["rows"]] == ["33"]
     written = {path.name for path in (tmp_path / "grid" / "dots").iterdir()}
-    assert written - {"report.html"} == {"model.ckpt", "best.png", "worst.png"}
+    assert written - {"report.html"} == {"model.ckpt"}
     assert ("report.html" in written) == report
     if report:
         html = (tmp_path / "grid" / "dots" / "report.html").read_text()
