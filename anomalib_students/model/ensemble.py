@@ -11,7 +11,7 @@ from .anomaly_map import normalised_score, predictive_uncertainty, regression_er
 from .dense import Patches, dense_patches
 from .describers import Describer, split_batch, zoom
 from .deviation_floors import descriptor_divisor, score_divisor
-from .loss import regression_loss
+from .loss import regression_loss, squared_distances
 from .patch_network import Architecture, PatchNetwork
 from .phase import sample_phase
 from .statistics import RunningStatistics
@@ -24,8 +24,6 @@ TrainingMode = Literal["phase", "dense"]
 
 RIDGE = 0.1
 """Variance added to that of the normalised descriptors, so that the expected error follows none into its noise."""
-PAINTED_HARD = 2
-"""Factor of the number of hard pixels on painted images, which have some that no student can know."""
 TRAINING_PIXELS = {"phase": 4 * 256 * 256, "dense": 256 * 256, "patch": 4 * 256 * 256}
 """Most pixels of a batch whose activations are kept for the backward pass, by training mode."""
 
@@ -177,8 +175,8 @@ class StudentTeacherEnsemble(nn.Module):
             mode: ``"dense"`` for every pixel, ``"phase"`` for a random part of them, ``"patch"`` for the one descriptor
                 of each image, zoomed to the side of a patch.
             generator: Source of the random numbers that choose the part, by default torch's own.
-            hard_fraction: Part of the pixels, the hardest, that the loss is the mean of; 1 for all.
-            grad_checkpointing: Whether a batch of more than :data:`TRAINING_PIXELS` is worked off in parts, whose
+            hard_fraction: Fraction of the pixels of the batch, the hardest, that the loss is the mean of; 1 for all.
+            grad_checkpointing: Whether a batch of more than :data:`TRAINING_PIXELS` is processed in chunks, whose
                 activations are not kept, but computed once more in the backward pass.
             defects: What is painted on images for the students alone; None for nothing.
 
@@ -190,14 +188,14 @@ class StudentTeacherEnsemble(nn.Module):
         elif mode == "patch":
             images = zoom(images, self.teacher.patch_size)
         painted = images if defects is None else defects(images, generator)
-        parts = split_batch(images, TRAINING_PIXELS[mode])
-        if len(parts) == 1 or not grad_checkpointing:
-            return self._part_loss(images, painted, mode, hard_fraction)
-        losses = [
-            checkpoint(self._part_loss, *part, mode, hard_fraction, use_reentrant=False) * len(part[0])
-            for part in zip(parts, split_batch(painted, TRAINING_PIXELS[mode]), strict=True)
-        ]
-        return torch.stack(losses).sum() / len(images)
+        chunks = list(zip(*(split_batch(each, TRAINING_PIXELS[mode]) for each in (images, painted)), strict=True))
+        if len(chunks) == 1 or not grad_checkpointing:
+            distances = self._distances(images, painted, mode)
+        else:
+            distances = torch.cat(
+                [checkpoint(self._distances, *chunk, mode, use_reentrant=False) for chunk in chunks], dim=1
+            )
+        return regression_loss(distances, hard_fraction, is_painted=(painted != images).flatten(1).any(dim=1))
 
     def score_vectors(self, patches: Patches) -> torch.Tensor:
         """Return what :meth:`normalise_scores` takes statistics of, of shape ``(n, d + 2)`` for n patches.
@@ -245,8 +243,8 @@ class StudentTeacherEnsemble(nn.Module):
         state_dict.setdefault(f"{prefix}error_weight", torch.zeros_like(self.error_weight))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _part_loss(self, images: torch.Tensor, painted: torch.Tensor, mode: str, hard_fraction: float) -> torch.Tensor:
+    def _distances(self, images: torch.Tensor, painted: torch.Tensor, mode: str) -> torch.Tensor:
+        """Squared distances of what the students predict from painted images, of shape ``(M, B, h, w)``."""
         create = partial(dense_patches, self.teacher) if mode == "dense" else Patches
-        if torch.equal(images, painted):
-            return regression_loss(*self.describe(create(images)), hard_fraction)
-        return regression_loss(*self.describe(create(images), create(painted)), min(1, PAINTED_HARD * hard_fraction))
+        seen = None if torch.equal(images, painted) else create(painted)
+        return squared_distances(*self.describe(create(images), seen))

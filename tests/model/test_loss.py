@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_students.model.loss import regression_loss
+from anomalib_students.model.loss import regression_loss, squared_distances
 
 
 def normal(*shape, seed=0):
@@ -33,7 +33,7 @@ def test_regression_loss_is_equation_7_averaged_over_images_and_summed_over_stud
     expected = 0.0
     for student in students:
         expected += sum(equation_7(student[image], target[image]) for image in range(batch)) / batch
-    loss = regression_loss(torch.from_numpy(students), torch.from_numpy(target))
+    loss = regression_loss(squared_distances(torch.from_numpy(students), torch.from_numpy(target)))
     assert loss.ndim == 0
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
@@ -41,34 +41,41 @@ def test_regression_loss_is_equation_7_averaged_over_images_and_summed_over_stud
 def test_regression_loss_gives_each_student_the_gradient_of_its_own_loss():
     images, target = torch.randn(2, 3, 6, 5), torch.randn(2, 4, 6, 5)
     students = [nn.Conv2d(3, 4, 1) for _ in range(3)]
-    regression_loss(torch.stack([student(images) for student in students]), target).backward()
+    regression_loss(squared_distances(torch.stack([student(images) for student in students]), target)).backward()
     for student in students:
-        alone = regression_loss(student(images).unsqueeze(0), target)
+        alone = regression_loss(squared_distances(student(images).unsqueeze(0), target))
         gradients = torch.autograd.grad(alone, list(student.parameters()))
         for parameter, gradient in zip(student.parameters(), gradients, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_regression_loss_is_computed_in_single_precision():
+def test_distances_are_computed_in_single_precision():
     students, target = torch.randn(2, 1, 4, 3, 3, dtype=torch.bfloat16), torch.randn(1, 4, 3, 3, dtype=torch.bfloat16)
-    loss = regression_loss(students, target)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, regression_loss(students.float(), target.float()))
+    distances = squared_distances(students, target)
+    assert distances.dtype == torch.float32
+    torch.testing.assert_close(distances, squared_distances(students.float(), target.float()))
 
 
-@pytest.mark.parametrize(("hard_fraction", "n_hard"), [(0.1, 2), (0.5, 12), (0.001, 1)])
-def test_hard_loss_is_the_mean_over_the_hardest_pixels_of_each_student(hard_fraction, n_hard):
-    students, target = normal(3, 2, 4, 3, 4), normal(2, 4, 3, 4, seed=1)
-    expected = 0.0
-    for student in students:
-        distances = ((student - target) ** 2).sum(axis=1).ravel()
-        expected += np.sort(distances)[-n_hard:].mean()
-    loss = regression_loss(torch.from_numpy(students), torch.from_numpy(target), hard_fraction)
+@pytest.mark.parametrize(
+    ("hard_fraction", "painted", "n_hard"),
+    [
+        (0.1, (False, False), 2),
+        (0.5, (False, False), 12),
+        (0.001, (False, False), 1),
+        # One painted image adds twice as many as one without defects, and leaves the number of the other.
+        (0.25, (True, False), 3 + 6),
+        (0.25, (True, True), 12),
+        (0.75, (True, False), 9 + 12),
+    ],
+)
+def test_hard_loss_is_the_mean_over_the_hardest_pixels_of_the_batch(hard_fraction, painted, n_hard):
+    distances = torch.from_numpy(normal(3, 2, 3, 4)).square()
+    expected = sum(np.sort(of_student.ravel())[-n_hard:].mean() for of_student in distances.numpy())
+    loss = regression_loss(distances, hard_fraction, torch.tensor(painted))
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_easy_pixels_have_no_part_in_the_hard_loss():
-    target = torch.zeros(1, 2, 1, 4)
-    students = torch.tensor([0.1, 3.0, 0.2, 2.0]).expand(1, 1, 2, 1, 4).clone().requires_grad_()
-    regression_loss(students, target, hard_fraction=0.5).backward()
-    assert (students.grad[0, 0, 0, 0] != 0).tolist() == [False, True, False, True]
+    distances = torch.tensor([0.1, 3.0, 0.2, 2.0]).view(1, 1, 1, 4).requires_grad_()
+    regression_loss(distances, hard_fraction=0.5).backward()
+    assert (distances.grad.flatten() != 0).tolist() == [False, True, False, True]

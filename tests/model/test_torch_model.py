@@ -13,7 +13,7 @@ from anomalib_students.model.anomaly_map import image_score, predictive_uncertai
 from anomalib_students.model.dense import Patches, dense_descriptors, dense_patches
 from anomalib_students.model.describers import zoom
 from anomalib_students.model.ensemble import StudentTeacherEnsemble
-from anomalib_students.model.loss import regression_loss
+from anomalib_students.model.loss import regression_loss, squared_distances
 from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.model.phase import sample_phase
 from anomalib_students.model.synthetic_defects import SyntheticDefects
@@ -251,7 +251,7 @@ class TestTraining:
         images = make_images(2, 3, 20, 20)
         generator = torch.Generator().manual_seed(0)
         part = sample_phase(ensemble.teacher, images, torch.Generator().manual_seed(0))
-        expected = regression_loss(*describe_alone(ensemble, lambda network: network(part)))
+        expected = regression_loss(squared_distances(*describe_alone(ensemble, lambda network: network(part))))
         torch.testing.assert_close(ensemble.training_loss(images, "phase", generator), expected)
 
     def test_light_jitter_changes_what_teacher_and_students_see_alike(self, monkeypatch):
@@ -286,25 +286,35 @@ class TestTraining:
         painted = SyntheticDefects(1.0)(clean, generator)
         describe = dense_descriptors if mode == "dense" else lambda network, images: network(images)
         target = (describe(ensemble.teacher, clean) - ensemble.descriptor_mean) / ensemble.descriptor_std
-        expected = regression_loss(torch.stack([describe(each, painted) for each in ensemble.students]), target)
+        students = torch.stack([describe(each, painted) for each in ensemble.students])
+        expected = regression_loss(squared_distances(students, target))
         actual = ensemble.training_loss(
             images, mode, torch.Generator().manual_seed(0), defects=SyntheticDefects(1.0), hard_fraction=1.0
         )
         torch.testing.assert_close(actual, expected)
         assert abs(actual - ensemble.training_loss(images, mode, torch.Generator().manual_seed(0))) > 1e-3
 
-    def test_parts_of_a_batch_keep_their_synthetic_defects(self, monkeypatch):
-        ensemble = make_model((33,), n_students=1).scales[0]
-        images = make_images(3, 3, 40, 40)
-
-        def loss():
-            return ensemble.training_loss(
-                images, "patch", torch.Generator().manual_seed(0), defects=SyntheticDefects(0.5)
-            )
-
-        whole = loss()
-        monkeypatch.setitem(ensemble_module.TRAINING_PIXELS, "patch", 33 * 33)
-        torch.testing.assert_close(loss(), whole)
+    @pytest.mark.parametrize("pixels", [10**9, 33 * 33, 1])
+    @pytest.mark.parametrize("share", [0.0, 0.5])
+    def test_hard_pixels_are_chosen_over_the_batch(self, share, pixels, monkeypatch):
+        """Whole or in chunks, with a third of the images of high contrast, and some of them painted."""
+        ensemble = make_model((33,), n_students=2).scales[0]
+        images = make_images(6, 3, 40, 40) * torch.tensor([0.1, 3, 0.1, 0.1, 3, 0.1]).view(-1, 1, 1, 1)
+        generator = torch.Generator().manual_seed(0)
+        clean = sample_phase(ensemble.teacher, images, generator)
+        painted = SyntheticDefects(share)(clean, generator)
+        is_painted = (painted != clean).flatten(1).any(dim=1)
+        assert share == 0 or is_painted.unique().numel() == 2
+        target = (ensemble.teacher(clean) - ensemble.descriptor_mean) / ensemble.descriptor_std
+        students = torch.stack([student(painted) for student in ensemble.students])
+        distances = (students - target).square().sum(dim=2).flatten(1)
+        n_hard = round(0.1 * (1 + float(is_painted.float().mean())) * distances.shape[1])
+        expected = distances.sort(descending=True).values[:, :n_hard].mean(dim=1).sum()
+        monkeypatch.setitem(ensemble_module.TRAINING_PIXELS, "phase", pixels)
+        loss = ensemble.training_loss(
+            images, "phase", torch.Generator().manual_seed(0), hard_fraction=0.1, defects=SyntheticDefects(share)
+        )
+        torch.testing.assert_close(loss, expected, check_dtype=False)
 
     def test_dense_loss_is_the_sum_of_equation_7_over_students_and_scales(self):
         model = make_model(training_mode="dense")
@@ -314,7 +324,7 @@ class TestTraining:
             target = dense_descriptors(ensemble.teacher, images)
             target = (target - ensemble.descriptor_mean) / ensemble.descriptor_std
             for student in ensemble.students:
-                expected += regression_loss(dense_descriptors(student, images).unsqueeze(0), target)
+                expected += (dense_descriptors(student, images) - target).square().sum(dim=1).mean()
         torch.testing.assert_close(model(images).double(), expected.double(), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize(
@@ -341,11 +351,11 @@ class TestTraining:
     def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(self, mode, pixels, monkeypatch):
         model = make_model((33,), training_mode=mode)
         sizes = []
-        part_loss = StudentTeacherEnsemble._part_loss
+        distances = StudentTeacherEnsemble._distances
         monkeypatch.setattr(
             StudentTeacherEnsemble,
-            "_part_loss",
-            lambda ensemble, part, *more: sizes.append(len(part)) or part_loss(ensemble, part, *more),
+            "_distances",
+            lambda ensemble, part, *more: sizes.append(len(part)) or distances(ensemble, part, *more),
         )
         assert_same_loss_and_gradients(model, make_images(5, 3, 15, 12), monkeypatch, mode, pixels=2 * pixels)
         # The whole; then three parts, and again in the backward pass.
