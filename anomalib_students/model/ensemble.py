@@ -69,14 +69,12 @@ class StudentTeacherEnsemble(nn.Module):
         shared_layers: int = 0,
     ) -> None:
         super().__init__()
-        self.shared_layers = shared_layers
         self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
         self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
         for student in self.networks if shared_layers else []:
             # The layers behind frozen ones start with the variance that these were trained to have.
             student.initialise()
-            for convolution in student.convolutions[:shared_layers]:
-                convolution.requires_grad_(requires_grad=False)
+        self.share_layers(shared_layers)
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
         self.register_buffer("error_weight", torch.zeros(descriptor_dim))
@@ -88,6 +86,13 @@ class StudentTeacherEnsemble(nn.Module):
     def networks(self) -> list[PatchNetwork]:
         """The students."""
         return [cast("PatchNetwork", student) for student in self.students]
+
+    def share_layers(self, shared_layers: int) -> None:
+        """Take the first layers from the teacher, and train only the others."""
+        self.shared_layers = shared_layers
+        for student in self.networks:
+            for layer, convolution in enumerate(student.convolutions):
+                convolution.requires_grad_(requires_grad=layer >= shared_layers)
 
     def set_teacher(self, teacher: PatchNetwork) -> None:
         """Set the frozen teacher, and copy its first layers to the students."""

@@ -299,7 +299,7 @@ class UninformedStudents(Detector, AnomalibModule):
         saved = {**BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
         self.model.score_window = saved["score_window"]
         for ensemble in self.model.scales:
-            ensemble.shared_layers = saved["shared_layers"]
+            ensemble.share_layers(saved["shared_layers"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Configure Adam over the students, with the learning rate of the chosen schedule."""

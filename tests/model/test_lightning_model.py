@@ -52,3 +52,18 @@ def test_a_model_whose_training_was_interrupted_has_a_state(tmp_path):
     with pytest.raises(RuntimeError, match="interrupted"):
         small_engine(tmp_path, callbacks=[Interrupt()]).fit(model, datamodule=small_data(tmp_path / "data"))
     assert model.state_dict()
+
+
+@pytest.mark.parametrize(("saved", "resumed"), [(0, 2), (2, 0)])
+def test_a_resumed_training_goes_on_with_the_layers_that_it_trained(saved, resumed, tmp_path):
+    data = small_data(tmp_path / "data")
+    engine = small_engine(tmp_path / "first", max_epochs=1)
+    engine.fit(small_model(shared_layers=saved), datamodule=data)
+    engine.trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    before = torch.load(tmp_path / "saved.ckpt", weights_only=False)["state_dict"]
+    model = small_model(shared_layers=resumed)
+    small_engine(tmp_path / "second", max_epochs=2).fit(model, datamodule=data, ckpt_path=tmp_path / "saved.ckpt")
+    for name, value in model.state_dict().items():
+        if ".students." in name:
+            layer = int(name.split(".")[-2])
+            assert torch.equal(value, before[name]) == (layer < saved), name
