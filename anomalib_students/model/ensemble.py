@@ -223,7 +223,7 @@ class StudentTeacherEnsemble(nn.Module):
         Returns:
             Scores of shape ``(B, h, w)``.
         """
-        expected = torch.einsum("d,bdhw->bhw", self.error_weight, target)
+        expected = torch.einsum("d,bdhw->bhw", self.error_weight.to(target), target)
         error = regression_error(students, target) - expected
         score = normalised_score(error, self.error_mean, self.error_std)
         if len(self.students) > 1:

@@ -59,7 +59,7 @@ def _paint(image: torch.Tensor, generator: torch.Generator | None) -> torch.Tens
     size = image.shape[1:]
     is_blob = _uniform(0, 1, generator) < 0.5
     shape = (_blobs(size, generator) if is_blob else _lines(size, generator)).to(image.device)
-    opacity = _uniform(LEAST_OPACITY, 1, generator) * shape
+    opacity = (_uniform(LEAST_OPACITY, 1, generator) * shape).to(image)
     return image + opacity * (_paint_of(image, generator) - image)
 
 

@@ -3,6 +3,7 @@ from inspect import signature
 import pytest
 import torch
 from anomalib.callbacks import TilerConfigurationCallback
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -493,6 +494,24 @@ class TestState:
         assert not torch.equal(model(images).anomaly_map, other(images).anomaly_map)
         other.load_state_dict(model.state_dict())
         assert torch.equal(model(images).anomaly_map, other(images).anomaly_map)
+
+    def test_safetensors_hold_the_state_dict(self, tmp_path):
+        model = make_model((33,)).float().eval()
+        save_file(model.state_dict(), tmp_path / "model.safetensors")
+        other = make_model((33,)).float().eval()
+        other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+        images = make_images(1, 3, 12, 15).float()
+        assert torch.equal(model(images).anomaly_map, other(images).anomaly_map)
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
+    def test_half_precision_predicts_and_trains(self, dtype, tolerance):
+        model = make_model((33,), synthetic_defects=1.0).float().eval()
+        images = make_images(2, 3, 40, 40)
+        expected = model(images.float()).anomaly_map
+        actual = model.to(dtype)(images.to(dtype)).anomaly_map
+        assert (actual - expected).abs().max() < tolerance * expected.abs().max()
+        model.train()(images.to(dtype)).backward()
+        assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
 
 def test_exported_program_equals_eager():
