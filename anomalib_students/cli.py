@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_students.model.patch_network import ARCHITECTURES
+from anomalib_students.networks.patch_network import ARCHITECTURES
+from anomalib_students.networks.weights import BUNDLED, read_metadata, teacher_path
 from anomalib_students.report.command import report
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.task import pretrain
-from anomalib_students.teacher.weights import BUNDLED, read_metadata, teacher_path
 from anomalib_students.user_errors import one_line
 
 __all__ = ["main", "teachers"]

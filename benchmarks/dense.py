@@ -1,6 +1,6 @@
 """Compare ways to describe every pixel of an image with a patch network.
 
-- ours: :func:`anomalib_students.model.dense.dense_descriptors`, pooling phases in the batch;
+- ours: :func:`anomalib_students.networks.dense.dense_descriptors`, pooling phases in the batch;
 - patches: the patch network on every patch, in large batches. It is timed on a sample, since all patches take hours,
   and its time for the image is extrapolated;
 - dilated: the poolings with stride 1, and all later layers dilated;
@@ -26,8 +26,8 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 
-from anomalib_students.model.dense import dense_descriptors, reflect_pad
-from anomalib_students.model.patch_network import Architecture, PatchNetwork
+from anomalib_students.networks.dense import dense_descriptors, reflect_pad
+from anomalib_students.networks.patch_network import Architecture, PatchNetwork
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of descriptors whose values are of the order of 1."""

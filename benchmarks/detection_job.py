@@ -36,7 +36,7 @@ from anomalib_students.model.lightning_model import DEFAULT_STEPS
 from anomalib_students.model.metrics import create_metrics
 from anomalib_students.model.normalization_split import split_indices
 from anomalib_students.model.post_processor import FalseAlarmPostProcessor
-from anomalib_students.teacher.weights import teacher_path
+from anomalib_students.networks.weights import teacher_path
 
 MODELS: dict[str, type[AnomalibModule]] = {
     "UninformedStudents": UninformedStudents,

@@ -25,7 +25,7 @@ from anomalib_students.model.lightning_model import WARM_UP_STEPS, UninformedStu
 from anomalib_students.model.normalization_split import split_indices
 from anomalib_students.model.schedule import cosine_with_warm_up
 from anomalib_students.model.statistics import RunningStatistics
-from anomalib_students.teacher.weights import load_teacher, teacher_path
+from anomalib_students.networks.weights import load_teacher, teacher_path
 
 DIM = 128
 PATCH_SIZE = 17

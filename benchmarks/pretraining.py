@@ -17,7 +17,7 @@ from measuring import machine, seconds
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.model.patch_network import ARCHITECTURES, Architecture
+from anomalib_students.networks.patch_network import ARCHITECTURES, Architecture
 from anomalib_students.teacher.images import ImageStore, find_images, load_images
 from anomalib_students.teacher.patches import PatchSampler
 from anomalib_students.teacher.pretraining import PretrainSettings, TeacherPretraining

@@ -39,8 +39,8 @@ from anomalib.data import SampleParts
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
+from anomalib_students.networks.weights import read_metadata
 from anomalib_students.teacher.task import pretrain
-from anomalib_students.teacher.weights import read_metadata
 
 parts = SampleParts()
 parts.prepare_data()

@@ -38,7 +38,7 @@ from anomalib.models import UninformedStudents
 from sklearn.decomposition import PCA
 
 from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
-from anomalib_students.model.dense import dense_patches
+from anomalib_students.networks.dense import dense_patches
 
 # %% [markdown]
 # The default model has one student; three can also disagree. 300 steps are enough to look at, and done in a minute or two.

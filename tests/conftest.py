@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 from safetensors.torch import save_file
 
-from anomalib_students.model import patch_network
+from anomalib_students.networks import patch_network
 
 settings.register_profile(
     "few",

@@ -9,6 +9,7 @@ import anomalib_students
 PACKAGE = Path(anomalib_students.__file__).parent
 LAYERS = (
     {"files", "file_format", "image_files", "user_errors"},
+    {"networks"},
     {"mends"},
     {"data", "engine"},
     {"export"},

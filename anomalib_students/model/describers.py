@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 import torch
 
-from anomalib_students.export.resize import antialiased_resize
+from anomalib_students.networks.dense import Patches, check_output_stride, dense_patches, reflect_pad
+from anomalib_students.networks.patch_network import PatchNetwork
+from anomalib_students.networks.resize import antialiased_resize
 
 from .anomaly_map import upsample
-from .dense import Patches, check_output_stride, dense_patches, reflect_pad
-from .patch_network import PatchNetwork
 
 __all__ = [
     "SMALLEST_TILE",

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from anomalib_students.networks.dense import Patches, dense_patches
+from anomalib_students.networks.patch_network import Architecture, PatchNetwork
+
 from .anomaly_map import normalised_score, predictive_uncertainty, regression_error
-from .dense import Patches, dense_patches
 from .describers import Describer, split_batch, zoom
 from .deviation_floors import descriptor_divisor, score_divisor
 from .loss import regression_loss, squared_distances
-from .patch_network import Architecture, PatchNetwork
 from .phase import sample_phase
 from .statistics import RunningStatistics
 from .synthetic_defects import SyntheticDefects

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from anomalib_students.networks.patch_network import NEGATIVE_SLOPE, PatchNetwork
+
 from .ensemble import StudentTeacherEnsemble
-from .patch_network import NEGATIVE_SLOPE, PatchNetwork
 
 __all__ = ["equalised"]
 

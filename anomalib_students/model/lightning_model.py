@@ -39,13 +39,13 @@ from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.engine.random_state import RandomState
 from anomalib_students.engine.termination import Termination
 from anomalib_students.engine.training_time import TrainingTime
-from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
+from anomalib_students.networks.patch_network import Architecture
+from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 
 from .describers import Mode
 from .detector import Detector, choose_components
 from .ensemble import TrainingMode
 from .normalization_split import NormalizationSplit
-from .patch_network import Architecture
 from .post_processor import FalseAlarmPostProcessor
 from .schedule import LearningRateSchedule, cosine_with_warm_up
 from .statistics import RunningStatistics

@@ -4,8 +4,8 @@ from math import prod
 
 import torch
 
-from .dense import reflect_pad
-from .patch_network import PatchNetwork
+from anomalib_students.networks.dense import reflect_pad
+from anomalib_students.networks.patch_network import PatchNetwork
 
 __all__ = ["sample_phase"]
 

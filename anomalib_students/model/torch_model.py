@@ -9,10 +9,11 @@ from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import nn
 
+from anomalib_students.networks.patch_network import Architecture, check_architecture
+
 from .anomaly_map import check_score_window, combine_scales, prediction
 from .describers import SMALLEST_TILE, Describer, Mode, create_describer
 from .ensemble import StudentTeacherEnsemble, TrainingMode
-from .patch_network import Architecture, check_architecture
 from .photometric import PhotometricJitter
 from .synthetic_defects import SyntheticDefects
 

@@ -7,9 +7,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from anomalib_students.engine.precision import has_bfloat16
-from anomalib_students.model.dense import dense_descriptors
-from anomalib_students.model.patch_network import NEGATIVE_SLOPE
 from anomalib_students.model.statistics import RunningStatistics, effective_dimension
+from anomalib_students.networks.dense import dense_descriptors
+from anomalib_students.networks.patch_network import NEGATIVE_SLOPE
 
 from .distillation_data import Batch
 from .feature_source import GRID_STRIDE

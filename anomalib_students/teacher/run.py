@@ -14,11 +14,11 @@ from anomalib_students import __version__
 from anomalib_students.engine.atomic_checkpoints import AtomicCheckpointIO
 from anomalib_students.engine.termination import Termination
 from anomalib_students.files import check_output
+from anomalib_students.networks.weights import check_metadata, save_teacher
 
 from .images import find_images
 from .settings import TeacherSettings
 from .training import TeacherTraining
-from .weights import check_metadata, save_teacher
 
 __all__ = ["check_run", "make_teacher"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from anomalib_students.engine.plain_settings import PlainSettings
-from anomalib_students.model.patch_network import Architecture
+from anomalib_students.networks.patch_network import Architecture
 
 __all__ = ["TeacherSettings"]
 

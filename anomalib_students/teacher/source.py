@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from anomalib_students.networks.weights import BUNDLED, load_teacher, read_metadata, teacher_path
+
 from .timm_networks import check_name, create_network, load_weights
-from .weights import BUNDLED, load_teacher, read_metadata, teacher_path
 
 __all__ = ["DistillationSource"]
 

@@ -11,8 +11,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.model.schedule import cosine_with_warm_up
+from anomalib_students.networks.patch_network import PatchNetwork
 
 from .settings import TeacherSettings
 

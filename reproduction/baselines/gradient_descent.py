@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from anomalib_students.model.patch_network import NEGATIVE_SLOPE
+from anomalib_students.networks.patch_network import NEGATIVE_SLOPE
 
 from .distribution import MOST_SAMPLES, DescriptorDistribution
 

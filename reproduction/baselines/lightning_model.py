@@ -19,8 +19,8 @@ from anomalib.visualization import Visualizer
 from anomalib_students.model.describers import Mode
 from anomalib_students.model.detector import choose_components
 from anomalib_students.model.lightning_model import BEFORE_NAMED, PAPER
-from anomalib_students.model.patch_network import Architecture
-from anomalib_students.teacher.weights import BUNDLED, load_teacher, teacher_path
+from anomalib_students.networks.patch_network import Architecture
+from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 
 from .distribution import MOST_SAMPLES
 from .methods import Method

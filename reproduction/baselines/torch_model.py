@@ -9,10 +9,10 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_students.model.anomaly_map import prediction
-from anomalib_students.model.dense import Patches
 from anomalib_students.model.describers import Mode, create_describer
 from anomalib_students.model.deviation_floors import descriptor_divisor
-from anomalib_students.model.patch_network import Architecture, PatchNetwork
+from anomalib_students.networks.dense import Patches
+from anomalib_students.networks.patch_network import Architecture, PatchNetwork
 
 from .distribution import check_fitted
 from .methods import Method, create_distribution

@@ -12,11 +12,11 @@ from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Transform
 
 from anomalib_students.model.anomaly_map import MULTI_SCALE, combine_scales, predictive_uncertainty
-from anomalib_students.model.dense import Patches
 from anomalib_students.model.describers import PixelDescriber, zoom
 from anomalib_students.model.ensemble import StudentTeacherEnsemble
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.model.torch_model import UninformedStudentsModel
+from anomalib_students.networks.dense import Patches
 from anomalib_students.report.results import name_of, visible_image
 
 from .panels import ScoredImage

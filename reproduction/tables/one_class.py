@@ -134,8 +134,8 @@ def _pretrain(
 ) -> dict[str, Any]:
     """Pretrain a teacher, from its last checkpoint if there is one."""
     del on_progress
+    from anomalib_students.networks.weights import read_metadata
     from anomalib_students.teacher.task import pretrain
-    from anomalib_students.teacher.weights import read_metadata
 
     output = _teacher_file(storage, variant_of(weights))
     lambda_k, lambda_m, lambda_c = weights

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 from anomalib_students.data.mvtec import check_limits
 from anomalib_students.engine.precision import Precision
 from anomalib_students.model.ensemble import TrainingMode
-from anomalib_students.model.patch_network import ARCHITECTURES, Architecture, check_architecture
 from anomalib_students.model.schedule import LearningRateSchedule
+from anomalib_students.networks.patch_network import ARCHITECTURES, Architecture, check_architecture
 from anomalib_students.runs.place import Place
 from reproduction.baselines.methods import Method
 

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
-from anomalib_students.export.resize import AntialiasedResize, antialiased_resize, exportable_transform
+from anomalib_students.export.resize import AntialiasedResize, exportable_transform
+from anomalib_students.networks.resize import antialiased_resize
 
 
 @pytest.mark.parametrize("size", [(256, 256), (320, 321), (900, 100), (31, 7), (1, 1), (64, 500)])

@@ -76,8 +76,8 @@ def test_checkpoint_of_another_model_is_one_clear_error(
 def test_statistics_are_those_of_the_data(expected_error: float, data_root: Path, tmp_path: Path) -> None:
     """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
     from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
-    from anomalib_students.model.dense import dense_descriptors, dense_patches
     from anomalib_students.model.normalization_split import split_indices
+    from anomalib_students.networks.dense import dense_descriptors, dense_patches
 
     model = small_model(light_jitter=0.0, lr=1e-3, expected_error=expected_error)
     engine = small_engine(tmp_path, max_epochs=2)

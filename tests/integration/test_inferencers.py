@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from anomalib_students.model.lightning_model import PAPER
-from anomalib_students.model.patch_network import PatchNetwork
+from anomalib_students.networks.patch_network import PatchNetwork
 
 SIDE = 64
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from allpairspy import AllPairs
 
-from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors
 from anomalib_students.model.describers import PatchDescriber, PixelDescriber, zoom
+from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors
 
-from .test_dense import PATCH_SIZES, make_images, make_network
+from ..networks.test_dense import PATCH_SIZES, make_images, make_network
 
 
 @pytest.mark.usefixtures("narrow_networks")

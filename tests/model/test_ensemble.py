@@ -3,9 +3,9 @@ import torch
 from sklearn.linear_model import Ridge
 
 from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
-from anomalib_students.model.dense import Patches
 from anomalib_students.model.ensemble import RIDGE, StudentTeacherEnsemble
 from anomalib_students.model.statistics import RunningStatistics
+from anomalib_students.networks.dense import Patches
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from anomalib_students import UninformedStudentsModel
-from anomalib_students.model.dense import dense_descriptors
 from anomalib_students.model.equalisation import equalised
-from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork
+from anomalib_students.networks.dense import dense_descriptors
+from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork
 
 LARGE = 1e3
 

@@ -8,11 +8,11 @@ import torch
 from allpairspy import AllPairs
 
 from anomalib_students.model import phase
-from anomalib_students.model.dense import dense_descriptors
-from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.model.phase import sample_phase
+from anomalib_students.networks.dense import dense_descriptors
+from anomalib_students.networks.patch_network import PatchNetwork
 
-from .test_dense import PATCH_SIZES, make_images, make_network
+from ..networks.test_dense import PATCH_SIZES, make_images, make_network
 
 
 def coordinates(height, width):

@@ -11,14 +11,14 @@ from anomalib_students import UninformedStudents
 from anomalib_students.model import ensemble as ensemble_module
 from anomalib_students.model import phase
 from anomalib_students.model.anomaly_map import image_score, predictive_uncertainty, regression_error, upsample
-from anomalib_students.model.dense import Patches, dense_descriptors, dense_patches
 from anomalib_students.model.describers import zoom
 from anomalib_students.model.ensemble import StudentTeacherEnsemble
 from anomalib_students.model.loss import regression_loss, squared_distances
-from anomalib_students.model.patch_network import PatchNetwork
 from anomalib_students.model.phase import sample_phase
 from anomalib_students.model.synthetic_defects import SyntheticDefects
 from anomalib_students.model.torch_model import UninformedStudentsModel
+from anomalib_students.networks.dense import Patches, dense_descriptors, dense_patches
+from anomalib_students.networks.patch_network import PatchNetwork
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 

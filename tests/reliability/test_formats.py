@@ -8,9 +8,9 @@ from anomalib.models import UninformedStudents
 from safetensors.torch import load_file, save_file
 
 from anomalib_students.file_format import CHECKPOINT_FORMAT, CHECKPOINT_KEY, TEACHER_FORMAT
-from anomalib_students.model import patch_network
 from anomalib_students.model.merge import merge_scales
-from anomalib_students.teacher.weights import load_teacher, read_metadata
+from anomalib_students.networks import patch_network
+from anomalib_students.networks.weights import load_teacher, read_metadata
 
 from ..fixtures.make import FIXTURES, MODEL, NARROW, SIDE, predict, read_scores
 from .small import small_data, small_engine

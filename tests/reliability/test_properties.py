@@ -11,7 +11,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from anomalib_students.model import patch_network
 from anomalib_students.model.anomaly_map import (
     combine_scales,
     image_score,
@@ -21,11 +20,12 @@ from anomalib_students.model.anomaly_map import (
     regression_error,
     upsample,
 )
-from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors
 from anomalib_students.model.describers import PixelDescriber
 from anomalib_students.model.loss import regression_loss, squared_distances
 from anomalib_students.model.metrics import AUROC
 from anomalib_students.model.statistics import RunningStatistics, effective_dimension
+from anomalib_students.networks import patch_network
+from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors
 from anomalib_students.teacher.loss import compactness_loss, triplet_loss
 
 from ..model.test_dense import describe_cropped_patches, make_network, sample_positions

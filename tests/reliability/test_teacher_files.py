@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from anomalib_students.cli import main
-from anomalib_students.model.patch_network import PatchNetwork
-from anomalib_students.teacher.weights import load_teacher, read_metadata
+from anomalib_students.networks.patch_network import PatchNetwork
+from anomalib_students.networks.weights import load_teacher, read_metadata
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 

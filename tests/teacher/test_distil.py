@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anomalib_students import cli
-from anomalib_students.model import patch_network
+from anomalib_students.networks import patch_network
+from anomalib_students.networks.weights import load_teacher, read_metadata
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.distillation import Distillation
-from anomalib_students.teacher.weights import load_teacher, read_metadata
 
 ARCHITECTURES = patch_network.ARCHITECTURES
 

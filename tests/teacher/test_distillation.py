@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from anomalib_students.model.patch_network import ARCHITECTURES
+from anomalib_students.networks.patch_network import ARCHITECTURES
 from anomalib_students.teacher import distillation
 from anomalib_students.teacher.distil import DistilSettings
 from anomalib_students.teacher.distillation import Distillation, valid_points

@@ -5,8 +5,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from anomalib_students.networks.weights import load_teacher, teacher_path
 from anomalib_students.teacher.source import DistillationSource
-from anomalib_students.teacher.weights import load_teacher, teacher_path
 
 
 def make_source(checkpoint, layer="layer3", input_size=32):

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from anomalib_students import cli, files
-from anomalib_students.model import patch_network
+from anomalib_students.networks import patch_network
+from anomalib_students.networks.weights import load_teacher, read_metadata
 from anomalib_students.teacher import pretraining, source, weights
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain
-from anomalib_students.teacher.weights import load_teacher, read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory")
 

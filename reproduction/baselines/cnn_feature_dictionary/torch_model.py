@@ -4,9 +4,9 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_students.export.resize import antialiased_resize
 from anomalib_students.model.anomaly_map import prediction, upsample
-from anomalib_students.model.dense import check_output_stride, reflect_pad
+from anomalib_students.networks.dense import check_output_stride, reflect_pad
+from anomalib_students.networks.resize import antialiased_resize
 from anomalib_students.teacher.source import DistillationSource
 from reproduction.baselines.distribution import check_fitted
 

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.svm import OneClassSVM
 from torch.nn import functional
 
-from anomalib_students.model.dense import reflect_pad
+from anomalib_students.networks.dense import reflect_pad
 from reproduction.baselines.methods import METHODS
 from reproduction.baselines.torch_model import DescriptorBaselineModel
 

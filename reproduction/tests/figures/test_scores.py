@@ -9,9 +9,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from anomalib_students.model.anomaly_map import MULTI_SCALE
-from anomalib_students.model.dense import dense_descriptors
 from anomalib_students.model.describers import PixelDescriber
 from anomalib_students.model.torch_model import UninformedStudentsModel
+from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.report.command import load_model
 from anomalib_students.report.results import find_test_images
 from reproduction.figures import scores

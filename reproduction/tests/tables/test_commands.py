@@ -13,7 +13,7 @@ from anomalib.models import UninformedStudents
 
 from anomalib_students import ScaleMetrics
 from anomalib_students.model.merge import merge_scales
-from anomalib_students.teacher.weights import read_metadata
+from anomalib_students.networks.weights import read_metadata
 from reproduction import __main__ as cli
 from reproduction.tables import commands
 from tests.integration.conftest import write_category

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from anomalib_students.model.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
-from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork
+from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
+from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork
 
 PATCH_SIZES = (17, 33, 65)
 NETWORKS = [(name, size) for name, networks in ARCHITECTURES.items() for size in networks]

@@ -233,7 +233,7 @@ class PatchNetwork(nn.Module):
                 all layers are applied, what the layers before ``first`` return.
             output_stride: Distance in pixels between the described patches of an image, a power of 2; by default,
                 :attr:`stride`. If it is smaller, poolings split their input into phases, and the images must be padded
-                as by :func:`~anomalib_students.model.dense.dense_patches`.
+                as by :func:`~anomalib_students.networks.dense.dense_patches`.
             first: First layer to apply.
             stop: First layer not to apply; by default, all are.
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from anomalib_students.file_format import TEACHER_FORMAT, check_format
 from anomalib_students.files import replace_file
-from anomalib_students.model.patch_network import PatchNetwork
+from anomalib_students.networks.patch_network import PatchNetwork
 
 __all__ = ["BUNDLED", "check_metadata", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
 

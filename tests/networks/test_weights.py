@@ -4,9 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anomalib_students.model.patch_network import PatchNetwork
-from anomalib_students.teacher import weights
-from anomalib_students.teacher.weights import BUNDLED, load_teacher, read_metadata, save_teacher, teacher_path
+from anomalib_students.networks.patch_network import PatchNetwork
+from anomalib_students.networks.weights import BUNDLED, load_teacher, read_metadata, save_teacher, teacher_path
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
@@ -161,7 +160,7 @@ class TestPath:
     def test_a_bundled_teacher_lies_in_the_package(self, patch_size, architecture, prefix):
         path = teacher_path(BUNDLED, patch_size, architecture)
         assert path.name == f"{prefix}p{patch_size}.safetensors"
-        assert path.parent.parent == Path(weights.__file__).parent
+        assert path.parent.parent == Path(teacher.__file__).parent
         assert read_metadata(path)["architecture"] == architecture
 
     def test_a_mapping_gives_each_patch_size_its_own(self, tmp_path):

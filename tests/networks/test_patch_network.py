@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_students.model.dense import dense_descriptors
-from anomalib_students.model.patch_network import ARCHITECTURES, PatchNetwork, check_architecture
+from anomalib_students.networks.dense import dense_descriptors
+from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork, check_architecture
 
 # The operation, and the output as side and channels: of the paper as in Tables 4 (p = 65), 5a (p = 33) and 5b (p = 17)
 # with their errata.
