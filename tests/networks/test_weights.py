@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import anomalib_students.teacher
 from anomalib_students.networks.patch_network import PatchNetwork
 from anomalib_students.networks.weights import BUNDLED, load_teacher, read_metadata, save_teacher, teacher_path
 
@@ -160,7 +161,7 @@ class TestPath:
     def test_a_bundled_teacher_lies_in_the_package(self, patch_size, architecture, prefix):
         path = teacher_path(BUNDLED, patch_size, architecture)
         assert path.name == f"{prefix}p{patch_size}.safetensors"
-        assert path.parent.parent == Path(teacher.__file__).parent
+        assert path.parent.parent == Path(anomalib_students.teacher.__file__).parent
         assert read_metadata(path)["architecture"] == architecture
 
     def test_a_mapping_gives_each_patch_size_its_own(self, tmp_path):
