@@ -6,8 +6,8 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['FalseAlarmPostProcessor', 'MVTec', 'SampleParts', 'ScaleMetrics', 'UninformedStudents', 'UninformedStudentsModel',
-     '__version__']
+    ['FalseAlarmPostProcessor', 'MVTec', 'Parts', 'SampleParts', 'ScaleMetrics', 'UninformedStudents',
+     'UninformedStudentsModel', '__version__']
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .data import MVTec, SampleParts
+    from .data import MVTec, Parts, SampleParts
     from .model.lightning_model import UninformedStudents
     from .model.post_processor import FalseAlarmPostProcessor
     from .model.scale_metrics import ScaleMetrics
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FalseAlarmPostProcessor",
     "MVTec",
+    "Parts",
     "SampleParts",
     "ScaleMetrics",
     "UninformedStudents",
@@ -37,6 +38,7 @@ __all__ = [
 _HOME = {
     "FalseAlarmPostProcessor": ".model.post_processor",
     "MVTec": ".data",
+    "Parts": ".data",
     "SampleParts": ".data",
     "ScaleMetrics": ".model.scale_metrics",
     "UninformedStudents": ".model.lightning_model",

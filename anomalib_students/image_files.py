@@ -1,14 +1,16 @@
-"""Image files of any kind that Pillow reads, in 8 bits. Errors name the file."""
+"""Image files of any kind that Pillow reads, in 8 bits and upright. Errors name the file."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["check_image", "open_image", "read_rgb"]
+__all__ = ["ImageHeader", "allow_pixels", "check_image", "open_image", "read_rgb"]
 
 SIXTEEN_BITS = 65_535
 """Largest value of a 16-bit image."""
@@ -18,10 +20,30 @@ PER_LEVEL = 257
 """Values of a 16-bit image for each of the 255 levels of an 8-bit one above black."""
 TAIL = 4096
 """Bytes at the end of a JPEG file that are searched for its end marker."""
+TURNED = range(2, 9)
+"""EXIF orientations of images that are stored turned or mirrored."""
+ON_THEIR_SIDE = range(5, 9)
+"""Those of them that swap width and height."""
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        width: Width in pixels, as viewers show the image.
+        height: Height in pixels, as viewers show the image.
+        is_clipped: Whether anomalib's own data sets read it as white: it is grey with more than 8 bits.
+        is_turned: Whether anomalib's own data sets read it turned or mirrored: its EXIF orientation is not 1.
+    """
+
+    width: int
+    height: int
+    is_clipped: bool
+    is_turned: bool
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file, the first image of several.
+    """Decode an image file, the first image of several, and turn it as its EXIF orientation says.
 
     Grey images of 16 bits are scaled to 8, where Pillow would clip them. Only 0 becomes 0, so that masks keep what they
     mark.
@@ -38,16 +60,20 @@ def open_image(path: str | Path) -> Image.Image:
     """
     with _naming(path), Image.open(path) as image:
         image.load()
-        return _in_eight_bits(image)
+        upright = ImageOps.exif_transpose(image) if _orientation(image) in TURNED else image
+        return _in_eight_bits(upright)
 
 
 def read_rgb(path: str | Path) -> Image.Image:
-    """Decode an image file to RGB, as :func:`open_image` does. Transparency is dropped."""
+    """Decode an image file to RGB, as :func:`open_image` does. Transparency is dropped.
+
+    anomalib's inferencers take the result, where they would read grey images of 16 bits as white.
+    """
     return open_image(path).convert("RGB")
 
 
-def check_image(path: str | Path) -> tuple[int, int]:
-    """Check that an image file is whole, and return its width and height.
+def check_image(path: str | Path) -> ImageHeader:
+    """Check that an image file is whole, and return what its header says.
 
     Files are decoded only if their format has no other mark of being whole.
 
@@ -56,13 +82,31 @@ def check_image(path: str | Path) -> tuple[int, int]:
     """
     with _naming(path), Image.open(path) as image:
         _check_mode(image)
-        size = image.size
+        size, is_clipped = image.size, image.mode.startswith("I")
+        # Without decoding: other formats have their orientation in front of the pixels, and Pillow itself turns TIFF.
+        orientation = _orientation(image) if "exif" in image.info else 1
         if image.format == "PNG":
             image.verify()
         elif image.format != "JPEG" or not _ends_as_jpeg(Path(path)):
             image.load()
             _in_eight_bits(image)
-        return size
+        width, height = reversed(size) if orientation in ON_THEIR_SIDE else size
+        return ImageHeader(width, height, is_clipped, orientation in TURNED)
+
+
+def allow_pixels(n_pixels: int | None) -> None:
+    """Let Pillow read images of so many pixels in this process, where it would suspect an attack; None changes nothing.
+
+    Raises:
+        ValueError: If the number is not positive.
+    """
+    if n_pixels is None:
+        return
+    if n_pixels < 1:
+        msg = f"max_pixels must be a positive number of pixels, got {n_pixels}."
+        raise ValueError(msg)
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, n_pixels)
 
 
 @contextmanager
@@ -70,6 +114,13 @@ def _naming(path: str | Path) -> Iterator[None]:
     """Name the file in all errors; Pillow's errors for damaged files depend on the format."""
     try:
         yield
+    except Image.DecompressionBombError as error:
+        has, allowed = re.findall(r"\d+", str(error))[:2]
+        msg = (
+            f"Cannot read {path} as an image: it has {has} pixels, and images of more than {allowed} may be an "
+            f"attack. If it comes from your camera, use --data Parts with --data.max_pixels {has}."
+        )
+        raise ValueError(msg) from error
     except Exception as error:
         msg = f"Cannot read {path} as an image: {str(error) or type(error).__name__}. Repair or remove it."
         raise ValueError(msg) from error
@@ -80,6 +131,14 @@ def _ends_as_jpeg(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         return file.read().rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 if there is none that can be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001
+        return 1
 
 
 def _check_mode(image: Image.Image) -> None:

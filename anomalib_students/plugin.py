@@ -52,7 +52,7 @@ class _Classes(NamedTuple):
 _CLASSES = {
     "anomalib.data": _Classes(
         source="anomalib_students.data",
-        names=("MVTec", "SampleParts"),
+        names=("MVTec", "Parts", "SampleParts"),
         targets=("anomalib.data",),
     ),
     "anomalib.models": _Classes(

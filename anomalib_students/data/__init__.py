@@ -1,9 +1,10 @@
-"""Data: MVTec AD under the name that users type, and the sample parts."""
+"""Data: a folder of parts, MVTec AD under the name that users type, and the sample parts."""
 
 from anomalib_students.data.mvtec import MVTec
+from anomalib_students.data.parts import Parts
 from anomalib_students.data.sample_parts import SampleParts
 from anomalib_students.mends import apply_mends
 
-__all__ = ["MVTec", "SampleParts"]
+__all__ = ["MVTec", "Parts", "SampleParts"]
 
 apply_mends()

@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from anomalib.data import AnomalibDataset
 from anomalib.data.utils import LabelName, ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from anomalib_students.image_files import check_image
+from anomalib_students.image_files import ImageHeader, check_image
 from anomalib_students.mends import apply_mends
+
+from .dataset import ImageFileDataset
+from .layout import IMAGES
 
 __all__ = ["CheckedImages", "ImageCheck", "check_data", "check_files"]
 
@@ -28,8 +31,15 @@ SUBSETS = {
     TrainerFn.TESTING: ("test_data",),
 }
 """Subsets of a data module that are checked; all before a training, because a test usually follows."""
-Pair = tuple[str, str | None]
-"""Paths of an image and of its mask."""
+
+
+class Pair(NamedTuple):
+    """Paths of an image and of its mask, and whether anomalib's own data sets read them."""
+
+    image: str
+    mask: str | None = None
+    is_read_by_anomalib: bool = False
+
 
 # All our models import this module, even if none of our data modules is imported.
 apply_mends()
@@ -52,30 +62,39 @@ def check_files(pairs: Sequence[Pair]) -> None:
         more = f" And {len(problems) - LISTED} more." if len(problems) > LISTED else ""
         msg = f"{' '.join(problems[:LISTED])}{more}"
         raise ValueError(msg)
+    turned = [pair.image for pair in pairs if pair.is_read_by_anomalib and _checked(pair.image).is_turned]
+    if turned:
+        logger.warning(
+            "anomalib ignores that %s (and %d more) is to be turned by its EXIF orientation. --data Parts turns it.",
+            turned[0],
+            len(turned) - 1,
+        )
 
 
 def _problem_of_pair(pair: Pair) -> str | None:
-    image, mask = pair
     try:
-        size = _checked(image)
-        if mask is None:
-            return None
-        mask_size = _checked(mask)
+        image = _checked(pair.image)
+        mask = image if pair.mask is None else _checked(pair.mask)
     except ValueError as error:
         return str(error)
-    if size == mask_size:
+    if pair.is_read_by_anomalib and image.is_clipped:
+        return f"anomalib would read {pair.image}, grey with 16 bits, as white: use --data Parts, which scales it."
+    if (image.width, image.height) == (mask.width, mask.height):
         return None
-    return f"The mask {mask} has {'x'.join(map(str, mask_size))} pixels, its image {image} {'x'.join(map(str, size))}."
+    return (
+        f"The mask {pair.mask} has {mask.width}x{mask.height} pixels, its image {pair.image} "
+        f"{image.width}x{image.height}."
+    )
 
 
-def _checked(path: str) -> tuple[int, int]:
+def _checked(path: str) -> ImageHeader:
     """Check a file, unless it has not changed since its last check."""
     status = Path(path).stat()
     return _checked_once(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=2**17)
-def _checked_once(path: str, modified: int, length: int) -> tuple[int, int]:
+def _checked_once(path: str, modified: int, length: int) -> ImageHeader:
     return check_image(path)
 
 
@@ -122,7 +141,7 @@ def _say_split(data: object) -> None:
     if isinstance(taken, AnomalibDataset) and isinstance(left, AnomalibDataset):
         logger.warning(
             "Of the test images, %s became validation images; the test has the other %s. Set val_split_ratio of the "
-            "data for another part, or val_split_mode for validation images from elsewhere.",
+            "data for another fraction, or val_split_mode for validation images from elsewhere.",
             _count(taken),
             _count(left),
         )
@@ -149,11 +168,12 @@ def _pairs(dataset: object) -> list[Pair]:
     else:
         paths = [(path, None) for path in getattr(dataset, "image_filenames", ())]
     # Videos are not checked.
-    return [(str(image), mask) for image, mask in paths if _is_image(image)]
+    by_anomalib = not isinstance(dataset, ImageFileDataset)
+    return [Pair(str(image), mask, by_anomalib) for image, mask in paths if _is_image(image)]
 
 
 def _is_image(path: object) -> bool:
-    return isinstance(path, str | Path) and Path(path).suffix.lower() in IMG_EXTENSIONS
+    return isinstance(path, str | Path) and Path(path).suffix.lower() in IMAGES
 
 
 class CheckedImages(LightningModule):

@@ -7,11 +7,14 @@ import tarfile
 from pathlib import Path
 
 import pandas as pd
-from anomalib.data import MVTecAD
-from anomalib.data.datasets.image.mvtecad import CATEGORIES, IMG_EXTENSIONS
-from anomalib.data.utils import TestSplitMode, ValSplitMode
+from anomalib.data import AnomalibDataModule, MVTecAD
+from anomalib.data.datasets.image.mvtecad import CATEGORIES
+from anomalib.data.utils import ValSplitMode
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from pandas import DataFrame
 from torchvision.transforms.v2 import Transform
+
+from .parts import Parts
 
 __all__ = ["MVTec", "check_limits", "draw_samples"]
 
@@ -36,12 +39,12 @@ def draw_samples(samples: DataFrame, n_samples: int, seed: int) -> DataFrame:
     """Draw about ``n_samples`` at random, in the proportions of their labels and at least one of each."""
     if n_samples >= len(samples):
         return samples
-    share = n_samples / len(samples)
+    fraction = n_samples / len(samples)
     groups = [group for _, group in samples.groupby("label_index")]
-    return pd.concat([group.sample(max(1, round(share * len(group))), random_state=seed) for group in groups])
+    return pd.concat([group.sample(max(1, round(fraction * len(group))), random_state=seed) for group in groups])
 
 
-class MVTec(MVTecAD):
+class MVTec(Parts):
     """MVTec AD, trained with one image per step as in the paper.
 
     The categories of MVTec AD are downloaded by anomalib if ``root`` is the default (or None, anomalib's cache folder).
@@ -57,10 +60,9 @@ class MVTec(MVTecAD):
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
         augmentations: Augmentations of all images that have none of their own.
-        test_split_mode: Where the normal test images come from.
-        test_split_ratio: Share of the training images to test on, if there are no normal test images.
+        test_split_ratio: Fraction of the training images to test on, if there are no good test images.
         val_split_mode: Where the validation images come from.
-        val_split_ratio: Share of the images to validate on, if the mode is a split.
+        val_split_ratio: Fraction of the images to validate on, if the mode is a split.
         seed: Seed of the splits, and of what the limits draw.
         train_limit: Train on so many images at most, drawn at random; None for all.
         test_limit: Test on so many images at most, drawn at random in the proportions of good and defective ones; None
@@ -86,18 +88,17 @@ class MVTec(MVTecAD):
         val_augmentations: Transform | None = None,
         test_augmentations: Transform | None = None,
         augmentations: Transform | None = None,
-        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
         test_split_ratio: float = 0.2,
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         val_split_ratio: float = 0.5,
-        seed: int | None = None,
+        seed: int = 0,
         train_limit: int | None = None,
         test_limit: int | None = None,
     ) -> None:
         check_limits(train_limit=train_limit, test_limit=test_limit)
+        self._anomalibs = MVTecAD(root=root, category=category)
         super().__init__(
-            root=root,
-            category=category,
+            root=self._anomalibs.root,
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -105,15 +106,25 @@ class MVTec(MVTecAD):
             val_augmentations=val_augmentations,
             test_augmentations=test_augmentations,
             augmentations=augmentations,
-            test_split_mode=test_split_mode,
             test_split_ratio=test_split_ratio,
             val_split_mode=val_split_mode,
             val_split_ratio=val_split_ratio,
             seed=seed,
         )
+        self.category = category
         self.train_limit = train_limit
         self.test_limit = test_limit
         self._downloadable = category in CATEGORIES and (root is None or self.root == Path(DEFAULT_ROOT))
+
+    @property  # type: ignore[override]
+    def name(self) -> str:
+        """Name of the class."""
+        return type(self).__name__
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the category."""
+        return self.root / self.category
 
     def prepare_data(self) -> None:
         """Download the data set if it's missing and ``root`` is the default.
@@ -122,18 +133,25 @@ class MVTec(MVTecAD):
             FileNotFoundError: If the category's folder is missing and can't be downloaded, or isn't in the layout of
                 MVTec AD.
         """
-        folder = self.root / self.category
-        if self._downloadable and not folder.is_dir():
+        if self._downloadable and not self.folder.is_dir():
             try:
-                super().prepare_data()
+                self._anomalibs.prepare_data()
             except DOWNLOAD_ERRORS as error:
                 msg = (
                     f"MVTec AD isn't in {self.root.resolve()}, and its download failed: {error}. If the data set is "
-                    f"elsewhere, name its folder with --data.root; the one looked for is {folder.resolve()}. {LAYOUT} "
-                    f"If an archive is left in {self.root.resolve()}, delete it before trying again."
+                    f"elsewhere, name its folder with --data.root; the one looked for is {self.folder.resolve()}. "
+                    f"{LAYOUT} If an archive is left in {self.root.resolve()}, delete it before trying again."
                 )
                 raise FileNotFoundError(msg) from error
         check_layout(self.root, self.category)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find training and test images; for a prediction, the test images are used."""
+        AnomalibDataModule.setup(self, stage)
+
+    def predict_dataloader(self) -> EVAL_DATALOADERS:
+        """Return the loader of the test images."""
+        return self.test_dataloader()
 
     def _setup(self, _stage: str | None = None) -> None:
         check_layout(self.root, self.category)
@@ -144,11 +162,10 @@ class MVTec(MVTecAD):
 
 
 def check_layout(root: Path, category: str) -> None:
-    """Check that a category's folder is in the layout of MVTec AD.
+    """Check that a category's folder has good training images in the layout of MVTec AD.
 
     Raises:
-        FileNotFoundError: If the folder is missing, has no normal training images, or has defective images without
-            masks.
+        FileNotFoundError: If it hasn't.
     """
     folder = root / category
     if not folder.is_dir():
@@ -161,18 +178,6 @@ def check_layout(root: Path, category: str) -> None:
             f"downloads MVTec AD to {DEFAULT_ROOT}."
         )
         raise FileNotFoundError(msg)
-    if not _has_images(folder / "train" / "good"):
-        msg = f"There are no PNG images in {(folder / 'train' / 'good').resolve()}. {LAYOUT}"
+    if not any((folder / "train" / "good").glob("*.*")):
+        msg = f"There are no images in {(folder / 'train' / 'good').resolve()}. {LAYOUT}"
         raise FileNotFoundError(msg)
-    defects = [path.name for path in sorted((folder / "test").glob("*")) if path.name != "good" and _has_images(path)]
-    unmasked = [defect for defect in defects if not _has_images(folder / "ground_truth" / defect)]
-    if unmasked:
-        msg = (
-            f"The defective images in {(folder / 'test').resolve()} have no masks: {', '.join(unmasked)} is missing in "
-            f"{(folder / 'ground_truth').resolve()}. {LAYOUT} For images without masks there is anomalib's Folder."
-        )
-        raise FileNotFoundError(msg)
-
-
-def _has_images(folder: Path) -> bool:
-    return any(path.suffix in IMG_EXTENSIONS for path in folder.glob("*"))

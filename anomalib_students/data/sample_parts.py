@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomalib.data.utils import TestSplitMode, ValSplitMode
+from anomalib.data.utils import ValSplitMode
 from torchvision.transforms.v2 import Transform
 
 from anomalib_students.data.mvtec import MVTec
@@ -27,10 +27,9 @@ class SampleParts(MVTec):
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
         augmentations: Augmentations of all images that have none of their own.
-        test_split_mode: Where the normal test images come from.
-        test_split_ratio: Share of the training images to test on, if there are no normal test images.
+        test_split_ratio: Fraction of the training images to test on, if there are no good test images.
         val_split_mode: Where the validation images come from.
-        val_split_ratio: Share of the images to validate on, if the mode is a split.
+        val_split_ratio: Fraction of the images to validate on, if the mode is a split.
         seed: Seed of the splits; the images are always the same.
 
     Example:
@@ -49,11 +48,10 @@ class SampleParts(MVTec):
         val_augmentations: Transform | None = None,
         test_augmentations: Transform | None = None,
         augmentations: Transform | None = None,
-        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
         test_split_ratio: float = 0.2,
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         val_split_ratio: float = 0.5,
-        seed: int | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             # Pictures of another version are other pictures.
@@ -66,7 +64,6 @@ class SampleParts(MVTec):
             val_augmentations=val_augmentations,
             test_augmentations=test_augmentations,
             augmentations=augmentations,
-            test_split_mode=test_split_mode,
             test_split_ratio=test_split_ratio,
             val_split_mode=val_split_mode,
             val_split_ratio=val_split_ratio,
@@ -82,6 +79,6 @@ class SampleParts(MVTec):
         ensure_sample_parts(self.root / self.category)
 
     def _setup(self, _stage: str | None = None) -> None:
-        # Lightning calls prepare_data in one process of several, a user who calls setup in none.
+        # Lightning calls prepare_data in one of several processes; who calls setup directly, in none.
         self.prepare_data()
         super()._setup(_stage)

@@ -7,8 +7,6 @@ from functools import cache
 
 from .class_paths import name_models_as_anomalib
 from .compression_names import take_lower_case
-from .images import read_by_ours
-from .masks import name_masks
 from .one_line_errors import end_in_one_line
 from .results_folders import keep_untrained_results
 from .resumed_training import measure_what_was_trained
@@ -27,9 +25,7 @@ def apply_mends() -> None:
     keep_signal_stacks()
     keep_untrained_results()
     let_models_choose()
-    name_masks()
     name_models_as_anomalib()
-    read_by_ours()
     report_only_if_asked()
     seed_before_models()
     take_lower_case()

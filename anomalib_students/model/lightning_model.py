@@ -320,6 +320,11 @@ class UninformedStudents(Detector, AnomalibModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    @property
+    def needs_validation(self) -> bool:
+        """Whether the threshold comes from validation images; data modules may leave them out otherwise."""
+        return not isinstance(self.post_processor, FalseAlarmPostProcessor) or self.post_processor.threshold == "f1"
+
     def configure_post_processor(self) -> PostProcessor:
         """Configure thresholds for a false alarm on 1 % of the good images, chosen by the held-out ones."""
         return FalseAlarmPostProcessor()

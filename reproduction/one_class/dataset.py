@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from anomalib import TaskType
-from anomalib.data import AnomalibDataset, ImageItem
+from anomalib.data import ImageItem
 from anomalib.data.utils import LabelName
 from pandas import DataFrame
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
+from anomalib_students.data.dataset import ImageFileDataset
 from anomalib_students.image_files import read_rgb
 
 __all__ = ["OneClassDataset", "list_samples"]
@@ -38,7 +38,7 @@ def list_samples(folder: Path, normal_class: str) -> DataFrame:
     return samples.assign(mask_path="", split=folder.name)
 
 
-class OneClassDataset(AnomalibDataset):
+class OneClassDataset(ImageFileDataset):
     """Labelled images without masks, each decoded once as long as there is memory for it.
 
     Args:
@@ -46,9 +46,7 @@ class OneClassDataset(AnomalibDataset):
     """
 
     def __init__(self, samples: DataFrame) -> None:
-        super().__init__()
-        samples.attrs["task"] = TaskType.CLASSIFICATION.value
-        self.samples = samples
+        super().__init__(samples)
         self._decoded: dict[str, torch.Tensor] = {}
         self._free_memory = MEMORY
 

@@ -1,0 +1,167 @@
+"""Which images of a folder are good, which have which kind of defect, and which are masks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from anomalib.data.utils import LabelName
+from pandas import DataFrame
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+__all__ = ["IMAGES", "find_images", "list_parts"]
+
+COLUMNS = ("image_path", "label", "label_index", "mask_path", "split")
+IMAGES = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2", ".pnm", ".tga")
+"""Endings of image files, in lower case, as all names below."""
+GOOD = ("good", "ok", "normal")
+BAD = ("abnormal", "anomalous", "anomaly", "bad", "defect", "defective", "defects", "faulty", "ng", "nok")
+MASKS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
+SPLITS = ("train", "test")
+MASK_ENDING = re.compile(r"[-_. ]?(mask|gt|ground_truth|label)$", re.IGNORECASE)
+NO_DATA = ("__macosx", "results")
+"""Folders that are skipped, as hidden ones are. The heat maps that anomalib writes into the latter are no data."""
+LISTED = 5
+"""Most files that a message names."""
+
+Folders = tuple[str, ...]
+
+
+def find_images(root: Path) -> tuple[dict[Path, Folders], dict[Path, Folders]]:
+    """Find images and masks in a folder and in all folders below it, each with its folders; hidden files are skipped.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no image in it.
+    """
+    if root.is_file():
+        return {root: ()}, {}
+    if not root.is_dir():
+        msg = f"There is no folder {root.resolve()}: name the folder with your images by --data.root."
+        raise FileNotFoundError(msg)
+    found = {path: path.relative_to(root).parts[:-1] for path in sorted(_walk(root))}
+    stems = {(path.parent, path.stem) for path in found}
+    masks = {
+        path: folders
+        for path, folders in found.items()
+        if _has(folders, MASKS) or (path.stem.endswith("_mask") and (path.parent, path.stem[:-5]) in stems)
+    }
+    if len(masks) == len(found):
+        msg = f"There is no image in {root.resolve()}; images are files that end with {', '.join(IMAGES)}."
+        raise FileNotFoundError(msg)
+    return {path: folders for path, folders in found.items() if path not in masks}, masks
+
+
+def list_parts(root: Path, good: str | None = None) -> DataFrame:
+    """Find good images, images with defects and masks by the names of folders.
+
+    A folder of images is good parts only. If folders are named ``good``, all others are kinds of defects. What is in a
+    folder ``test`` is only tested on. Masks are in folders named ``masks`` or ``ground_truth``, or beside the images as
+    ``NAME_mask.png``.
+
+    Args:
+        root: The folder.
+        good: Name of the folders of good images; None for ``good``, ``ok`` or ``normal``.
+
+    Returns:
+        Samples as of :class:`~anomalib_students.data.dataset.ImageFileDataset`, with ``split`` ``"train"`` or
+        ``"test"``. Images beside the folders of kinds, which may be anything, have the label -1.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no image in it.
+        ValueError: If it is not clear which images are good, or which mask belongs to which image.
+    """
+    images, masks = find_images(root)
+    samples = _label(root, images, GOOD if good is None else (good.lower(),))
+    _add_masks(samples, images, masks)
+    return samples
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        # Links can lead in a circle.
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".") and name.lower() not in NO_DATA]
+        yield from (Path(folder, name) for name in names if name.lower().endswith(IMAGES) and name[0] != ".")
+
+
+def _has(folders: Folders, names: Iterable[str]) -> bool:
+    return any(folder.lower() in names for folder in folders)
+
+
+def _before(folders: Folders, names: Iterable[str]) -> Folders:
+    """Folders that hold the first one of the names."""
+    return folders[: next(index for index, folder in enumerate(folders) if folder.lower() in names)]
+
+
+def _label(root: Path, images: Mapping[Path, Folders], names: tuple[str, ...]) -> DataFrame:
+    """Label images by their folders."""
+    tasks = {_before(folders, ("train",)) for folders in images.values() if _has(folders, ("train",))}
+    if len(tasks) > 1:
+        choice = ", ".join(sorted(str(root.joinpath(*task)) for task in tasks))
+        msg = f"There are several tasks in {root.resolve()}: name one of them by --data.root ({choice})."
+        raise ValueError(msg)
+    training = [folders for folders in images.values() if not _has(folders, ("test",))]
+    has_good = any(_has(folders, names) for folders in training)
+    suspicious = sorted({folder for folders in training for folder in folders if folder.lower() in BAD})
+    if suspicious and not has_good:
+        msg = (
+            f"There is a folder {suspicious[0]!r} in {root.resolve()}, but none of good parts: call it 'good', or name "
+            "it by --data.good."
+        )
+        raise ValueError(msg)
+    # Folders that hold those of the kinds.
+    holders = {(), *(_before(folders, names) for folders in images.values() if _has(folders, names))}
+    holders = {_without_splits(holder) for holder in holders} | tasks
+    rows = []
+    for path, folders in images.items():
+        split = "test" if _has(folders, ("test",)) else "train"
+        kind = _without_splits(folders)
+        if _has(folders, names) or (split == "train" and not has_good):
+            label, index = "good", LabelName.NORMAL
+        elif any(holder[: len(kind)] == kind for holder in holders):
+            label, index = "", LabelName.UNKNOWN
+        else:
+            held_by = max((holder for holder in holders if kind[: len(holder)] == holder), key=len)
+            label, index, split = "/".join(kind[len(held_by) :]), LabelName.ABNORMAL, "test"
+        rows.append((str(path), label, int(index), "", split))
+    return DataFrame(rows, columns=list(COLUMNS))
+
+
+def _without_splits(folders: Folders) -> Folders:
+    return tuple(folder for folder in folders if folder.lower() not in SPLITS)
+
+
+def _add_masks(samples: DataFrame, images: Mapping[Path, Folders], masks: Mapping[Path, Folders]) -> None:
+    """Give each image with a defect its mask, which has its name and lies in folders of the same names."""
+    by_name: dict[str, list[tuple[frozenset[str], Path]]] = defaultdict(list)
+    for path, folders in masks.items():
+        kind = frozenset(folder for folder in folders if folder.lower() not in (*MASKS, *SPLITS))
+        for name in {path.stem, MASK_ENDING.sub("", path.stem)}:
+            by_name[name].append((kind, path))
+    owners: dict[Path, list[Path]] = defaultdict(list)
+    for path, folders in images.items():
+        fitting = [(len(kind), mask) for kind, mask in by_name[path.stem] if kind <= set(folders)]
+        if fitting:
+            owners[max(fitting)[1]].append(path)
+    is_defective = samples["label_index"] == LabelName.ABNORMAL
+    defective = set(samples["image_path"][is_defective])
+    mask_of = {str(path): str(mask) for mask, paths in owners.items() for path in paths}
+    samples.loc[is_defective, "mask_path"] = samples["image_path"][is_defective].map(mask_of).fillna("")
+    problems = [f"the mask {mask} fits no image" for mask in masks if mask not in owners]
+    for mask, paths in owners.items():
+        shared = [path for path in paths if str(path) in defective]
+        if len(shared) > 1:
+            problems.append(f"the mask {mask} fits both {shared[0]} and {shared[1]}")
+    if masks:
+        problems += [f"{path} has no mask" for path in sorted(defective - set(mask_of))]
+    if problems:
+        more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        msg = f"Images and masks do not go together: {'; '.join(problems[:LISTED])}{more}."
+        raise ValueError(msg)
