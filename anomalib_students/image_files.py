@@ -58,7 +58,8 @@ def open_image(path: str | Path) -> Image.Image:
         ...     np.asarray(open_image(f"{folder}/grey.png")).tolist()
         [[0, 1, 255]]
     """
-    with _naming(path), Image.open(path) as image:
+    # By a file object: of paths, Pillow 13 reads uncompressed TIFF that is to be turned in the wrong shape.
+    with _naming(path), Path(path).open("rb") as file, Image.open(file) as image:
         image.load()
         upright = ImageOps.exif_transpose(image) if _orientation(image) in TURNED else image
         return _in_eight_bits(upright)
@@ -83,7 +84,7 @@ def check_image(path: str | Path) -> ImageHeader:
     with _naming(path), Image.open(path) as image:
         _check_mode(image)
         size, is_clipped = image.size, image.mode.startswith("I")
-        # Without decoding: other formats have their orientation in front of the pixels, and Pillow itself turns TIFF.
+        # Images are not decoded for an orientation that would follow the pixels.
         orientation = _orientation(image) if "exif" in image.info else 1
         if image.format == "PNG":
             image.verify()
@@ -134,7 +135,9 @@ def _ends_as_jpeg(path: Path) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 if there is none that can be read."""
+    """EXIF orientation, 1 if there is none that can be read, or Pillow itself obeys it."""
+    if image.format == "TIFF":
+        return 1
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001

@@ -153,7 +153,7 @@ def _add_masks(samples: DataFrame, images: Mapping[Path, Folders], masks: Mappin
     is_defective = samples["label_index"] == LabelName.ABNORMAL
     defective = set(samples["image_path"][is_defective])
     mask_of = {str(path): str(mask) for mask, paths in owners.items() for path in paths}
-    samples.loc[is_defective, "mask_path"] = samples["image_path"][is_defective].map(mask_of).fillna("")
+    samples.loc[is_defective, "mask_path"] = samples["image_path"][is_defective].map(lambda path: mask_of.get(path, ""))
     problems = [f"the mask {mask} fits no image" for mask in masks if mask not in owners]
     for mask, paths in owners.items():
         shared = [path for path in paths if str(path) in defective]

@@ -104,13 +104,15 @@ def test_default_root_is_downloaded_to(tmp_path, monkeypatch):
 
 def test_category_without_training_images_is_an_error(tmp_path):
     (tmp_path / "bottle" / "train" / "good").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"no PNG images in .*bottle.train.good"):
+    with pytest.raises(FileNotFoundError, match=r"no images in .*bottle.train.good"):
         MVTec(root=tmp_path).setup()
 
 
-def test_defective_images_without_masks_are_an_error(tmp_path):
-    write_category(tmp_path / "bottle", masks=False)
-    with pytest.raises(FileNotFoundError, match=r"have no masks: scratch is missing in .*ground_truth"):
+def test_a_missing_mask_is_named(tmp_path):
+    write_category(tmp_path / "bottle")
+    (tmp_path / "bottle/ground_truth/scratch/001_mask.png").unlink()
+    (tmp_path / "bottle/ground_truth/scratch/.ipynb_checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"do not go together: .*scratch.001\.png has no mask\.$"):
         MVTec(root=tmp_path).setup()
 
 

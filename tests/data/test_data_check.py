@@ -1,17 +1,18 @@
 """What is wrong with a file of a data set is said before the first step, with the file's name."""
 
 import pytest
-from anomalib.data import Folder
+from anomalib.data import Folder, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
+from PIL import Image
 
 from anomalib_students.data import MVTec, data_check
-from anomalib_students.data.data_check import check_data, check_files
+from anomalib_students.data.data_check import Pair, check_data, check_files
 from anomalib_students.image_files import check_image
 
 from ..integration.conftest import write_category
-from .pictures import DAMAGED, SIDE, SOUND, write_inspection, write_mask, write_picture
-from .small import small_engine, small_model
+from ..reliability.pictures import DAMAGED, SIDE, SOUND, write_inspection, write_mask, write_picture
+from ..reliability.small import small_engine, small_model
 
 pytestmark = [
     pytest.mark.usefixtures("narrow_networks"),
@@ -58,14 +59,14 @@ def test_damaged_files_are_found_without_decoding_all(name, tmp_path):
 
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_files_pass(name, tmp_path):
-    assert check_image(write_picture(name, tmp_path / "picture")) == (SIDE, SIDE)
+    assert check_image(write_picture(name, tmp_path / "picture"))[:2] == (SIDE, SIDE)
 
 
 def test_a_jpeg_with_something_behind_its_end_is_decoded(tmp_path):
     """Pillow reads it, and so it passes."""
     path = write_picture("rgb.jpg", tmp_path / "picture")
     path.write_bytes(path.read_bytes() + b"a note of the camera")
-    assert check_image(path) == (SIDE, SIDE)
+    assert check_image(path)[:2] == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_masks_of_another_size_than_their_image_are_named(command, category):
 def test_the_first_of_many_problems_are_named_in_one_line(tmp_path):
     paths = [write_picture("empty.png", tmp_path / f"{number}") for number in range(8)]
     with pytest.raises(ValueError, match=r"0\.png .*4\.png .* And 3 more\.$") as error:
-        check_files([(str(path), None) for path in paths])
+        check_files([Pair(str(path)) for path in paths])
     assert "\n" not in str(error.value)
 
 
@@ -106,11 +107,11 @@ def test_files_are_checked_once_unless_they_change(tmp_path, monkeypatch):
     checked = []
     monkeypatch.setattr(data_check, "check_image", lambda path: checked.append(path) or check_image(path))
     for _ in range(2):
-        check_files([(str(path), None)])
+        check_files([Pair(str(path))])
     assert len(checked) == 1
     write_picture("truncated.png", path.with_suffix(""))
     with pytest.raises(ValueError, match="Cannot read"):
-        check_files([(str(path), None)])
+        check_files([Pair(str(path))])
 
 
 @pytest.mark.parametrize("mode", ["from_test", "same_as_test"])
@@ -127,6 +128,23 @@ def test_test_images_that_validate_are_counted(mode, tmp_path, caplog):
         assert len(taken) + len(left) == 4
         assert f"Of the test images, {(taken == 0).sum()} good and {(taken == 1).sum()} anomalous ones" in message
         assert f"has the other {(left == 0).sum()} good and {(left == 1).sum()} anomalous ones" in message
+
+
+@pytest.mark.parametrize("datamodule", [MVTec, MVTecAD])
+def test_what_anomalib_would_misread_is_said(datamodule, category, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (SIDE, SIDE)).save(category / "train/good/000.png", exif=exif)
+    data = datamodule(root=category.parent, category=category.name, num_workers=0)
+    data.setup()
+    check_data(data)
+    assert ("train/good/000.png (and 0 more) is to be turned" in caplog.text) == (datamodule is MVTecAD)
+    write_picture("grey16.png", category / "train/good/001")
+    if datamodule is MVTec:
+        check_data(data)
+    else:
+        with pytest.raises(ValueError, match=r"would read .*001\.png, .* as white: use --data Parts"):
+            check_data(data)
 
 
 def test_all_data_are_checked_before_a_training_is_begun_elsewhere(category):
