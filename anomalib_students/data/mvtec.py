@@ -116,8 +116,8 @@ class MVTec(Parts):
         self.test_limit = test_limit
         self._downloadable = category in CATEGORIES and (root is None or self.root == Path(DEFAULT_ROOT))
 
-    @property  # type: ignore[override]
-    def name(self) -> str:
+    @property
+    def name(self) -> str:  # type: ignore[override]
         """Name of the class."""
         return type(self).__name__
 

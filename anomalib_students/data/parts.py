@@ -101,8 +101,8 @@ class Parts(AnomalibDataModule):
         self._chooses_validation = val_split_mode is None
         allow_pixels(max_pixels)
 
-    @property  # type: ignore[override]
-    def name(self) -> str:
+    @property
+    def name(self) -> str:  # type: ignore[override]
         """Name of the folder, after which anomalib names that of the results."""
         return self.root.resolve().name or type(self).__name__
 
