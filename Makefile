@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 # The lowest versions that pyproject.toml allows are in .venv-min.
 MIN := .venv-min/bin
 
-.PHONY: quickstart check test test-min lint docs
+.PHONY: quickstart check test test-avx2 test-min lint docs
 
 # Train on the embedded sample data, export to OpenVINO, look at an image, and write a report of all.
 quickstart: $(INSTALLED)
@@ -21,6 +21,12 @@ check: lint
 # In two processes: the tests with Ray, which often wait, beside the others.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# The fast tests of what computes, as on a processor with no more than AVX2, whose sums are rounded otherwise.
+test-avx2: $(INSTALLED)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+		$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
+		$(wildcard $(addprefix tests/,export integration model networks teacher)) reproduction/tests
 
 # The fast tests with the lowest versions: without those that train for long or start Ray.
 test-min: .venv-min/.installed

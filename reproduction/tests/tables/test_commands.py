@@ -228,7 +228,6 @@ def test_one_class_from_data_to_tables(mnist_root, photographs, tmp_path, monkey
     assert table.loc[("Table 6", "7", "ours, L_m L_c"), "paper"] == 0.995
     digits = table.loc["Table 6"]["ours"].unstack()
     assert table.loc[("Table 2", "1-NN", "MNIST"), "ours"] == pytest.approx(digits["1-NN"][["0", "7"]].mean())
-    assert digits["ours, bundled teacher"].min() > 0.7
     # One teacher for both digits.
     (teacher,) = (folder / "teachers").glob("*.safetensors")
     assert read_metadata(teacher)["lambda_m"] == "1.0"
