@@ -5,7 +5,7 @@ from typing import Any
 
 from anomalib_students.file_format import check_checkpoint_format
 
-__all__ = ["check_arguments"]
+__all__ = ["check_arguments", "plain"]
 
 
 def check_arguments(
@@ -18,12 +18,12 @@ def check_arguments(
     check_checkpoint_format(checkpoint, "The checkpoint")
     saved = {**(before_named or {}), **checkpoint.get("hyper_parameters", {})}
     for name, value in arguments.items():
-        own, its = _plain(value), _plain(saved.get(name))
+        own, its = plain(value), plain(saved.get(name))
         if own != its:
             msg = f"The checkpoint is of a model with {name} {its}, but the model has {own}: set {name} alike."
             raise ValueError(msg)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """Turn tuples into lists: checkpoints and command lines differ in which they use."""
     return list(value) if isinstance(value, tuple) else value

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.data.data_check import CheckedImages
-from anomalib_students.engine.checkpoint_check import check_arguments
+from anomalib_students.engine.checkpoint_check import check_arguments, plain
 from anomalib_students.engine.checkpoint_format import CheckpointFormat
 from anomalib_students.export.exact_export import ExactExport
 
@@ -55,8 +56,13 @@ class Detector(CheckpointFormat, CheckedImages, ExactExport):
         Raises:
             ValueError: If the checkpoint is of a model with other arguments that the weights depend on.
         """
-        check_arguments(checkpoint, {name: self.hparams[name] for name in self.checked_arguments}, self.before_named)
+        named = [name for name in self.checked_arguments if self.is_named(name)]
+        check_arguments(checkpoint, {name: self.hparams[name] for name in named}, self.before_named)
         super().on_load_checkpoint(checkpoint)
+
+    def is_named(self, argument: str) -> bool:
+        """Whether an argument has another value than its default."""
+        return plain(self.hparams[argument]) != plain(signature(type(self)).parameters[argument].default)
 
     def equalised(self, images: Iterable[torch.Tensor]) -> AbstractContextManager[None]:
         """Equalise the channels of all patch networks within a block, by their ranges on batches of images."""

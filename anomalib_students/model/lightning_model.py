@@ -15,14 +15,13 @@ See Also:
 """
 
 import logging
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from math import inf
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext, suppress
+from math import ceil, inf
 from typing import Any, ClassVar, cast, get_args
 
 import torch
-from anomalib.data import AnomalibDataset, Batch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -30,11 +29,14 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from anomalib_students.engine.engine_defaults import has_open_length, train_for, validate_and_save
+from anomalib_students.engine.checkpoint_check import plain
+from anomalib_students.engine.engine_defaults import LastValidation, RegularCheckpoint, has_open_length
 from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.engine.random_state import RandomState
 from anomalib_students.engine.termination import Termination
@@ -45,7 +47,7 @@ from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_pa
 from .describers import Mode
 from .detector import Detector, choose_components
 from .ensemble import TrainingMode
-from .normalization_split import NormalizationSplit
+from .normalization_split import NormalizationSplit, sample_indices
 from .post_processor import FalseAlarmPostProcessor
 from .schedule import LearningRateSchedule, cosine_with_warm_up
 from .statistics import RunningStatistics
@@ -57,12 +59,10 @@ logger = logging.getLogger(__name__)
 
 PAPER_EPOCHS = 100
 """Epochs that the paper trains for (Section 4.2)."""
-DEFAULT_STEPS = 15_000
-"""Least steps of a training of open length: minutes on two cores."""
+TRAINING_IMAGES = 15_000
+"""Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
-PATCH_BATCH = 64
-"""Images that are described together for the statistics, where each is one patch."""
 IMAGE_SIZE = 320
 PAPER: Mapping[str, Any] = {
     "image_size": 256,
@@ -97,6 +97,25 @@ BEFORE_NAMED: Mapping[str, Any] = {
     },
 }
 """Values for checkpoints that were saved before these arguments existed."""
+
+SCORED_AS_SAVED = ("score_window", "shared_layers", "expected_error")
+"""Arguments that are always those of the checkpoint."""
+MODEL_ARGUMENTS = (
+    "patch_sizes",
+    "n_students",
+    "output_stride",
+    "training_mode",
+    "descriptor_dim",
+    "max_tile",
+    "architecture",
+    "mode",
+    "hard_fraction",
+    "light_jitter",
+    "synthetic_defects",
+    "shared_layers",
+    "score_window",
+)
+"""Arguments of the torch model."""
 
 
 class UninformedStudents(Detector, AnomalibModule):
@@ -150,11 +169,10 @@ class UninformedStudents(Detector, AnomalibModule):
             for none.
 
     Attributes:
-        chooses_length: Whether the training lasts as many epochs as have 15,000 steps. anomalib's engine sets it, as
-            the next two, if the user names neither ``max_epochs`` nor ``max_steps`` nor ``max_time`` of the trainer.
-        chooses_precision: Whether training steps compute in bfloat16 if the device does so natively: if the user names
-            no ``precision``. Statistics and predictions stay in the trainer's precision.
-        validates_once: Whether such a training is validated after its last epoch alone.
+        named_by_user: Names of the trainer's arguments that the user has given a value. A trainer does not tell them
+            from its own defaults. Without ``max_epochs``, ``max_steps`` and ``max_time``, the training lasts as many
+            epochs as show 15,000 images; without ``precision``, its steps compute in bfloat16 where the device does so
+            natively; and without ``val_check_interval``, the only validation is that of the final students.
 
     Raises:
         ValueError: If an argument is out of range, or a teacher does not fit ``patch_sizes``, ``descriptor_dim``
@@ -209,21 +227,7 @@ class UninformedStudents(Detector, AnomalibModule):
             post_processor=post_processor,
             **choose_components(mode, patch_sizes, image_size, pre_processor, evaluator, visualizer),
         )
-        self.model: UninformedStudentsModel = UninformedStudentsModel(
-            patch_sizes=patch_sizes,
-            n_students=n_students,
-            output_stride=output_stride,
-            training_mode=training_mode,
-            descriptor_dim=descriptor_dim,
-            max_tile=max_tile,
-            architecture=architecture,
-            mode=mode,
-            hard_fraction=hard_fraction,
-            light_jitter=light_jitter,
-            synthetic_defects=synthetic_defects,
-            shared_layers=shared_layers,
-            score_window=score_window,
-        )
+        self.model: UninformedStudentsModel = self._create_model()
         if lr <= 0 or weight_decay < 0:
             msg = f"lr must be positive and weight_decay not negative, got lr={lr} and weight_decay={weight_decay}."
             raise ValueError(msg)
@@ -243,21 +247,44 @@ class UninformedStudents(Detector, AnomalibModule):
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
-        self.chooses_length = False
-        self.chooses_precision = False
-        self.validates_once = False
+        self.named_by_user: Set[str] = frozenset()
+        self._steps: float = inf
         self._scores_normalised_at: int | None = None
         self._unusual: list[str] = []
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add the hold-out of images, the state of random numbers, the status after SIGTERM, and the remaining time."""
-        return [*super().configure_callbacks(), self.normalization_split, RandomState(), Termination(), TrainingTime()]
+        callbacks = [*super().configure_callbacks(), self.normalization_split, RandomState(), Termination()]
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return callbacks
+        regular = RegularCheckpoint.instead_of_default(self.trainer)
+        validation = [] if "val_check_interval" in self.named_by_user else [LastValidation()]
+        return [*callbacks, TrainingTime(), *validation, *regular]
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint contains them."""
         self._scores_normalised_at = None
         if self.trainer.ckpt_path is None:
             self._normalise_descriptors()
+
+    def on_train_start(self) -> None:
+        """Set the length of a training whose length is open, now that the number of images is known."""
+        trainer = self.trainer
+        if has_open_length(trainer, self.named_by_user):
+            images = trainer.num_training_batches * trainer.world_size
+            trainer.fit_loop.max_epochs = ceil(TRAINING_IMAGES / images)
+            rank_zero_info(f"The training lasts {trainer.max_epochs} epochs of {images} images.")
+        self._steps = trainer.estimated_stepping_batches
+        if self._steps == inf and self.lr_schedule == "cosine":
+            logger.warning("The learning rate stays constant: to decay, it needs max_epochs or max_steps.")
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Set the learning rate of the step."""
+        factor = 1.0
+        if self.lr_schedule == "cosine" and self._steps < inf:
+            factor = cosine_with_warm_up(self.global_step, self._steps, min(WARM_UP_STEPS, self._steps / 20))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.lr * factor
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the students' loss (eq. 7) of a batch with images of shape ``(B, 3, H, W)``."""
@@ -285,40 +312,44 @@ class UninformedStudents(Detector, AnomalibModule):
                 f"{', '.join(self._unusual)}. They have no part in the threshold."
             )
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Return weights and statistics; during a training, update those of the scores first, for a checkpoint."""
-        is_fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        # An interrupted training holds out nothing any more.
-        if is_fitting and self.normalization_split.held_out is not None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the statistics of the scores of the students as they are now; all processes take part."""
+        if self.trainer.state.fn == TrainerFn.FITTING and self.normalization_split.held_out is not None:
             self._normalise_scores()
-        return super().state_dict(*args, **kwargs)
+            # The weights are those of the checkpoint already; some strategies have copied them.
+            state = checkpoint["state_dict"]
+            state.update({name: value for name, value in self.named_buffers() if name in state})
+        super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore how the checkpoint's model is scored, which may differ from this model's arguments."""
+        """Take what the user has not named from the checkpoint, so that its model is scored as it was.
+
+        Raises:
+            ValueError: If an argument that the weights depend on is named, and another one in the checkpoint.
+        """
         super().on_load_checkpoint(checkpoint)
         saved = {**BEFORE_NAMED, **checkpoint.get("hyper_parameters", {})}
-        self.model.score_window = saved["score_window"]
-        for ensemble in self.model.scales:
-            ensemble.share_layers(saved["shared_layers"])
+        taken = {
+            name: saved[name]
+            for name in (*MODEL_ARGUMENTS, "expected_error")
+            if name in saved and (name in SCORED_AS_SAVED or not self.is_named(name))
+        }
+        if any(plain(self.hparams[name]) != plain(value) for name, value in taken.items()):
+            self.hparams.update(taken)
+            self.expected_error = self.hparams["expected_error"]
+            self.model = self._create_model()
+        with suppress(RuntimeError):
+            # Data sets resize as the pre-processor did before it was restored. Without a trainer there are none.
+            if isinstance(datamodule := getattr(self.trainer, "datamodule", None), AnomalibDataModule):
+                datamodule.setup(self.trainer.state.fn)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Configure Adam over the students, with the learning rate of the chosen schedule."""
-        optimizer = torch.optim.Adam(
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Configure Adam over the students; :meth:`on_train_batch_start` sets its learning rate."""
+        return torch.optim.Adam(
             (parameter for parameter in self.model.parameters() if parameter.requires_grad),
             lr=self.lr,
             weight_decay=self.weight_decay,
         )
-        if self.chooses_length:
-            train_for(self.trainer, DEFAULT_STEPS, self.validates_once)
-        if self.lr_schedule == "constant":
-            return optimizer
-        if self.trainer.estimated_stepping_batches == inf:
-            logger.warning("The learning rate stays constant: to decay, it needs max_epochs or max_steps.")
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        factor = partial(cosine_with_warm_up, steps=steps, warm_up=min(WARM_UP_STEPS, steps / 20))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
     def needs_validation(self) -> bool:
@@ -334,33 +365,37 @@ class UninformedStudents(Detector, AnomalibModule):
         """Configure antialiased resizing, by default to the default ``image_size``, and ImageNet normalisation."""
         return AnomalibModule.configure_pre_processor(image_size or (IMAGE_SIZE, IMAGE_SIZE))
 
-    def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
-        """Choose what the user leaves open: how long to train, when to validate and to save, and in which precision."""
-        self.chooses_length = has_open_length(settings)
-        self.chooses_precision = settings.get("precision") is None
-        self.validates_once = validate_and_save(settings)
+    def _create_model(self) -> UninformedStudentsModel:
+        return UninformedStudentsModel(**{name: self.hparams[name] for name in MODEL_ARGUMENTS})
+
+    def complete_trainer_settings(self, settings: Mapping[str, Any]) -> None:
+        """Note which arguments of the trainer the user has named."""
+        self.named_by_user = {name for name, value in settings.items() if value is not None}
 
     def _training_precision(self) -> AbstractContextManager[object]:
         """Compute in bfloat16 if that is native and the user has not named a precision."""
-        if self.chooses_precision and has_bfloat16(self.device):
+        if "precision" not in self.named_by_user and self.trainer.precision == "32-true" and has_bfloat16(self.device):
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     @torch.no_grad()
     def _normalise_descriptors(self) -> None:
-        """Compute mean and standard deviation of the teachers' descriptors over the training images."""
+        """Compute mean and standard deviation of the teachers' descriptors over a sample of the training images."""
         ensembles = self.model.scales
         statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
-        # The same light for an image with any number of workers.
-        first, workers = self.global_rank, self.trainer.world_size
-        for number, images in enumerate(self._images(self.normalization_split.training, "Teacher descriptors")):
-            # In the light of the training: otherwise components that follow it would count as nearly constant.
-            jittered = self.model.jitter(images, torch.Generator().manual_seed(first + number * workers))
+        sizes = set()
+        for number, images in self._images(self.normalization_split.training, "Descriptors of training images"):
+            sizes.add(images.shape[-2:])
+            # In the light of the training: otherwise components that follow it would count as nearly constant. The same
+            # light for an image with any number of workers.
+            jittered = self.model.jitter(images, torch.Generator().manual_seed(number))
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 for patches in self.model.describer.patches(ensemble.teacher, jittered):
                     part.update(patches.describe(ensemble.teacher).movedim(1, -1).flatten(0, -2))
         for ensemble, part in zip(ensembles, statistics, strict=True):
             ensemble.normalise_descriptors(self._merge_over_workers(part))
+        if len(sizes) > 1:
+            rank_zero_warn("The images differ in size, and are not resized: a test can't measure AUPRO, which is NaN.")
 
     @torch.no_grad()
     def _normalise_scores(self) -> None:
@@ -369,7 +404,7 @@ class UninformedStudents(Detector, AnomalibModule):
             return
         ensembles = self.model.scales
         statistics = [RunningStatistics(len(ensemble.error_weight) + 2, covariance=True) for ensemble in ensembles]
-        for images in self._images(self.normalization_split.held_out, "Score statistics"):
+        for _, images in self._images(self.normalization_split.held_out, "Scores of held-out images"):
             for ensemble, part in zip(ensembles, statistics, strict=True):
                 for patches in self.model.describer.patches(ensemble.teacher, images):
                     part.update(ensemble.score_vectors(patches))
@@ -386,12 +421,9 @@ class UninformedStudents(Detector, AnomalibModule):
             return
         # Each worker fills in the scores of its images.
         scores = torch.zeros(len(held_out), device=self.device)
-        first, workers = self.global_rank, self.trainer.world_size
-        for images in self._images(held_out, "Threshold"):
-            end = first + len(images) * workers
-            scores[first:end:workers] = cast("torch.Tensor", self.model.predict(images).pred_score)
-            first = end
-        if workers > 1:
+        for number, images in self._images(held_out, "Threshold by held-out images"):
+            scores[number] = cast("torch.Tensor", self.model.predict(images).pred_score)
+        if self.trainer.world_size > 1:
             scores = cast("torch.Tensor", self.all_gather(scores)).sum(dim=0)
         usual = self.post_processor.choose(scores.cpu()).tolist()
         paths = held_out.samples.image_path
@@ -405,17 +437,26 @@ class UninformedStudents(Detector, AnomalibModule):
         total.merge(cast("torch.Tensor", self.all_gather(statistics.moments.to(self.device))).cpu())
         return total
 
-    def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[torch.Tensor]:
-        """Iterate over this worker's share of a data set: pre-processed images, in the trainer's precision."""
+    def _images(self, dataset: AnomalibDataset | None, description: str) -> Iterator[tuple[int, torch.Tensor]]:
+        """Iterate over this worker's share of a sample of a data set: indices, and pre-processed images, one at a time.
+
+        Raises:
+            SIGTERMException: If the process is to end.
+        """
         if dataset is None:
             msg = "The statistics can be computed only while the model is fitted."
             raise RuntimeError(msg)
-        share = range(self.global_rank, len(dataset), self.trainer.world_size)
-        size = PATCH_BATCH if self.model.mode == "patch" else 1
-        batches = [share[start : start + size] for start in range(0, len(share), size)]
-        for batch in tqdm(batches, desc=description, leave=False, disable=self.global_rank > 0):
-            images = dataset.collate_fn([dataset[index] for index in batch]).image.to(self.device)
+        sample = sample_indices(len(dataset))[self.global_rank :: self.trainer.world_size]
+        # Tiled ensembles have one that cuts tiles out of the images.
+        datamodule = cast("AnomalibDataModule", getattr(self.trainer, "datamodule", None))
+        collate = datamodule.external_collate_fn or dataset.collate_fn
+        loader = DataLoader(Subset(dataset, sample), collate_fn=collate, generator=torch.Generator())
+        bar = tqdm(loader, description, leave=False, disable=self.global_rank > 0)
+        for index, batch in zip(sample, bar, strict=True):
+            if self.trainer.received_sigterm:
+                raise SIGTERMException
+            images = batch.image.to(self.device)
             if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
                 images = self.pre_processor.transform(images)
             with self.trainer.precision_plugin.forward_context():
-                yield images
+                yield index, images

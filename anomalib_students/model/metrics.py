@@ -43,10 +43,13 @@ class AUROC(metrics.AUROC):
 
 
 class AUPRO(metrics.AUPRO):
-    """Area under the per-region overlap curve; NaN if no pixel is anomalous."""
+    """Area under the per-region overlap curve; NaN if no pixel is anomalous, or images differ in size."""
 
     def compute(self) -> torch.Tensor:
         """Compute the area, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
+        if len({target.shape[-2:] for target in self.target}) > 1:
+            logger.warning("%s can't be measured, and is NaN: the test images differ in size.", self.name)
+            return _not_a_number(self)
         return super().compute() if _tells_apart(self) else _not_a_number(self)
 
 

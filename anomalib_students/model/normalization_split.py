@@ -1,49 +1,64 @@
 """Anomaly-free training images held out for the statistics of eq. 11."""
 
 import logging
+from contextlib import ExitStack
 
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from pandas import DataFrame
 
-__all__ = ["NormalizationSplit", "split_indices"]
+__all__ = ["NormalizationSplit", "sample_indices", "split_indices"]
 
 logger = logging.getLogger(__name__)
 
 SEED = 0
-"""Seed of the split, so that a resumed run holds out the same images."""
+"""Seed of the split and of samples, so that a resumed run takes the same images."""
 FEWEST_HELD_OUT = 10
 """Least images held out, up to a quarter of all: fewer hardly show the spread of the scores."""
+MOST = 300
+"""Most images held out, and most that statistics are computed from: more hardly change either, but cost time."""
+NEEDS_DATA_MODULE = (
+    "UninformedStudents holds training images out to normalise its scores, and so learns from a data module of "
+    "anomalib, not from a data loader: give the fit a datamodule."
+)
 
 
 def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]:
     """Split images at random, the same at every call, and return sorted indices to train on and to hold out.
 
-    At least ten images are held out, or a quarter of fewer than forty, or one of fewer than four. A single image is
-    used for both.
+    At least ten images are held out, or a quarter of fewer than forty, or one of fewer than four; and at most 300. A
+    single image is used for both.
     """
     if n_images == 1:
         return [0], [0]
     fewest = max(1, min(FEWEST_HELD_OUT, n_images // 4))
-    n_held_out = min(max(fewest, round(n_images * fraction)), n_images - 1)
-    order = torch.randperm(n_images, generator=torch.Generator().manual_seed(SEED)).tolist()
+    n_held_out = min(max(fewest, round(n_images * fraction)), n_images - 1, MOST)
+    order = _shuffled(n_images)
     return sorted(order[n_held_out:]), sorted(order[:n_held_out])
 
 
+def sample_indices(n_images: int) -> list[int]:
+    """Draw at most 300 images at random, the same at every call, and return their sorted indices."""
+    return sorted(_shuffled(n_images)[:MOST])
+
+
+def _shuffled(n_images: int) -> list[int]:
+    return torch.randperm(n_images, generator=torch.Generator().manual_seed(SEED)).tolist()
+
+
 class NormalizationSplit(Callback):
-    """Hold out part of the training images while a model is fitted.
+    """Hold out some training images while a model is fitted, and have each step see one of the others.
 
     The images are taken out of the training set only during the fit, so that the data module can be used again. They
-    are never taken from the validation or test images, which may be anomalous.
+    are never taken from the validation or test images, which may be anomalous. Each step trains on one image, so that
+    neither cost nor result of a training depend on the batch size of the data or on ``accumulate_grad_batches``.
 
     Args:
-        fraction: Part of the training images to hold out, in ``(0, 1)``, see :func:`split_indices`.
+        fraction: Fraction of the training images to hold out, in ``(0, 1)``, see :func:`split_indices`.
 
     Attributes:
         training: Images that the students learn from, during a fit.
-        held_out: Images that they never see, during a fit or a validation; augmented as validation images are.
 
     Raises:
         ValueError: If ``fraction`` is out of range.
@@ -55,32 +70,56 @@ class NormalizationSplit(Callback):
             raise ValueError(msg)
         self.fraction = fraction
         self.training: AnomalibDataset | None = None
-        self.held_out: AnomalibDataset | None = None
-        self._all_samples: DataFrame | None = None
+        self._held_out: AnomalibDataset | None = None
+        self._datamodule: AnomalibDataModule | None = None
+        self._undo = ExitStack()
+
+    @property
+    def held_out(self) -> AnomalibDataset | None:
+        """Images that the students never see, during a fit or a validation; augmented as validation images are now."""
+        validation = getattr(self._datamodule, "val_data", None)
+        if self._held_out is not None and isinstance(validation, AnomalibDataset):
+            self._held_out.augmentations = validation.augmentations
+        return self._held_out
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the images out before the trainer builds its data loader; for a validation, find the same images again.
 
         Raises:
-            ValueError: If the training data are not an anomalib data set, or have no images.
+            ValueError: If the training data are not those of a data module of anomalib, or have no images.
         """
-        datamodule = getattr(trainer, "datamodule", None)
+        datamodule = self._datamodule = getattr(trainer, "datamodule", None)
         if stage == TrainerFn.VALIDATING and isinstance(datamodule, AnomalibDataModule):
             indices = split_indices(len(datamodule.train_data), self.fraction)[1]
-            self.held_out = _held_out(datamodule.train_data, indices, datamodule)
+            self._held_out = datamodule.train_data.subsample(indices)
         if stage != TrainerFn.FITTING:
             return
-        dataset = _training_dataset(trainer)
+        if not isinstance(datamodule, AnomalibDataModule):
+            msg = NEEDS_DATA_MODULE
+            raise ValueError(msg)
+        dataset = datamodule.train_data
         if len(dataset) == 0:
             msg = "There are no anomaly-free images to train on: the training set is empty."
             raise ValueError(msg)
         training, held_out = split_indices(len(dataset), self.fraction)
         if training == held_out:
             logger.warning("There is a single training image: the scores are normalised on the image trained on.")
-        self.training, self.held_out = dataset, _held_out(dataset, held_out, datamodule)
-        self._all_samples = dataset.samples
-        # In place, since the data loader may exist already, and reads the samples only when it is iterated.
-        dataset.subsample(training, inplace=True)
+        self.training, self._held_out = dataset, dataset.subsample(held_out)
+        self._set(dataset, "samples", dataset.samples.iloc[training].reset_index(drop=True))
+        for owner, name in ((datamodule, "train_batch_size"), (trainer, "accumulate_grad_batches")):
+            if getattr(owner, name) != 1:
+                logger.info("%s is 1 and not %s: each step trains on one image.", name, getattr(owner, name))
+                self._set(owner, name, 1)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the trainer trains on these images.
+
+        Raises:
+            ValueError: If it has got a data loader, and still has the data module of an earlier fit.
+        """
+        if getattr(trainer.train_dataloader, "dataset", None) is not self.training:
+            msg = NEEDS_DATA_MODULE
+            raise ValueError(msg)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the images back after the fit."""
@@ -90,29 +129,11 @@ class NormalizationSplit(Callback):
         """Give the images back if the fit is interrupted."""
         self._restore()
 
+    def _set(self, owner: object, name: str, value: object) -> None:
+        """Set an attribute until the end of the fit."""
+        self._undo.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
+
     def _restore(self) -> None:
-        if self.training is not None:
-            self.training.samples = self._all_samples
-        self.training = self.held_out = self._all_samples = None
-
-
-def _held_out(dataset: AnomalibDataset, indices: list[int], datamodule: object) -> AnomalibDataset:
-    """Take images out of a data set, augmented as validation images are."""
-    images = dataset.subsample(indices)
-    if isinstance(validation := getattr(datamodule, "val_data", None), AnomalibDataset):
-        images.augmentations = validation.augmentations
-    return images
-
-
-def _training_dataset(trainer: Trainer) -> AnomalibDataset:
-    # Before the data loader is built, its source is private: ``trainer.datamodule`` may be that of an earlier fit.
-    private = getattr(trainer.fit_loop, "_data_source", None)
-    source = getattr(trainer, "datamodule", None) if private is None else private.instance
-    dataset = source.train_data if isinstance(source, AnomalibDataModule) else getattr(source, "dataset", None)
-    if not isinstance(dataset, AnomalibDataset):
-        msg = (
-            "UninformedStudents holds out training images to normalise its scores, and can do so only for an anomalib "
-            f"data module or a data loader over an AnomalibDataset, not for {type(source).__name__}."
-        )
-        raise ValueError(msg)
-    return dataset
+        self._undo.close()
+        self.training = self._held_out = None

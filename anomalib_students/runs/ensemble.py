@@ -64,15 +64,12 @@ def _train(experiment: Experiment, category: str | None, patch_size: int) -> Non
     from ray import train
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback, prepare_trainer
 
-    from anomalib_students.engine.engine_defaults import has_open_length
     from anomalib_students.engine.termination import HowToResume
 
     from .training import quiet_trainer
 
     model = experiment.create_model(patch_size)
-    model.chooses_length = has_open_length(experiment.trainer)
-    model.chooses_precision = "precision" not in experiment.trainer
-    model.validates_once = experiment.trainer.keys().isdisjoint({"check_val_every_n_epoch", "val_check_interval"})
+    model.named_by_user = frozenset(experiment.trainer)
     arguments: dict[str, Any] = {
         "accelerator": "gpu" if experiment.workers.gpus else "cpu",
         "devices": "auto" if experiment.workers.gpus else 1,

@@ -1,6 +1,7 @@
 """What anomalib's engine does with our model if the user leaves it open."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -35,7 +36,7 @@ class Counter(Callback):
 
 
 def run(tmp_path: Path, **arguments: Any) -> tuple[Counter, Any]:
-    """Train the small model on six images in batches of two: of the five that are left, three steps an epoch."""
+    """Train the small model on six images in batches of two: of the five that are left, five steps an epoch."""
     counter = Counter()
     callbacks = [counter, *arguments.pop("callbacks", [])]
     engine = small_engine(tmp_path, callbacks=callbacks, **{"max_epochs": None, **arguments})
@@ -45,7 +46,7 @@ def run(tmp_path: Path, **arguments: Any) -> tuple[Counter, Any]:
 
 @pytest.fixture(autouse=True)
 def _ten_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lightning_model, "DEFAULT_STEPS", 10)
+    monkeypatch.setattr(lightning_model, "TRAINING_IMAGES", 16)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
@@ -53,10 +54,10 @@ def test_trains_for_whole_epochs_of_the_default_steps_and_validates_once(schedul
     counter = Counter()
     engine = small_engine(tmp_path, callbacks=[counter], max_epochs=None)
     engine.fit(small_model(lr_schedule=schedule), datamodule=small_data(tmp_path / "data"))
-    assert (engine.trainer.current_epoch, counter.steps, counter.validations) == (4, 12, 1)
-    # The learning rate has decayed over just these steps.
+    assert (engine.trainer.current_epoch, counter.steps, counter.validations) == (4, 20, 1)
+    # The learning rate has decayed over just these steps: the last one is half a cosine's nineteenth of twenty.
     rate = engine.trainer.optimizers[0].param_groups[0]["lr"]
-    assert rate == pytest.approx(0 if schedule == "cosine" else 1e-3, abs=1e-6)
+    assert rate == pytest.approx((1 + math.cos(math.pi * 19 / 20)) / 2e3 if schedule == "cosine" else 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,11 @@ def test_trains_for_whole_epochs_of_the_default_steps_and_validates_once(schedul
         ({"max_epochs": 3}, 3, 1),
         ({"max_epochs": 3, "check_val_every_n_epoch": 2}, 3, 1),
         ({"max_epochs": 3, "val_check_interval": 1.0}, 3, 3),
-        ({"max_steps": 4}, 2, 1),
-        ({"max_time": "00:00:00:00"}, 0, 0),
+        # The first epoch has five steps: the training ends within the second.
+        ({"max_steps": 7}, 2, 1),
+        ({"max_epochs": 3, "max_steps": 7}, 2, 1),
+        ({"max_steps": 0}, 0, 0),
+        ({"max_time": timedelta(milliseconds=1)}, 1, 1),
     ],
 )
 def test_what_the_user_names_is_kept(arguments: dict[str, Any], epochs: int, validations: int, tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_checkpoints_are_saved_at_the_end_of_epochs_a_while_apart_and_at_the_end
     assert counter.saved == 2
     assert engine.best_model_path.endswith("weights/lightning/model.ckpt")
     checkpoint = torch.load(engine.best_model_path, weights_only=False)
-    assert checkpoint["global_step"] == 12
+    assert checkpoint["global_step"] == 20
     monkeypatch.setattr(engine_defaults, "SECONDS_BETWEEN_SAVES", 0)
     # A checkpoint takes longer than the other two epochs, but not a million times as long.
     monkeypatch.setattr(engine_defaults, "SHARE_OF_SAVES", 1e-6)
@@ -104,7 +108,7 @@ def test_checkpoints_are_saved_at_the_end_of_epochs_a_while_apart_and_at_the_end
 def test_the_first_process_decides_for_all_when_to_save(decision: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[bool] = []
     monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *_: saved.append(True))
-    trainer = Mock(current_epoch=0, max_epochs=4, should_stop=False, max_steps=-1, global_step=3)
+    trainer = Mock(current_epoch=0, max_epochs=4, should_stop=False, max_steps=-1, global_step=3, is_last_batch=True)
     trainer.strategy.broadcast = lambda own: decision
     checkpoint = engine_defaults.RegularCheckpoint()
     for _ in range(2):
@@ -113,11 +117,53 @@ def test_the_first_process_decides_for_all_when_to_save(decision: bool, monkeypa
     assert len(saved) == (2 if decision else 0)
 
 
+def losses_of(folder: Path, **arguments: Any) -> list[float]:
+    """Losses of the steps of a training from seed 0, and a sum of the final weights."""
+    losses: list[float] = []
+
+    class Losses(Callback):
+        def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, *_: Any) -> None:
+            losses.append(float(outputs["loss"]))
+
+    batch_size = arguments["data"]["train_batch_size"]
+    data = small_data(folder / "data", **arguments.pop("data"))
+    torch.manual_seed(0)
+    model = small_model()
+    engine = small_engine(folder, callbacks=[Losses()], **{"max_epochs": 2, **arguments})
+    engine.fit(model, datamodule=data)
+    assert (data.train_batch_size, len(data.train_data)) == (batch_size, 6)
+    return [*losses, float(sum(weight.double().sum() for weight in model.parameters()))]
+
+
+def test_batches_of_any_size_and_accumulated_ones_train_as_single_images(tmp_path: Path) -> None:
+    expected = losses_of(tmp_path, data={"train_batch_size": 1})
+    assert len(expected) == 11
+    for data, trainer in (
+        ({"train_batch_size": 32}, {}),
+        ({"train_batch_size": 3}, {"accumulate_grad_batches": 4}),
+        ({"train_batch_size": 2}, {"gradient_clip_val": 1e9}),
+    ):
+        assert losses_of(tmp_path, data=data, **trainer) == expected
+
+
+def test_a_data_loader_is_one_clear_error(tmp_path: Path) -> None:
+    data, other = small_data(tmp_path / "data"), small_data(tmp_path / "data")
+    other.setup()
+    engine = small_engine(tmp_path)
+    with pytest.raises(ValueError, match="give the fit a datamodule"):
+        engine.fit(small_model(), train_dataloaders=other.train_dataloader())
+    engine.fit(small_model(), datamodule=data)
+    # The trainer still has the data module.
+    engine.trainer.fit_loop.max_epochs = 2
+    with pytest.raises(ValueError, match="give the fit a datamodule"):
+        engine.fit(small_model(), train_dataloaders=other.train_dataloader())
+
+
 def test_a_resumed_training_ends_after_the_same_steps(tmp_path: Path) -> None:
     _, first = run(tmp_path / "first", max_epochs=2)
     engine = small_engine(tmp_path / "second", max_epochs=None)
     engine.fit(small_model(), datamodule=small_data(tmp_path / "data"), ckpt_path=first.best_model_path)
-    assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 12)
+    assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 20)
 
 
 def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_320_pixels() -> None:

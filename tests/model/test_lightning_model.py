@@ -1,9 +1,17 @@
 """What a training keeps in its checkpoints."""
 
+import math
+
 import pytest
 import torch
+from anomalib.metrics import AUPRO, Evaluator
+from anomalib.models import UninformedStudents
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from PIL import Image
+from torchvision.transforms.v2 import Normalize
 
 from tests.reliability.small import small_data, small_engine, small_model
 
@@ -41,6 +49,85 @@ def test_statistics_are_in_a_checkpoint_that_copies_the_state(tmp_path):
         torch.testing.assert_close(saved[name], save.state[name], rtol=0, atol=0, equal_nan=True)
     (mean,) = [saved[name] for name in names if name.endswith("error_mean")]
     assert mean != 0
+
+
+def test_the_state_of_a_model_in_training_is_read_without_a_pass_over_the_data(tmp_path):
+    """Which a caller in one of several processes could not make."""
+
+    class Read(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            pl_module._images = None
+            self.state = pl_module.state_dict()
+            del pl_module._images
+
+    read = Read()
+    small_engine(tmp_path, callbacks=[read]).fit(small_model(), datamodule=small_data(tmp_path / "data"))
+    assert read.state
+
+
+def test_metrics_are_no_part_of_a_checkpoint(tmp_path):
+    data = small_data(tmp_path / "data")
+
+    def evaluator():
+        return Evaluator(test_metrics=[AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=0.1)])
+
+    for trained, used in ((evaluator(), True), (True, evaluator()), (True, False), (False, evaluator())):
+        engine = small_engine(tmp_path, enable_progress_bar=False)
+        engine.fit(small_model(evaluator=trained), datamodule=data)
+        path = engine.best_model_path
+        assert not [name for name in torch.load(path, weights_only=False)["state_dict"] if "evaluator" in name]
+        engine.predict(small_model(evaluator=used), ckpt_path=path, datamodule=data)
+        loaded = UninformedStudents.load_from_checkpoint(path, evaluator=used)
+        for results in (
+            small_engine(tmp_path).test(small_model(evaluator=used), ckpt_path=path, datamodule=data),
+            small_engine(tmp_path).test(loaded, datamodule=data),
+        ):
+            assert len(results[0]) == (5 if used is True else int(bool(used)))
+
+
+def test_another_kind_of_post_processor_is_one_clear_error(tmp_path):
+    data = small_data(tmp_path / "data")
+    for trained, used, kind in (
+        (True, PostProcessor(), "FalseAlarmPostProcessor"),
+        (PostProcessor(), True, "anomalib's PostProcessor"),
+    ):
+        engine = small_engine(tmp_path)
+        engine.fit(small_model(post_processor=trained), datamodule=data)
+        path = engine.best_model_path
+        clear = f"has the thresholds of {kind}.*: give the model the same"
+        with pytest.raises(ValueError, match=clear):
+            UninformedStudents.load_from_checkpoint(path, post_processor=used)
+        with pytest.raises(ValueError, match=clear):
+            engine.predict(small_model(post_processor=used), ckpt_path=path, datamodule=data)
+
+
+def test_what_is_not_named_is_that_of_the_checkpoint(tmp_path):
+    data = small_data(tmp_path / "data")
+    trained = small_model(patch_sizes=(33, 65), n_students=2, architecture="paper", output_stride=2, shared_layers=1)
+    engine = small_engine(tmp_path)
+    engine.fit(trained, datamodule=data)
+    path = engine.best_model_path
+    (expected,) = small_engine(tmp_path).test(trained, datamodule=data)
+    model = UninformedStudents(visualizer=False)
+    (results,) = small_engine(tmp_path).test(model, datamodule=data, ckpt_path=path)
+    assert results == expected
+    assert (model.hparams["patch_sizes"], model.model.output_stride) == ((33, 65), 2)
+    coarse = UninformedStudents(output_stride=8, visualizer=False)
+    small_engine(tmp_path).predict(coarse, datamodule=data, ckpt_path=path)
+    assert (coarse.model.patch_sizes, coarse.model.output_stride) == ((33, 65), 8)
+
+
+def test_images_of_several_sizes_are_tested_without_aupro_and_that_is_said_before(tmp_path, caplog):
+    data = small_data(tmp_path / "data", eval_batch_size=1)
+    for folder in ("train/good", "test/good"):
+        path = tmp_path / "data" / "dots" / folder / "000.png"
+        Image.open(path).resize((48, 40)).save(path)
+    normalise = PreProcessor(Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with pytest.warns(UserWarning, match="The images differ in size"):
+        (results,) = small_engine(tmp_path).train(small_model(pre_processor=normalise), datamodule=data)
+    assert "pixel_AUPRO can't be measured" in caplog.text
+    assert math.isnan(results["pixel_AUPRO"])
+    assert 0 <= results["pixel_AUROC"] <= 1
 
 
 def test_a_model_whose_training_was_interrupted_has_a_state(tmp_path):

@@ -1,13 +1,9 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalib_students.model.normalization_split import NormalizationSplit, _training_dataset, split_indices
-
-from ..reliability.small import small_data
+from anomalib_students.model.normalization_split import NormalizationSplit, sample_indices, split_indices
 
 
 @given(st.integers(2, 300), st.floats(0.001, 0.999))
@@ -46,14 +42,10 @@ def test_a_fraction_out_of_range_is_refused(fraction):
         NormalizationSplit(fraction)
 
 
-def test_the_training_images_are_those_of_this_fit_and_not_of_an_earlier_one(tmp_path):
-    earlier, data = (small_data(tmp_path / name) for name in ("earlier", "now"))
-    for each in (earlier, data):
-        each.setup()
-    source = SimpleNamespace(instance=data.train_dataloader())
-    trainer = SimpleNamespace(fit_loop=SimpleNamespace(_data_source=source), datamodule=earlier)
-    assert _training_dataset(trainer) is data.train_data
-    # A Lightning without the private name: the public one is right for all but a trainer that fits once more.
-    assert _training_dataset(SimpleNamespace(fit_loop=None, datamodule=data)) is data.train_data
-    with pytest.raises(ValueError, match="not for NoneType"):
-        _training_dataset(SimpleNamespace(fit_loop=None, datamodule=None))
+def test_statistics_and_hold_out_take_at_most_300_images():
+    training, held_out = split_indices(10_000, 0.1)
+    assert (len(training), len(held_out)) == (9_700, 300)
+    assert sample_indices(240) == list(range(240))
+    sample = sample_indices(10_000)
+    assert len(set(sample)) == 300
+    assert sample == sorted(sample) == sample_indices(10_000)

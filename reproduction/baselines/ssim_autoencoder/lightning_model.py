@@ -25,7 +25,6 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Resize
 
-from anomalib_students.engine.engine_defaults import has_open_length
 from anomalib_students.engine.random_state import RandomState
 from anomalib_students.engine.termination import Termination
 from anomalib_students.engine.training_time import TrainingTime
@@ -121,5 +120,6 @@ class SSIMAutoencoder(Detector, AnomalibModule):
 
     def complete_trainer_settings(self, settings: MutableMapping[str, Any]) -> None:
         """Train for the paper's epochs if the user leaves the length open."""
-        if has_open_length(settings):
+        unlimited = settings.get("max_epochs") is None and settings.get("max_time") is None
+        if unlimited and settings.get("max_steps") in {None, -1}:
             settings["max_epochs"] = self.paper_epochs
