@@ -4,7 +4,8 @@
     python ray_jobs/pretrain.py -c pretrain.yaml --workers_per_teacher 4 --address auto   # on a cluster
 
 Each patch size is a run of Ray Train, whose workers share each batch. The other arguments are those of
-``anomalib-students pretrain``. Images, teachers and checkpoints lie in folders that all nodes share.
+``anomalib-students pretrain``. Images, teachers and checkpoints lie in folders that all nodes share. The same command
+resumes an interrupted job.
 """
 
 import sys
@@ -12,14 +13,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from anomalib_students.runs.command_line import SET_BY_JOBS, add_cluster_arguments, pretraining_of, workers_of
-from anomalib_students.runs.connection import connect
-from anomalib_students.runs.teachers import pretrain_teachers
+from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, pretraining_of
+from anomalib_students.cluster.pretrain import pretrain_teachers
+from anomalib_students.cluster.storage import Storage
+from anomalib_students.cluster.workers import connect
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.user_errors import one_line
-
-OF_THE_JOB = {"patch_size", *SET_BY_JOBS}
-"""Arguments of the pretraining that this job sets itself."""
 
 
 def create_parser() -> ArgumentParser:
@@ -28,27 +27,25 @@ def create_parser() -> ArgumentParser:
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
     parser.add_argument("--patch_sizes", type=list[int], default=[17, 33, 65], help="Sides of the patches in pixels.")
     parser.add_argument("--output_folder", type=Path, required=True, help="Folder for teachers, logs and checkpoints.")
-    add_cluster_arguments(parser, "teacher")
-    parser.add_function_arguments(pretrain, skip=OF_THE_JOB)
+    add_cluster(parser, "teacher")
+    parser.add_function_arguments(pretrain, skip={"patch_size"} | SET_BY_JOBS)
     return parser
 
 
 def main(args: list[str]) -> int:
     """Pretrain the teachers; return the exit status: 1 if one failed, 2 if nothing could be started."""
-    parser = create_parser()
-    settings = parser.parse_args(args)
+    settings = create_parser().parse_args(args)
     try:
-        arguments = pretraining_of(settings, OF_THE_JOB)
-        connect(settings.address)
-        outcome = pretrain_teachers(
-            arguments, settings.patch_sizes, settings.output_folder.resolve(), workers_of(settings), settings.resume
-        )
+        arguments = pretraining_of(settings)
+        connect(settings)
+        settings.storage = Storage(str(settings.output_folder.resolve()))
+        teachers = pretrain_teachers(settings, arguments)
     except (OSError, ValueError) as error:
         print(one_line("pretrain.py", error), file=sys.stderr)
         return 2
-    for patch_size, result in sorted(outcome.items()):
-        print(f"p = {patch_size}: {result}" if isinstance(result, Path) else f"p = {patch_size} failed: {result}")
-    return 0 if all(isinstance(result, Path) for result in outcome.values()) else 1
+    for patch_size, (file, reason) in teachers.items():
+        print(f"p = {patch_size} failed: {reason}" if reason else f"p = {patch_size}: {file}")
+    return 1 if any(reason for _, reason in teachers.values()) else 0
 
 
 if __name__ == "__main__":

@@ -7,38 +7,25 @@ Each trial pretrains a teacher for some iterations and trains students with it. 
 held out of the training, half of them with synthetic anomalies. The test images are measured too, but do not affect the
 choice. Weak trials are stopped early. The paper's four settings (Table 2) are always among the trials.
 
-The result is a table, ``sweep.csv`` and ``sweep.md``, a plot, ``sweep.png``, and ``best.yaml``, with which a teacher is
-pretrained at full length: ``anomalib-students pretrain -c best.yaml --output teacher.safetensors --max_steps 50000``.
+The result is a table, ``sweep.csv`` and ``sweep.md``, and ``best.yaml``, with which a teacher is pretrained at full
+length: ``anomalib-students pretrain -c best.yaml --output teacher.safetensors --max_steps 50000``. The same command
+resumes an interrupted sweep.
 """
 
 import sys
 from argparse import ArgumentError
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.markdown import Markdown
+from jsonargparse import ArgumentParser
 
+from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, add_training, parse, pretraining_of
+from anomalib_students.cluster.sweep import WEIGHTS, run_sweep, sweep_files
+from anomalib_students.cluster.workers import connect
 from anomalib_students.data import SampleParts
-from anomalib_students.paper.sweep import run_sweep
-from anomalib_students.paper.sweep_report import sweep_files, sweep_table
-from anomalib_students.paper.sweep_settings import LOSS_WEIGHTS, Sweep
-from anomalib_students.runs.command_line import (
-    SET_BY_JOBS,
-    add_cluster_arguments,
-    add_experiment_arguments,
-    experiment_of,
-    parse,
-    pretraining_of,
-)
-from anomalib_students.runs.connection import connect
-from anomalib_students.teacher.images import find_images
 from anomalib_students.teacher.task import pretrain
 from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sweep_sample_parts.yaml"
-OF_THE_JOB = {"images", *LOSS_WEIGHTS, *SET_BY_JOBS}
-"""Arguments of the pretraining that this job sets itself."""
 OTHERS = ("lr", "descriptor_dim", "source_layer")
 """Arguments of the pretraining that can be swept with the weights."""
 
@@ -46,7 +33,8 @@ OTHERS = ("lr", "descriptor_dim", "source_layer")
 def create_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(description=__doc__)
-    add_experiment_arguments(parser, name="sweep", chosen={"patch_sizes", "teacher", "descriptor_dim"})
+    parser.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
+    add_training(parser, "sweep", chosen={"patch_sizes", "teacher", "descriptor_dim"})
     parser.add_argument(
         "--images", type=Path | None, help="Photographs for the pretraining; by default the sample parts."
     )
@@ -58,8 +46,8 @@ def create_parser() -> ArgumentParser:
     parser.add_argument("--trials", type=int, default=12, help="Number of trials, including the paper's four.")
     parser.add_argument("--epochs", type=int, default=4, help="Epochs that the students of a trial are trained for.")
     parser.add_argument("--metric", default="pixel_AUPRO", help="Metric on the validation images to maximise.")
-    parser.add_function_arguments(pretrain, "pretraining", skip=OF_THE_JOB)
-    add_cluster_arguments(parser, "trial")
+    parser.add_function_arguments(pretrain, "pretraining", skip={"images", *WEIGHTS, *SET_BY_JOBS})
+    add_cluster(parser, "trial")
     return parser
 
 
@@ -67,43 +55,23 @@ def main(args: list[str]) -> int:
     """Run the sweep; return the exit status: 1 if no trial finished, 2 if nothing could be started."""
     settings = parse(create_parser(), args, without_data=SAMPLE_PARTS)
     try:
-        images = (settings.images or sample_images()).resolve()
-        find_images(images)
-        connect(settings.address)
-        sweep = create_sweep(settings, images)
-        table = sweep_table(sweep, run_sweep(sweep, settings.resume))
+        settings.pretraining.images = settings.images or sample_images()
+        pretraining = pretraining_of(settings.pretraining)
+        connect(settings)
+        choices = {name: settings[name] for name in (*WEIGHTS, *OTHERS) if settings[name]}
+        files = sweep_files(run_sweep(settings, pretraining, choices), pretraining, choices)
+        for name, content in files.items():
+            settings.storage.write(name, content)
     except (ArgumentError, OSError, ValueError) as error:
         print(one_line("sweep.py", error), file=sys.stderr)
         return 2
-    storage = sweep.experiment.storage
-    files = sweep_files(sweep, table)
-    for name, content in files.items():
-        storage.write(name, content)
-    Console().print(Markdown(files["sweep.md"].decode()))
-    print(f"The results are in {storage.location}")
+    print(files["sweep.md"].decode())
+    print(f"The results are in {settings.storage.location}")
     return 0 if "best.yaml" in files else 1
 
 
-def create_sweep(settings: Namespace, images: Path) -> Sweep:
-    """Make the sweep from the settings, with a folder of images for the teachers."""
-    if "://" in settings.storage_path:
-        msg = f"A sweep's storage path is a folder that all nodes share, not {settings.storage_path}"
-        raise ValueError(msg)
-    choices = {name: settings[name] for name in LOSS_WEIGHTS}
-    choices |= {name: settings[name] for name in OTHERS if settings[name]}
-    return Sweep(
-        pretraining={**pretraining_of(settings.pretraining, OF_THE_JOB), "images": images},
-        choices=choices,
-        experiment=experiment_of(settings),
-        categories=settings.categories or [None],
-        epochs=settings.epochs,
-        metric=settings.metric,
-        trials=settings.trials,
-    )
-
-
 def sample_images() -> Path:
-    """Render the sample parts, and return the folder of those to train on."""
+    """Write the sample parts, and return the folder of those to train on."""
     datamodule = SampleParts()
     datamodule.prepare_data()
     return datamodule.root / datamodule.category / "train"

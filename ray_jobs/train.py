@@ -5,8 +5,8 @@
     ray job submit --working-dir . -- python ray_jobs/train.py --address auto -c configs/ray_mvtec.yaml ...
 
 Each category and patch size is a run of Ray Train. As soon as those of a category are done, they are merged to one
-model, an ordinary checkpoint of anomalib's, and tested. ``results.csv``, ``results.md`` and ``results.png`` grow
-with the categories.
+model, an ordinary checkpoint of anomalib's, and tested. ``results.md``, ``results.csv`` and ``results.json`` grow with
+the categories. The same command resumes an interrupted job.
 """
 
 import sys
@@ -15,34 +15,42 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from anomalib_students.paper.grid_report import grid_report
-from anomalib_students.runs.command_line import add_cluster_arguments, add_experiment_arguments, experiment_of, parse
-from anomalib_students.runs.connection import connect
-from anomalib_students.runs.grid import run_grid
+from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, add_training, parse, pretraining_of
+from anomalib_students.cluster.train import train_categories
+from anomalib_students.cluster.workers import connect
+from anomalib_students.teacher.task import pretrain
 from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sample_parts.yaml"
+OF_THE_MODEL = {"images", "patch_size", "architecture", "descriptor_dim"}
+"""Arguments of the pretraining that follow from others."""
 
 
 def create_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(description=__doc__)
-    add_experiment_arguments(parser, name="train", chosen={"patch_sizes"})
+    parser.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
+    add_training(parser, "train", chosen={"patch_sizes"})
     parser.add_argument("--patch_sizes", type=list[int], default=[65], help="Receptive fields in pixels.")
     parser.add_argument("--export", type=str | None, help="Export the models too: openvino, onnx or torch.")
     parser.add_argument("--report", type=bool, default=False, help="Write a report of each model too: report.html.")
-    add_cluster_arguments(parser, "ensemble")
+    parser.add_argument("--teacher_images", type=Path | None, help="Photographs to pretrain the teachers on first.")
+    parser.add_function_arguments(pretrain, "pretraining", skip=OF_THE_MODEL | SET_BY_JOBS)
+    add_cluster(parser, "ensemble")
     return parser
 
 
 def main(args: list[str]) -> int:
-    """Run the grid; return the exit status: 1 if a category failed, 2 if nothing could be started."""
+    """Train the models; return the exit status: 1 if a category failed, 2 if nothing could be started."""
     settings = parse(create_parser(), args, without_data=SAMPLE_PARTS)
+    pretraining = None
     try:
-        connect(settings.address)
-        experiment = experiment_of(settings, export=settings.export, report=settings.report)
-        categories = settings.categories or [None]
-        failures = run_grid(experiment, categories, settings.patch_sizes, grid_report, settings.resume)
+        if settings.teacher_images:
+            settings.pretraining.images = settings.teacher_images
+            network = {name: settings.model[name] for name in ("architecture", "descriptor_dim")}
+            pretraining = {**pretraining_of(settings.pretraining), **network}
+        connect(settings)
+        failures = train_categories(settings, pretraining)
     except (ArgumentError, OSError, ValueError) as error:
         print(one_line("train.py", error), file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ LAYERS = (
     # A model loads teachers, which are made of its networks.
     {"model", "teacher"},
     {"report"},
-    {"runs"},
+    {"runs", "cluster"},
     {"paper"},
     {"quickstart", "cli", "plugin"},
 )

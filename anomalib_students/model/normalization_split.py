@@ -105,9 +105,6 @@ class NormalizationSplit(Callback):
         if training == held_out:
             logger.warning("There is a single training image: the scores are normalised on the image trained on.")
         self.training, self._held_out = dataset, dataset.subsample(held_out)
-        if not hasattr(datamodule, "val_data"):
-            # Without a validation set, data modules of anomalib have no loader for one either.
-            self._set(trainer, "limit_val_batches", 0)
         self._set(dataset, "samples", dataset.samples.iloc[training].reset_index(drop=True))
         for owner, name in ((datamodule, "train_batch_size"), (trainer, "accumulate_grad_batches")):
             if getattr(owner, name) != 1:

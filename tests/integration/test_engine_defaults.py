@@ -9,22 +9,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 from anomalib.callbacks import ModelCheckpoint
-from anomalib.data import Folder
-from anomalib.pipelines.tiled_ensemble.components.utils.helper_functions import (
-    get_ensemble_datamodule,
-    get_ensemble_engine,
-    get_ensemble_tiler,
-)
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from PIL import Image
 
 from anomalib_students.engine import engine_defaults
 from anomalib_students.model import lightning_model
 from anomalib_students.model.lightning_model import UninformedStudents
 
 from ..reliability.small import small_data, small_engine, small_model
-from .conftest import write_category
 
 
 class Counter(Callback):
@@ -209,39 +201,3 @@ def test_older_checkpoints_load_with_the_arguments_that_were_the_only_ones(tmp_p
     model = UninformedStudents.load_from_checkpoint(tmp_path / "old.ckpt")
     assert model.hparams["architecture"] == model.model.architecture == "paper"
     assert (model.model.hard_fraction, model.model.score_window, model.expected_error) == (1.0, 1, 0.0)
-
-
-def test_a_tiled_ensemble_of_anomalib_sees_tiles_everywhere(tmp_path: Path) -> None:
-    """In training, statistics and threshold: with the same tile cut out beforehand, the model is the same."""
-    category = tmp_path / "data" / "dots"
-    whole = small_data(tmp_path / "data")
-    tiler = get_ensemble_tiler({"tile_size": (24, 32), "stride": (24, 32), "image_size": (48, 64)})
-    source = {"class_path": "MVTec", "init_args": {"root": str(whole.root), "category": "dots", "num_workers": 0}}
-    tiles = get_ensemble_datamodule({"data": source}, (48, 64), tiler, (1, 0))
-    engine = get_ensemble_engine((1, 0), "cpu", 1, tmp_path / "tiles", {"max_epochs": 1, "logger": False})
-    torch.manual_seed(0)
-    model = small_model(pre_processor=False)
-    engine.fit(model, datamodule=tiles)
-    assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["model1_0.ckpt"]
-    for path in category.rglob("*.png"):
-        Image.open(path).resize((64, 48), Image.Resampling.BILINEAR).crop((0, 24, 32, 48)).save(path)
-    torch.manual_seed(0)
-    expected = small_model(pre_processor=False)
-    small_engine(tmp_path / "cut").fit(expected, datamodule=small_data(tmp_path / "data"))
-    buffers = dict(model.named_buffers())
-    for name, value in expected.named_buffers():
-        if name.startswith(("model", "post_processor")):
-            torch.testing.assert_close(buffers[name], value, rtol=0.05, atol=0.05, equal_nan=True)
-
-
-@pytest.mark.parametrize("n_train", [1, 2, 3, 4])
-def test_a_few_good_images_train_without_a_validation(n_train: int, tmp_path: Path) -> None:
-    write_category(tmp_path / "dots", n_train=n_train)
-    data = Folder(
-        "dots", root=tmp_path / "dots", normal_dir="train/good", test_split_mode="none", val_split_mode="none"
-    )
-    counter = Counter()
-    engine = small_engine(tmp_path, callbacks=[counter])
-    engine.fit(small_model(), datamodule=data)
-    assert (counter.steps, counter.validations) == (max(1, n_train - 1), 0)
-    assert UninformedStudents.load_from_checkpoint(engine.best_model_path).post_processor.decision.n_images == 1

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 
 pytest.importorskip("ray")
 
@@ -30,13 +31,13 @@ def nodes():
     import ray
     from ray.cluster_utils import Cluster
 
-    from anomalib_students.runs.connection import connect
+    from anomalib_students.cluster.workers import connect
 
     # Ray finds the workers' places of a job that was killed, to free them, by the dashboard's server.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
     cluster.add_node(num_cpus=1)
     # Once for all jobs of this process: Tune does not outlive the connection that it began with.
-    connect(cluster.address)
+    connect(Namespace(address=cluster.address, workers=1, cpus_per_worker=1, gpus_per_worker=0))
     yield cluster
     ray.shutdown()
     cluster.shutdown()

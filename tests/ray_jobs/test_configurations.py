@@ -5,7 +5,7 @@ from argparse import ArgumentError
 
 import pytest
 
-from anomalib_students.runs.command_line import parse
+from anomalib_students.cluster.arguments import parse
 
 from .conftest import JOBS
 

@@ -31,7 +31,7 @@ def test_a_killed_job_goes_on_to_the_teacher_of_the_command(cluster, start_job, 
     kill(job)
     assert not (folder / "p17.safetensors").exists()
 
-    output = run_job("pretrain.py", *options, "--resume=true", code=1)
+    output = run_job("pretrain.py", *options, code=1)
     assert f"p = 17: {folder / 'p17.safetensors'}" in output
     assert "p = 19 failed: No architecture for patch size 19" in output
     alone = tmp_path / "alone.safetensors"

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
-from anomalib_students.runs.jobs import Compute
-from anomalib_students.runs.training import train_and_test
 from anomalib_students.teacher.pretraining import TeacherPretraining
 from anomalib_students.teacher.task import pretrain
 
@@ -38,41 +36,6 @@ def test_training_ends_with_status_143(epoch: int, tmp_path: Path, caplog: pytes
     assert ended.value.code == 143
     advice = f"--ckpt_path {engine.best_model_path}" if epoch else "There is no checkpoint yet."
     assert [advice in message for message in caplog.messages if "SIGTERM after" in message] == [True]
-
-
-def test_statistics_end_within_an_image(tmp_path: Path) -> None:
-    """Those of a validation: the training has handlers for signals then."""
-    seen: list[int] = []
-
-    class Terminate(Callback):
-        def on_validation_start(self, trainer, model) -> None:
-            images = model._images
-
-            def counted(*arguments):
-                os.kill(os.getpid(), signal.SIGTERM)
-                for item in images(*arguments):
-                    seen.append(item)
-                    yield item
-
-            model._images = counted
-
-    with pytest.raises(SystemExit) as ended:
-        small_engine(tmp_path, callbacks=[Terminate()]).fit(small_model(), datamodule=small_data(tmp_path / "data"))
-    assert ended.value.code == 143
-    assert not seen
-    assert not list(tmp_path.rglob("*.ckpt*"))
-
-
-def test_the_experiments_say_how_they_are_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def terminate(done: float) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    data = small_data(tmp_path / "data")
-    with pytest.raises(SystemExit) as ended:
-        train_and_test(small_model(), data, tmp_path, 2, "32-true", Compute(accelerator="cpu"), terminate)
-    assert ended.value.code == 143
-    (message,) = [message for message in caplog.messages if "SIGTERM after" in message]
-    assert message.endswith("Resume the experiment with --resume true.")
 
 
 def test_pretraining_ends_with_status_143(

@@ -1,0 +1,1 @@
+"""Train, sweep and pretrain on a Ray cluster."""

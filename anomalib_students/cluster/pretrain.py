@@ -1,0 +1,41 @@
+"""Pretrain a teacher for each patch size, each as a run of Ray Train."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from jsonargparse import Namespace
+
+from .fit import pretrain_together
+from .workers import run_on_workers, run_tasks
+
+__all__ = ["pretrain_teacher", "pretrain_teachers"]
+
+
+def pretrain_teachers(settings: Namespace, pretraining: Mapping[str, Any]) -> dict[int, tuple[str | None, str | None]]:
+    """Pretrain the teachers of ``ray_jobs/pretrain.py``, as many at once as the cluster has room for.
+
+    ``pretraining`` are the arguments of :func:`anomalib_students.teacher.task.pretrain` except patch size, output and
+    results. A teacher whose file is there is done already; a run that was interrupted is resumed from its last
+    checkpoint. Returns, by patch size, the path of the teacher's file and the reason of its failure, one of them None.
+    Raise a ValueError if the folder has teachers of other settings, or is a URI.
+    """
+    folder = settings.storage.folder
+    settings.storage.begin({**pretraining, "workers": settings.workers})
+    sizes = {f"p = {size}": size for size in sorted(settings.patch_sizes)}
+    tasks = (
+        (label, pretrain_teacher.remote(settings, pretraining, size, folder), True) for label, size in sizes.items()
+    )
+    return {sizes[label]: (file, reason) for label, file, reason in run_tasks(tasks, len(sizes), settings)}
+
+
+@ray.remote(num_cpus=0)
+def pretrain_teacher(settings: Namespace, pretraining: Mapping[str, Any], patch_size: int, folder: Path) -> str:
+    """Pretrain a teacher on a group of workers, unless its file is there; return the path of the file."""
+    output = folder / f"p{patch_size}.safetensors"
+    if not output.is_file():
+        arguments = {**pretraining, "patch_size": patch_size, "output": output, "results": folder}
+        config = {"settings": settings, "pretraining": arguments}
+        run_on_workers(pretrain_together, config, settings, f"{folder}/train", output.stem)
+    return str(output)
