@@ -34,7 +34,7 @@ import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from anomalib.data import Folder, SampleParts
+from anomalib.data import Parts, SampleParts
 from anomalib.deploy import OpenVINOInferencer
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
@@ -49,14 +49,13 @@ len(list(Path("parts/good").iterdir()))
 # %% [markdown]
 # ## Train
 #
-# `Folder` keeps a fifth of the images for the test, and the model holds out ten of the others to choose the threshold from.
+# The model holds out ten of the images to choose the threshold from.
 
 # %%
 # %%capture
-parts = Folder(name="parts", root="parts", normal_dir="good", train_batch_size=1, eval_batch_size=8, num_workers=0)
 model = UninformedStudents()
 engine = Engine(max_steps=400, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
-engine.fit(model, datamodule=parts)
+engine.fit(model, datamodule=Parts("parts"))
 
 # %%
 print(model.post_processor.decision)

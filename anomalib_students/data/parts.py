@@ -157,20 +157,21 @@ class Parts(AnomalibDataModule):
         )
         # Of an earlier setup.
         vars(self).pop("val_data", None)
+        self._stage = _stage
 
     def _create_test_split(self) -> None:
         """Leave the test images as they are."""
 
     def _create_val_split(self) -> None:
+        model = getattr(self.trainer, "lightning_module", None)
+        needs_images = getattr(model, "needs_validation", True)
         if self._chooses_validation:
-            model = getattr(self.trainer, "lightning_module", None)
-            if not getattr(model, "needs_validation", True):
-                self.val_split_mode = ValSplitMode.NONE
-            else:
-                self.val_split_mode = (
-                    ValSplitMode.SAME_AS_TEST if self.test_data.has_anomalous else ValSplitMode.FROM_TRAIN
-                )
+            mode = ValSplitMode.SAME_AS_TEST if self.test_data.has_anomalous else ValSplitMode.FROM_TRAIN
+            self.val_split_mode = mode if needs_images else ValSplitMode.NONE
         super()._create_val_split()
+        if self._stage == TrainerFn.VALIDATING and not hasattr(self, "val_data"):
+            # A validation without images would be skipped, and with it the choice of a threshold.
+            self.val_data = self.test_data if len(self.test_data) else self.train_data.subsample([0])
 
 
 def _describe(folder: Path, training: DataFrame, test: DataFrame, drawn: DataFrame, ignored: DataFrame) -> str:

@@ -11,7 +11,7 @@ from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
+from anomalib.visualization import ImageVisualizer, Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.data.data_check import CheckedImages
@@ -22,6 +22,7 @@ from anomalib_students.export.exact_export import ExactExport
 from .describers import Mode
 from .equalisation import equalised
 from .metrics import F1Score, create_metrics
+from .visualizer import PictureWriter
 
 __all__ = ["Detector", "choose_components"]
 
@@ -74,6 +75,11 @@ class Detector(CheckpointFormat, CheckedImages, ExactExport):
         pixel_f1 = F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False)
         image_auroc, pixel_auroc, pixel_aupro = create_metrics()
         return Evaluator(test_metrics=[image_auroc, _image_f1(), pixel_auroc, pixel_f1, pixel_aupro])
+
+    @classmethod
+    def configure_visualizer(cls) -> ImageVisualizer:
+        """Configure pictures of images, maps and masks."""
+        return PictureWriter()
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -137,7 +137,12 @@ def test_few_good_images_are_trained_on_without_validation_or_test(n_images, tmp
     assert engine.train(model, datamodule=data) == []
     assert Path(engine.best_model_path).is_file()
     assert not hasattr(data, "val_data")
-    assert not model.post_processor.image_threshold.isnan()
+    threshold = model.post_processor.image_threshold.clone()
+    assert not threshold.isnan()
+    # As after the joining of models: from the same held-out images.
+    model.post_processor.choose(torch.ones(3))
+    engine.validate(model, datamodule=Parts(root))
+    assert model.post_processor.image_threshold == pytest.approx(threshold)
 
 
 @pytest.mark.usefixtures("narrow_networks")
