@@ -44,7 +44,7 @@ def place(tmp_path_factory):
 def _small(place, monkeypatch):
     """Images of 72 pixels and one step of training, where the blocks leave both to the defaults."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(lightning_model, "DEFAULT_STEPS", 1)
+    monkeypatch.setattr(lightning_model, "TRAINING_IMAGES", 1)
     small = AnomalibModule.configure_pre_processor((SIDE, SIDE))
     monkeypatch.setattr(AnomalibModule, "configure_pre_processor", staticmethod(lambda image_size=None: small))
     environment = dict(os.environ)
