@@ -14,7 +14,7 @@ from anomalib_students.networks.patch_network import ARCHITECTURES
 from anomalib_students.networks.weights import BUNDLED, read_metadata, teacher_path
 from anomalib_students.report.command import report
 from anomalib_students.teacher.distil import distil
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line
 
 __all__ = ["main", "teachers"]

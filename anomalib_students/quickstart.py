@@ -8,7 +8,7 @@ from rich.console import Console
 
 from anomalib_students.data import SampleParts
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.report.write import write_report
+from anomalib_students.report.page import write_report
 
 __all__ = ["main"]
 

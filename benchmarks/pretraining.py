@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from anomalib_students.networks.patch_network import ARCHITECTURES, Architecture
-from anomalib_students.teacher.images import ImageStore, find_images, load_images
-from anomalib_students.teacher.patches import PatchSampler
-from anomalib_students.teacher.pretraining import PretrainSettings, TeacherPretraining
-from anomalib_students.teacher.source import DistillationSource
+from anomalib_students.teacher.data import ImageStore, PatchSampler, find_images, load_images
+from anomalib_students.teacher.pretrain import PretrainSettings, TeacherPretraining
+from anomalib_students.teacher.sources import DistillationSource
 
 
 def pretraining(

@@ -17,7 +17,7 @@ from anomalib_students.data import SampleParts
 from anomalib_students.model.anomaly_map import normalised_score, predictive_uncertainty, regression_error
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.model.synthetic_defects import SyntheticDefects
-from anomalib_students.teacher.loss import compactness_loss, distillation_loss, triplet_loss
+from anomalib_students.teacher.losses import compactness_loss, distillation_loss, triplet_loss
 
 ASSETS = Path(__file__).parent / "assets"
 WIDTH = 8.3

@@ -40,7 +40,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
 from anomalib_students.networks.weights import read_metadata
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 
 parts = SampleParts()
 parts.prepare_data()

@@ -17,7 +17,7 @@ from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, pretra
 from anomalib_students.cluster.pretrain import pretrain_teachers
 from anomalib_students.cluster.storage import Storage
 from anomalib_students.cluster.workers import connect
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line
 
 

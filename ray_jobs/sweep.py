@@ -22,7 +22,7 @@ from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, add_tr
 from anomalib_students.cluster.sweep import WEIGHTS, run_sweep, sweep_files
 from anomalib_students.cluster.workers import connect
 from anomalib_students.data import SampleParts
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sweep_sample_parts.yaml"

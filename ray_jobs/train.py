@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, add_training, parse, pretraining_of
 from anomalib_students.cluster.train import train_categories
 from anomalib_students.cluster.workers import connect
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line
 
 SAMPLE_PARTS = Path(__file__).parents[1] / "configs" / "ray_sample_parts.yaml"

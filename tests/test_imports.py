@@ -13,8 +13,8 @@ LAYERS = (
     {"mends"},
     {"data", "engine"},
     {"export"},
-    # A model loads teachers, which are made of its networks.
-    {"model", "teacher"},
+    {"teacher"},
+    {"model"},
     {"report"},
     {"runs", "cluster"},
     {"paper"},

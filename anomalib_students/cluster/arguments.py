@@ -12,8 +12,8 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from anomalib_students.engine.plain_settings import PlainSettings
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.teacher.images import find_images
-from anomalib_students.teacher.pretraining import PretrainSettings
+from anomalib_students.teacher.data import find_images
+from anomalib_students.teacher.pretrain import PretrainSettings
 
 from .storage import Storage
 

@@ -14,7 +14,7 @@ from ray import train
 from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrainReportCallback
 
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 
 __all__ = ["CHECKPOINT", "create_datamodule", "create_model", "create_worker_engine", "fit", "pretrain_together"]
 

@@ -20,7 +20,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from anomalib_students.model.metrics import create_metrics
-from anomalib_students.teacher.pretraining import LOSS_WEIGHTS, PAPER_WEIGHTS
+from anomalib_students.teacher.pretrain import LOSS_WEIGHTS, PAPER_WEIGHTS
 
 from .fit import create_datamodule, create_model, create_worker_engine, pretrain_together
 from .workers import reason_of, room, run_on_workers

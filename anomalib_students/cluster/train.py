@@ -15,7 +15,7 @@ from ray.train import Checkpoint
 from anomalib_students.data.data_check import check_data
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.model.merge import merge_scales
-from anomalib_students.report.write import write_report
+from anomalib_students.report.page import write_report
 
 from .fit import CHECKPOINT, create_datamodule, create_model, fit
 from .pretrain import pretrain_teacher
@@ -31,7 +31,7 @@ def train_categories(settings: Namespace, pretraining: Mapping[str, Any] | None 
     """Train, merge and test the models of ``ray_jobs/train.py``, as many at once as the cluster has room for.
 
     A category that has a result in the storage is done already. The table of results grows with each category.
-    ``pretraining`` are arguments of :func:`anomalib_students.teacher.task.pretrain` to make teachers with first; None
+    ``pretraining`` are arguments of :func:`~anomalib_students.teacher.pretrain.pretrain` to make teachers with first; None
     for the teachers that the model names. Returns reasons of failures by category. Raise a ValueError if the storage
     has results of other settings, or is a URI although teachers are to be pretrained.
     """

@@ -12,7 +12,7 @@ from PIL import Image
 from anomalib_students.files import ensure_folder
 
 ARCHIVE = Path(__file__).with_name("sample_parts.zip")
-"""Pictures as JPEG and masks as PNG, packed by tools/render_sample_parts.py."""
+"""Pictures as JPEG and masks as PNG, which this project has rendered."""
 CATEGORY = "part"
 # To be raised whenever a picture changes.
 VERSION = "v2"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anomalib_students.runs.experiment import Experiment
-from anomalib_students.teacher import pretraining
+from anomalib_students.teacher import pretrain as pretraining
 
 __all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "Sweep"]
 
@@ -24,7 +24,7 @@ class Sweep:
     """Settings of a sweep.
 
     Attributes:
-        pretraining: Arguments of :func:`anomalib_students.teacher.task.pretrain` that all trials share.
+        pretraining: Arguments of :func:`~anomalib_students.teacher.pretrain.pretrain` that all trials share.
         choices: Values of each argument of the pretraining that is swept.
         experiment: Data and students that teachers are judged by. Its storage path is a folder that all nodes share.
         categories: Categories of the data; a single None for data that have only one.

@@ -15,7 +15,7 @@ from anomalib_students.engine.quiet import LIGHTNING, only_warnings_of
 from anomalib_students.model.metrics import create_metrics
 from anomalib_students.runs.experiment import Experiment
 from anomalib_students.runs.training import quiet_trainer
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 
 from .sweep_settings import LOSS_WEIGHTS, Sweep
 

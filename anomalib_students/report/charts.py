@@ -73,8 +73,7 @@ def draw_roc(curve: Curve, recall: Rate | None, false_alarms: Rate | None) -> st
         if recall is not None and false_alarms is not None:
             x, y = (np.array([rate.value], dtype=float) for rate in (false_alarms, recall))
             axes.plot(x, y, "o", color=CLASSES[True][1], label="at the threshold", clip_on=False, zorder=3)
-        _label(axes, "false alarms among good images", "found of defective images", 1)
-        return _svg_uri(figure)
+        return _curve_uri(figure, axes, "false alarms among good images", "found of defective images", 1)
 
 
 def draw_pro(curve: Curve) -> str:
@@ -82,8 +81,8 @@ def draw_pro(curve: Curve) -> str:
     with mpl.rc_context(SETTINGS):
         figure, axes = _figure()
         axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"AUPRO {curve.area:.3f}")
-        _label(axes, "false positive rate of good pixels", "mean overlap with the defects", FPR_LIMIT)
-        return _svg_uri(figure)
+        label = "false positive rate of good pixels"
+        return _curve_uri(figure, axes, label, "mean overlap with the defects", FPR_LIMIT)
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -91,10 +90,11 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _label(axes: Axes, below: str, beside: str, end: float) -> None:
+def _curve_uri(figure: Figure, axes: Axes, below: str, beside: str, end: float) -> str:
     axes.set(xlabel=below, ylabel=beside, xlim=(0, end), ylim=(0, 1.01))
     axes.grid(color=FOREGROUND, alpha=0.15)
     axes.legend(loc="lower right")
+    return _svg_uri(figure)
 
 
 def _svg_uri(figure: Figure) -> str:

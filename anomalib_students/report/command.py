@@ -43,11 +43,20 @@ def report(
             range.
     """
     # Imports all of anomalib's models, which the other commands do not need.
-    from .write import write_report
+    from .page import write_report
 
     check_output(output, ".html", "A report")
     model = load_model(checkpoint, device)
-    write_report(model, data, output, source=str(checkpoint), n_images=n_images, **_trainer_arguments(model.device))
+    write_report(
+        model,
+        data,
+        output,
+        source=str(checkpoint),
+        n_images=n_images,
+        accelerator=model.device.type,
+        devices=1 if model.device.index is None else [model.device.index],
+        enable_model_summary=False,
+    )
     Console(soft_wrap=True).print(f"The report is in {output}", highlight=False, markup=False)
 
 
@@ -70,12 +79,3 @@ def load_model(checkpoint: Path, device: str | torch.device | None = None) -> Un
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return cast("UninformedStudents", model).eval().to(device)
-
-
-def _trainer_arguments(device: torch.device) -> dict[str, object]:
-    """Make Lightning compute on a device."""
-    return {
-        "accelerator": device.type,
-        "devices": 1 if device.type == "cpu" or device.index is None else [device.index],
-        "enable_model_summary": False,
-    }

@@ -14,19 +14,6 @@ from anomalib_students.model.metrics import AUPRO, AUROC
 
 from .results import ImageResult
 
-__all__ = [
-    "CONFIDENCE",
-    "FPR_LIMIT",
-    "Curve",
-    "Kind",
-    "Rate",
-    "alarm_rate",
-    "image_roc",
-    "kinds_of",
-    "pixel_pro",
-    "precision_at",
-]
-
 CONFIDENCE = 0.9
 """Of the intervals of rates: that of the expected rate of false alarms."""
 FPR_LIMIT = 0.3
@@ -86,38 +73,30 @@ def alarm_rate(results: Sequence[ImageResult]) -> Rate:
     return Rate(sum(bool(result.is_alarm) for result in results), len(results))
 
 
-def precision_at(share: float, recall: Rate, false_alarms: Rate) -> float | None:
-    """Compute the precision if another share of the images were defective than of the test images.
+def precision_at(fraction: float, recall: Rate, false_alarms: Rate) -> float | None:
+    """Compute the precision if another fraction of the images were defective than of the test images.
 
     None if the recall is not known, or if there was no false alarm: among many more good parts there may be some.
     """
     if recall.value is None or not false_alarms.value:
         return None
-    right, wrong = share * recall.value, (1 - share) * false_alarms.value
+    right, wrong = fraction * recall.value, (1 - fraction) * false_alarms.value
     return right / (right + wrong)
 
 
 def kinds_of(results: Sequence[ImageResult]) -> list[Kind]:
     """Measure each type of defect: the good images first, then the types of defects by name."""
     good = [result for result in results if not result.is_defective]
-    own: dict[tuple[bool, str], list[ImageResult]] = {}
+    groups: dict[tuple[bool, str], list[ImageResult]] = {}
     for result in results:
-        own.setdefault((result.is_defective, result.kind), []).append(result)
-    return [_measure(name, own[is_defective, name], good) for is_defective, name in sorted(own)]
-
-
-def _measure(name: str, own: Sequence[ImageResult], good: Sequence[ImageResult]) -> Kind:
-    is_defective = own[0].is_defective
-    roc, pro = (image_roc([*good, *own]), pixel_pro([*good, *own])) if is_defective else (None, None)
-    return Kind(
-        name=name,
-        is_defective=is_defective,
-        n_images=len(own),
-        alarms=None if own[0].is_alarm is None else alarm_rate(own),
-        mean_score=float(np.mean([result.score for result in own])),
-        auroc=roc and roc.area,
-        aupro=pro and pro.area,
-    )
+        groups.setdefault((result.is_defective, result.kind), []).append(result)
+    kinds = []
+    for (is_defective, name), group in sorted(groups.items(), key=lambda item: item[0]):
+        roc, pro = (image_roc([*good, *group]), pixel_pro([*good, *group])) if is_defective else (None, None)
+        alarms = None if group[0].is_alarm is None else alarm_rate(group)
+        mean_score = float(np.mean([result.score for result in group]))
+        kinds.append(Kind(name, is_defective, len(group), alarms, mean_score, roc and roc.area, pro and pro.area))
+    return kinds
 
 
 def image_roc(results: Sequence[ImageResult]) -> Curve | None:

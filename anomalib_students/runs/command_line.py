@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from anomalib_students.engine.plain_settings import PlainSettings
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.teacher.images import find_images
-from anomalib_students.teacher.pretraining import PretrainSettings
+from anomalib_students.teacher.data import find_images
+from anomalib_students.teacher.pretrain import PretrainSettings
 
 from .experiment import Experiment
 from .workers import Workers, gpus_of

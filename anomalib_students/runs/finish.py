@@ -15,7 +15,7 @@ from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.model.merge import merge_scales
 from anomalib_students.model.scale_metrics import ScaleMetrics
-from anomalib_students.report.write import write_report
+from anomalib_students.report.page import write_report
 
 from .experiment import Experiment, label
 from .jobs import Compute

@@ -24,7 +24,7 @@ def pretrain_teachers(
     A run is resumed from its last checkpoint if its workers die, or if the job is resumed.
 
     Args:
-        settings: Arguments of :func:`anomalib_students.teacher.task.pretrain` except patch size, output and results.
+        settings: Arguments of :func:`~anomalib_students.teacher.pretrain.pretrain` but patch size, output and results.
         patch_sizes: Sides p of the patches in pixels.
         folder: Folder for teachers and checkpoints that all nodes share.
         workers: Processes that train a teacher together.
@@ -78,7 +78,7 @@ def _pretrain(config: dict[str, Any]) -> None:
     """Pretrain on one of the workers."""
     from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 
-    from anomalib_students.teacher.task import pretrain
+    from anomalib_students.teacher.pretrain import pretrain
 
     accelerator = config.pop("accelerator")
     pretrain(

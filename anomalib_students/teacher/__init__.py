@@ -1,1 +1,1 @@
-"""Teachers: how they are pretrained or distilled, and the files of their weights."""
+"""Teachers: how they are pretrained or distilled."""

@@ -1,93 +1,115 @@
-"""The task of distillation from whole images: from a folder of photographs to a teacher file."""
+"""Distillation from whole images: a teacher learns to predict, at each pixel, what larger networks see around it."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
 
-from .distillation import Distillation, valid_points
-from .distillation_data import DistillationData
-from .feature_source import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource
-from .feature_targets import FeatureTargets
-from .run import check_run, make_teacher
-from .settings import TeacherSettings
+from anomalib_students.engine.precision import has_bfloat16
+from anomalib_students.networks.dense import dense_descriptors
+from anomalib_students.networks.patch_network import NEGATIVE_SLOPE
 
-__all__ = ["DistilSettings", "distil"]
+from .sources import GRID_STRIDE, FeatureSource
+from .targets import Batch, DistillationData, DistilSettings
+from .training import TeacherTraining, check_run, make_teacher, normalise
 
-DEFAULT_SOURCES = ("resnet18", "tf_efficientnet_lite0")
-FURTHER_WEIGHT = 0.7
-"""Weight of each source but the first, if none is given."""
-HELD_OUT_FRACTION = 0.05
-MOST_HELD_OUT = 48
-"""Most photographs that are held out: each has hundreds of patches."""
+__all__ = ["Distillation", "distil", "valid_points"]
+
 LARGEST_GRADIENT = 1.0
 """Norm to which larger gradients are clipped."""
+WARM_UP_STEPS = 200
+BETAS = (0.9, 0.99)
+"""A run of some thousand steps is too short for Adam's usual memory of the second moments."""
+FIRST_OUTPUT_SCALE = 0.5
+"""Factor on the last layer's first weights, which no activation follows that would shorten the first descriptors."""
+PIXEL_OF_POINT = GRID_STRIDE // 2
+"""A point stands for an even number of pixels, of which none is in the middle: its patch is centred in the one that
+follows the middle."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistilSettings(TeacherSettings):
-    """Settings of :func:`distil`.
+def valid_points(side: int, patch_size: int) -> tuple[slice, slice]:
+    """Find the points of the grid whose patches lie within a crop, and the pixels that these cover.
 
-    Raises:
-        ValueError: If one of them is out of range.
+    Point i is at pixel 4 i + 2. Raises a ``ValueError`` if the crop has no room for a patch.
+
+    Example:
+        >>> valid_points(side=192, patch_size=33)
+        (slice(4, 44, None), slice(2, 191, None))
+    """
+    border = patch_size // 2
+    first = -(-(border - PIXEL_OF_POINT) // GRID_STRIDE)
+    last = (side - 1 - border - PIXEL_OF_POINT) // GRID_STRIDE
+    if last < first:
+        msg = f"A crop of {side} pixels has no room for a patch of {patch_size} pixels."
+        raise ValueError(msg)
+    pixels = slice(GRID_STRIDE * first + PIXEL_OF_POINT - border, GRID_STRIDE * last + PIXEL_OF_POINT + border + 1)
+    return slice(first, last + 1), pixels
+
+
+class Distillation(TeacherTraining):
+    """Train a patch network to predict targets on a grid, by the mean squared error of its descriptors.
+
+    There is no decoder: the descriptors are themselves the predictions. The learning rate rises over the first steps,
+    and decays to zero along a cosine.
     """
 
-    images: Path
-    """Folder of photographs, searched recursively. 5 % of them, at most 48, are held out to measure the teacher."""
-    descriptor_dim: int = 128
-    """Dimension d of the descriptors, at most the number of components."""
-    max_steps: int = 9000
-    """Training steps."""
-    batch_size: int = 4
-    """Crops in a step on each device."""
-    lr: float = 1e-3
-    """Greatest learning rate of AdamW, after 200 steps; it decays to zero along a cosine."""
-    sources: dict[str, Path | None] | None = None
-    """Names of the timm models that are distilled, each with its file of weights, or null if timm is to download them.
-    By default resnet18 and tf_efficientnet_lite0 with downloaded weights."""
-    source_weights: dict[str, float] | None = None
-    """How much the features of a model count, by its name, greater than 0. By default 1 for the first and 0.7 for each
-    other."""
-    crops: int = 2
-    """Crops of each photograph."""
-    crop_side: int = 192
-    """Side of the crops in pixels, divisible by 8."""
-    components: int = 192
-    """Principal components of the features that are computed and kept; all if the sources have fewer."""
+    def __init__(self, settings: DistilSettings, data: str = "") -> None:
+        super().__init__(settings, data=data)
+        convolutions = cast("list[nn.Conv2d]", list(self.teacher.convolutions))
+        for convolution in convolutions:
+            nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
+            nn.init.zeros_(cast("torch.Tensor", convolution.bias))
+        with torch.no_grad():
+            convolutions[-1].weight.mul_(FIRST_OUTPUT_SCALE)
 
-    @property
-    def files(self) -> dict[str, Path | None]:
-        """The sources and their files, by default those of :data:`DEFAULT_SOURCES`."""
-        return dict.fromkeys(DEFAULT_SOURCES) if self.sources is None else self.sources
+    def predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return descriptors and targets ``(B, d, n, n)`` in float32 at the points whose patches need no padding."""
+        crops, targets = batch
+        points, pixels = valid_points(crops.shape[-1], self.teacher.patch_size)
+        images = normalise(crops[..., pixels, pixels] / 255)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
+            descriptors = dense_descriptors(
+                self.teacher, images.contiguous(memory_format=torch.channels_last), GRID_STRIDE, padded=True
+            )
+        return descriptors.float(), targets[..., points, points].float()
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of each source."""
-        defaults = {name: FURTHER_WEIGHT if index else 1.0 for index, name in enumerate(self.files)}
-        return {**defaults, **(self.source_weights or {})}
+    def training_step(self, batch: Batch) -> torch.Tensor:
+        """Compute the mean squared error."""
+        loss = nn.functional.mse_loss(*self.predict(batch))
+        self.log("distillation", loss, prog_bar=True, sync_dist=True)
+        return loss
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        if not self.files:
-            msg = "Distillation needs at least one source network."
-            raise ValueError(msg)
-        unknown = sorted(set(self.source_weights or {}) - set(self.files))
-        if unknown:
-            msg = f"source_weights names {', '.join(unknown)}, but the sources are {', '.join(self.files)}."
-            raise ValueError(msg)
-        if not all(0 < weight < float("inf") for weight in self.weights.values()):
-            msg = f"source_weights must be greater than 0, got {self.weights}."
-            raise ValueError(msg)
-        for name in ("crops", "components", "max_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                msg = f"{name} must be at least 1, got {getattr(self, name)}."
-                raise ValueError(msg)
-        divisor = STRIDES[-1] // ENLARGEMENT
-        if self.crop_side < GRID_STRIDE or self.crop_side % divisor:
-            msg = f"crop_side must be divisible by {divisor}, got {self.crop_side}."
-            raise ValueError(msg)
-        valid_points(self.crop_side, self.patch_size)
+    def on_validation_epoch_start(self) -> None:
+        """Reset the measurements."""
+        super().on_validation_epoch_start()
+        self._descriptors: list[torch.Tensor] = []
+
+    def validation_step(self, batch: Batch) -> None:
+        """Compare descriptors of held-out crops with their targets."""
+        descriptors, targets = self.predict(batch)
+        self.compare(descriptors, targets)
+        self._descriptors.append(descriptors.movedim(1, -1).flatten(0, -2).cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the measurements on the held-out crops.
+
+        ``effective_dimension`` is the number of directions that the descriptors vary in, from 1 to d: the participation
+        ratio of the eigenvalues of their covariance, whose sum and sum of squares are its trace and squared norm.
+        """
+        self.log_r2()
+        covariance = torch.cat(self._descriptors).double().T.cov()
+        self.log("effective_dimension", covariance.trace().square() / covariance.square().sum(), prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, its learning rate rising over the first steps, then decaying to zero over the run."""
+        settings = self.settings
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay
+        )
+        return self.decaying(optimizer, WARM_UP_STEPS)
 
 
 def distil(**settings: Any) -> Path:
@@ -109,31 +131,19 @@ def distil(**settings: Any) -> Path:
         ValueError: If an image cannot be read, there are too few, timm has no such model, or a setting is out of range.
     """
     task = DistilSettings(**settings)
+    valid_points(task.crop_side, task.patch_size)
     n_images = len(check_run(task, "Distillation", least=2))
     seed_everything(task.seed)
-    networks = {name: FeatureSource(name, path) for name, path in task.files.items()}
-    for network in networks.values():
-        network.check_side(task.crop_side)
-    targets = FeatureTargets(
-        task.results, task.images, networks, task.weights, task.crops, task.crop_side, task.components, task.seed
-    )
-    if task.descriptor_dim > targets.n_components:
+    sources = {name: FeatureSource(name, path) for name, path in task.files.items()}
+    for source in sources.values():
+        source.check_side(task.crop_side)
+    data = DistillationData(task, sources)
+    if task.descriptor_dim > data.n_components:
         msg = (
-            f"descriptor_dim must be at most the number of components, {targets.n_components}, "
-            f"got {task.descriptor_dim}."
+            f"descriptor_dim must be at most the number of components, {data.n_components}, got {task.descriptor_dim}."
         )
         raise ValueError(msg)
-    targets.check_space()
-    n_held_out = min(MOST_HELD_OUT, max(1, round(HELD_OUT_FRACTION * n_images)))
-    data = DistillationData(
-        targets,
-        # All over the folder, whose photographs are sorted by their names.
-        held_out=[number * n_images // n_held_out for number in range(n_held_out)],
-        dim=task.descriptor_dim,
-        batch_size=task.batch_size,
-        seed=task.seed,
-        progress=task.trainer.get("enable_progress_bar", True),
-    )
+    data.check_space()
     # The sources draw random weights first if they are loaded from files.
     seed_everything(task.seed, verbose=False)
     metadata = {
@@ -143,7 +153,6 @@ def distil(**settings: Any) -> Path:
         "source_weights": ", ".join(str(task.weights[name]) for name in task.files),
         "crops": task.crops,
         "crop_side": task.crop_side,
-        "components": targets.n_components,
+        "components": data.n_components,
     }
-    module = Distillation(task, data=targets.name)
-    return make_teacher(module, metadata, data, gradient_clip_val=LARGEST_GRADIENT)
+    return make_teacher(Distillation(task, data=data.folder.name), metadata, data, gradient_clip_val=LARGEST_GRADIENT)

@@ -1,22 +1,102 @@
-"""Common parts of the Lightning modules that train a teacher."""
+"""What all ways to make a teacher share: settings, a Lightning module, and the run that ends with a teacher file."""
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import cos, pi
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.model.schedule import cosine_with_warm_up
-from anomalib_students.networks.patch_network import PatchNetwork
+from anomalib_students import __version__
+from anomalib_students.engine.atomic_checkpoints import AtomicCheckpointIO
+from anomalib_students.engine.plain_settings import PlainSettings
+from anomalib_students.engine.termination import Termination
+from anomalib_students.files import check_output
+from anomalib_students.networks.patch_network import Architecture, PatchNetwork
+from anomalib_students.networks.weights import check_metadata, save_teacher
 
-from .settings import TeacherSettings
+from .data import find_images
 
-__all__ = ["BatchNumbers", "TeacherTraining", "normalise"]
+__all__ = ["BatchNumbers", "TeacherSettings", "TeacherTraining", "check_run", "make_teacher", "normalise"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """What a task reads and writes, its teacher, and how and where that is trained."""
+
+    recorded: ClassVar[tuple[str, ...]] = (
+        "patch_size",
+        "descriptor_dim",
+        "architecture",
+        "batch_size",
+        "lr",
+        "weight_decay",
+        "seed",
+    )
+    """Settings that checkpoints record, so that a run is not resumed with others."""
+
+    images: Path
+    """Folder of images, searched recursively. 5 % of them are held out to measure the teacher."""
+    output: Path
+    """Teacher file to write, ``*.safetensors``."""
+    patch_size: int = 33
+    """Side p of the patches in pixels: 17, 33 or 65."""
+    descriptor_dim: int = 128
+    """Dimension d of the descriptors."""
+    architecture: Architecture = "paper"
+    """paper for the paper's network, light for a cheap one, medium for the default model's (p = 33 and 65)."""
+    max_steps: int
+    """Training steps."""
+    batch_size: int
+    """Patches or crops in a step on each device."""
+    lr: float
+    """Greatest learning rate."""
+    weight_decay: float = 1e-5
+    """Weight decay of the optimizer."""
+    seed: int = 0
+    """Seed of weights, data and their order."""
+    accelerator: str = "auto"
+    """Lightning accelerator, such as cpu or gpu."""
+    devices: int = 1
+    """Devices on each node. Each trains on its own share of a batch, whose size is batch_size times their number."""
+    num_nodes: int = 1
+    """Nodes of a cluster, which share the folder of results."""
+    strategy: str = "auto"
+    """Lightning strategy that joins several devices, such as ddp."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints and two measurements of the teacher."""
+    results: Path = Path("results/teachers")
+    """Folder for checkpoints and logs; each output file gets one of its own in it."""
+    resume: bool = False
+    """Resume from the last checkpoint of the same output, if there is one."""
+    data_name: str | None = None
+    """Name of the images in the file's metadata. By default that of the folder."""
+    licences: str = "unknown"
+    """Licences of images and sources, for the file's metadata."""
+    trainer_arguments: PlainSettings | None = None
+    """More arguments of Lightning's trainer, which replace those of the task; plugins and callbacks are added."""
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether to show progress bars."""
+        return bool((self.trainer_arguments or {}).get("enable_progress_bar", True))
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Name and licences of the images, for the teacher file's metadata."""
+        return {"data": self.data_name or self.images.resolve().name, "licences": self.licences}
 
 
 class BatchNumbers(IterableDataset):
@@ -38,12 +118,12 @@ class BatchNumbers(IterableDataset):
 class TeacherTraining(LightningModule):
     """Base of the modules that train a teacher to predict targets.
 
-    Checkpoints record the settings' hyperparameters and ``recorded``, so that a run is not resumed with others.
+    Checkpoints record settings as hyperparameters, and ``recorded``, so that a run is not resumed with others.
     """
 
     def __init__(self, settings: TeacherSettings, **recorded: Any) -> None:
         super().__init__()
-        self.save_hyperparameters({**settings.hyperparameters, **recorded})
+        self.save_hyperparameters({**{name: getattr(settings, name) for name in settings.recorded}, **recorded})
         self.settings = settings
         self.teacher = PatchNetwork(settings.patch_size, settings.descriptor_dim, settings.architecture)
 
@@ -58,12 +138,16 @@ class TeacherTraining(LightningModule):
         self._squared_targets += float(targets.square().sum())
 
     def log_r2(self) -> None:
-        """Log ``held_out_r2``, the part of the targets' variance that the teacher explains, at most 1."""
+        """Log ``held_out_r2``, the fraction of the targets' variance that the teacher explains, at most 1."""
         self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
 
     def decaying(self, optimizer: torch.optim.Optimizer, warm_up: int = 0) -> OptimizerLRScheduler:
         """Let the learning rate rise over some steps, then decay to zero over the run."""
-        factor = partial(cosine_with_warm_up, steps=self.trainer.max_steps, warm_up=warm_up)
+        steps = self.trainer.max_steps
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2
+
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -71,3 +155,94 @@ class TeacherTraining(LightningModule):
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """Normalise images with values in [0, 1] as for ImageNet."""
     return transforms.normalize(images, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
+
+
+def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
+    """Check what would otherwise fail after hours, and return the paths of the images."""
+    check_output(settings.output, ".safetensors", "A teacher")
+    check_metadata(settings.described, "The teacher to be written")
+    paths = find_images(settings.images)
+    if len(paths) < least:
+        msg = f"{what} needs at least {least} images, {settings.images} has {len(paths)}."
+        raise ValueError(msg)
+    return paths
+
+
+def make_teacher(
+    module: TeacherTraining,
+    metadata: Mapping[str, object],
+    datamodule: LightningDataModule | None = None,
+    **arguments: Any,
+) -> Path:
+    """Train a teacher to its last step, measure it there, and write its file in the first process.
+
+    ``metadata`` are those of this task, ``arguments`` those of Lightning's trainer.
+    """
+    settings = module.settings
+    folder = settings.results / settings.output.stem
+    last = folder / "last.ckpt"
+    is_resumed = settings.resume and last.is_file()
+    if is_resumed:
+        # Before Lightning has the data prepared, which may take hours.
+        saved = AtomicCheckpointIO().load_checkpoint(last)["hyper_parameters"]
+        changed = [f"{name}={saved.get(name)}" for name, value in module.hparams.items() if saved.get(name) != value]
+        if changed:
+            msg = (
+                f"The run to be resumed had other settings: {', '.join(changed)}. Resume it with these, or start anew."
+            )
+            raise ValueError(msg)
+    trainer = _create_trainer(settings, folder, arguments)
+    with warnings.catch_warnings():
+        # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+        warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
+        trainer.fit(module, datamodule=datamodule, ckpt_path=last if is_resumed else None)
+    if trainer.global_step < settings.max_steps:
+        msg = (
+            f"Pretraining stopped after {trainer.global_step} of {settings.max_steps} steps. Go on with --resume true."
+        )
+        raise RuntimeError(msg)
+    # Again, since the last step need not be one at which the fit measures.
+    (measured,) = trainer.validate(module, datamodule=datamodule, verbose=False)
+    if trainer.is_global_zero:
+        described = {
+            **settings.described,
+            "iterations": trainer.global_step,
+            "batch_size": settings.batch_size * trainer.world_size,
+            "lr": settings.lr,
+            "seed": settings.seed,
+            **metadata,
+            **{name: f"{value:.4f}" for name, value in measured.items()},
+            "made_with": f"anomalib-students {__version__}",
+        }
+        save_teacher(module.teacher, settings.output, {name: str(value) for name, value in described.items()})
+        results = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+        logger.info("Wrote %s after %d steps: %s.", settings.output, trainer.global_step, results)
+    return settings.output
+
+
+def _create_trainer(settings: TeacherSettings, folder: Path, arguments: Mapping[str, Any]) -> Trainer:
+    more: dict[str, Any] = {**(settings.trainer_arguments or {})}
+    every = settings.checkpoint_every
+    plugins = [AtomicCheckpointIO(), *more.pop("plugins", ())]
+    callbacks = [
+        ModelCheckpoint(folder, filename="last", every_n_train_steps=every, enable_version_counter=False),
+        LearningRateMonitor("step"),
+        Termination("Resume with --resume true."),
+        *([RichProgressBar()] if settings.shows_progress else []),
+        *more.pop("callbacks", ()),
+    ]
+    all_arguments: dict[str, Any] = {
+        **{name: getattr(settings, name) for name in ("accelerator", "devices", "num_nodes", "strategy", "max_steps")},
+        "val_check_interval": min(every, settings.max_steps),
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": min(50, max(1, every // 5)),
+        # Each process draws its own share of a batch.
+        "use_distributed_sampler": False,
+        "default_root_dir": folder,
+        "logger": [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")],
+        **arguments,
+        **more,
+    }
+    return Trainer(plugins=plugins, callbacks=callbacks, **all_arguments)

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any, get_args
 
 from anomalib_students.runs.storage import Storage, begin
-from anomalib_students.teacher.pretraining import PAPER_WEIGHTS
+from anomalib_students.teacher.pretrain import PAPER_WEIGHTS
 
 from .experiment import run_experiment
 from .mvtec import find_categories, mvtec_jobs, mvtec_tables

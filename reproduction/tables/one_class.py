@@ -15,7 +15,7 @@ from anomalib_students.paper.paper_tables import MEAN, PRINTED_MEANS, TABLE_6, T
 from anomalib_students.paper.report import Comparison
 from anomalib_students.runs.jobs import Compute, Job, OnProgress
 from anomalib_students.runs.storage import Storage
-from anomalib_students.teacher.pretraining import PAPER_WEIGHTS
+from anomalib_students.teacher.pretrain import PAPER_WEIGHTS
 from reproduction.baselines.methods import Method
 
 from .cells import HEADINGS, OURS, Cell, table_of
@@ -135,7 +135,7 @@ def _pretrain(
     """Pretrain a teacher, from its last checkpoint if there is one."""
     del on_progress
     from anomalib_students.networks.weights import read_metadata
-    from anomalib_students.teacher.task import pretrain
+    from anomalib_students.teacher.pretrain import pretrain
 
     output = _teacher_file(storage, variant_of(weights))
     lambda_k, lambda_m, lambda_c = weights

@@ -8,7 +8,7 @@ from torchvision.transforms.v2.functional import to_image
 
 from anomalib_students.data.dataset import ImageFileDataset
 from anomalib_students.image_files import allow_pixels, check_image, open_image, read_rgb
-from anomalib_students.teacher.images import load_images
+from anomalib_students.teacher.data import load_images
 
 from ..reliability.pictures import DAMAGED, SIDE, SOUND, pattern, write_picture
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import pretrain
 
 from .conftest import kill, wait_for
 

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from anomalib_students import cli
 from anomalib_students.cluster import sweep
 from anomalib_students.cluster.storage import Storage
-from anomalib_students.teacher.pretraining import PAPER_WEIGHTS
+from anomalib_students.teacher.pretrain import PAPER_WEIGHTS
 
 from .conftest import SMALL_IMAGES, kill, wait_for
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
-from anomalib_students.teacher.pretraining import TeacherPretraining
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher.pretrain import TeacherPretraining, pretrain
 
 from .small import small_data, small_engine, small_model
 from .test_seed import test_kill_and_resume_equals_the_uninterrupted_training as kill_and_resume

@@ -26,7 +26,7 @@ from anomalib_students.model.metrics import AUROC
 from anomalib_students.model.statistics import RunningStatistics, effective_dimension
 from anomalib_students.networks import patch_network
 from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors
-from anomalib_students.teacher.loss import compactness_loss, triplet_loss
+from anomalib_students.teacher.losses import compactness_loss, triplet_loss
 
 from ..model.test_dense import describe_cropped_patches, make_network, sample_positions
 

@@ -8,8 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_students.report.cards import in_order, make_cards, map_scale, outcome_of
-from anomalib_students.report.pictures import Scale, colour_stops, outline_uri, overlay, thumbnail
+from anomalib_students.report.pictures import (
+    Scale,
+    colour_stops,
+    in_order,
+    make_card,
+    map_scale,
+    outcome_of,
+    outline_uri,
+    overlay,
+    thumbnail,
+)
 
 from .conftest import result
 
@@ -124,13 +133,13 @@ def test_a_thumbnail_is_small_and_keeps_its_shape():
 
 
 def test_a_card_has_a_picture_a_map_and_an_outline_if_there_are_any(results):
-    good, defective = make_cards([results[0], results[4]], map_scale(results, 0.5))
+    good, defective = (make_card(each, map_scale(results, 0.5)) for each in (results[0], results[4]))
     assert (good.outline, good.width, good.height) == (None, 40, 40)
     for uri in (defective.picture, defective.heat):
         kind, picture = decode(uri)
         assert (kind, picture.format, picture.size) == ("data:image/jpeg", "JPEG", (40, 40))
     assert decode(defective.outline)[0] == "data:image/png"
-    (whole,) = make_cards([result("crack/000", True, 0.5, has_map=False)], None)
+    whole = make_card(result("crack/000", True, 0.5, has_map=False), None)
     assert (whole.heat, whole.outline) == (None, None)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from anomalib_students.model.post_processor import Decision
 from anomalib_students.report.page import render_page
-from anomalib_students.report.thresholds import Thresholds
+from anomalib_students.report.results import Thresholds
 
 webdriver = pytest.importorskip("selenium.webdriver")
 

@@ -8,7 +8,7 @@ import torch
 from anomalib.post_processing import PostProcessor
 
 from anomalib_students.model.post_processor import FalseAlarmPostProcessor
-from anomalib_students.report.thresholds import find_thresholds, provenance
+from anomalib_students.report.results import find_thresholds, provenance
 
 
 def thresholds_of(post_processor):

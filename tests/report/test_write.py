@@ -13,8 +13,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from sklearn.metrics import roc_auc_score
 
-from anomalib_students.report.page import _percent
-from anomalib_students.report.write import write_report
+from anomalib_students.report.page import _percent, write_report
 
 from .conftest import SCRIPT
 

@@ -4,17 +4,20 @@ import csv
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from anomalib_students import cli
 from anomalib_students.networks import patch_network
 from anomalib_students.networks.weights import load_teacher, read_metadata
-from anomalib_students.teacher.distil import distil
-from anomalib_students.teacher.distillation import Distillation
+from anomalib_students.teacher import distil as module
+from anomalib_students.teacher.distil import Distillation, distil, valid_points
+from anomalib_students.teacher.targets import DistilSettings
 
 ARCHITECTURES = patch_network.ARCHITECTURES
 
@@ -244,3 +247,41 @@ def assert_one_line(arguments, message, capfd):
     assert re.match(f"anomalib-students: {message}", str(error.value.code)), error.value.code
     assert "\n" not in str(error.value.code)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def create_module(monkeypatch, **settings):
+    monkeypatch.setattr(module, "has_bfloat16", lambda device: False)
+    return Distillation(DistilSettings(images=Path(), output=Path(), **settings))
+
+
+def normalise(crops):
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return (crops / 255 - mean) / std
+
+
+@pytest.mark.parametrize("patch_size", [17, 33, 65])
+@pytest.mark.parametrize("side", [72, 80, 192])
+def test_all_patches_that_lie_within_the_crop_are_described(side, patch_size):
+    points, pixels = valid_points(side, patch_size)
+    border = patch_size // 2
+    inside = [point for point in range(side // 4) if border <= 4 * point + 2 < side - border]
+    assert list(range(points.start, points.stop)) == inside
+    assert pixels.start == 4 * inside[0] + 2 - border >= 0
+    assert pixels.stop == 4 * inside[-1] + 2 + border + 1 <= side
+
+
+@pytest.mark.parametrize(
+    ("architecture", "patch_size"), [(name, size) for name, sizes in ARCHITECTURES.items() for size in sizes]
+)
+def test_each_descriptor_is_that_of_its_patch(architecture, patch_size, monkeypatch):
+    """The patch around the pixel (4 i + 2, 4 j + 2) for the point (i, j)."""
+    distillation = create_module(monkeypatch, patch_size=patch_size, descriptor_dim=8, architecture=architecture)
+    crops = torch.randint(256, (1, 3, 96, 96), dtype=torch.uint8)
+    points = torch.cartesian_prod(torch.arange(24), torch.arange(24)).T.reshape(1, 2, 24, 24).half()
+    descriptors, described = distillation.predict((crops, points))
+    border = patch_size // 2
+    for row, column in [(0, 0), (1, 4), (-1, -1), (3, -2)]:
+        y, x = (4 * described[0, :, row, column] + 2).int().tolist()
+        patch = normalise(crops[..., y - border : y + border + 1, x - border : x + border + 1])
+        expected = distillation.teacher(patch)[..., 0, 0]
+        torch.testing.assert_close(descriptors[..., row, column], expected, rtol=1e-4, atol=1e-5)

@@ -21,7 +21,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 
-from anomalib_students.teacher.source import DistillationSource
+from anomalib_students.teacher.sources import DistillationSource
 from reproduction.baselines.one_pass import OnePassTraining
 
 from .dictionary import FeatureDictionary

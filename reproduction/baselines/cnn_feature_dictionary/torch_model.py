@@ -7,7 +7,7 @@ from torch import nn
 from anomalib_students.model.anomaly_map import prediction, upsample
 from anomalib_students.networks.dense import check_output_stride, reflect_pad
 from anomalib_students.networks.resize import antialiased_resize
-from anomalib_students.teacher.source import DistillationSource
+from anomalib_students.teacher.sources import DistillationSource
 from reproduction.baselines.distribution import check_fitted
 
 from .dictionary import FeatureDictionary

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.teacher.source import DistillationSource
+from anomalib_students.teacher.sources import DistillationSource
 from reproduction.baselines.cnn_feature_dictionary import torch_model
 from reproduction.baselines.cnn_feature_dictionary.dictionary import FeatureDictionary
 from reproduction.baselines.cnn_feature_dictionary.torch_model import CNNFeatureDictionaryModel

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from anomalib_students import cli, files
-from anomalib_students.networks import patch_network
+from anomalib_students.networks import patch_network, weights
 from anomalib_students.networks.weights import load_teacher, read_metadata
-from anomalib_students.teacher import pretraining, source, weights
-from anomalib_students.teacher.pretraining import TeacherPretraining
-from anomalib_students.teacher.task import pretrain
+from anomalib_students.teacher import pretrain as module
+from anomalib_students.teacher import sources
+from anomalib_students.teacher.pretrain import TeacherPretraining, pretrain
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory")
 
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "
 def _cheap(narrow_architectures):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
-        monkeypatch.setattr(pretraining, "STATISTICS_BATCHES", 4)
-        monkeypatch.setattr(pretraining, "HELD_OUT_BATCHES", 2)
-        monkeypatch.setattr(pretraining, "MEASURED_BATCH_SIZE", 8)
+        monkeypatch.setattr(module, "STATISTICS_BATCHES", 4)
+        monkeypatch.setattr(module, "HELD_OUT_BATCHES", 2)
+        monkeypatch.setattr(module, "MEASURED_BATCH_SIZE", 8)
         # Lightning leaves its seed in the environment.
         monkeypatch.setattr(os, "environ", os.environ.copy())
         yield
@@ -222,7 +222,7 @@ def test_no_training_patch_comes_from_the_held_out_image(run, photographs, monke
     split = []
 
     def keep(module, _):
-        split[:] = module._train_images, module._held_out_images
+        split[:] = module._images.values()
 
     record_steps(monkeypatch, keep)
     run(max_steps=1)
@@ -311,10 +311,10 @@ def test_the_loss_is_equation_6_and_a_weight_of_zero_costs_nothing(run, weights,
 
         monkeypatch.setattr(module, name, call)
 
-    count(pretraining, "distillation_loss", "distillation")
-    count(pretraining, "triplet_loss", "triplet")
-    count(pretraining, "compactness_loss", "compactness")
-    count(source.timm, "create_model", "distillation")
+    count(module, "distillation_loss", "distillation")
+    count(module, "triplet_loss", "triplet")
+    count(module, "compactness_loss", "compactness")
+    count(sources.timm, "create_model", "distillation")
     steps = record_steps(monkeypatch, lambda module, loss: (float(loss.detach()), {**module.trainer.callback_metrics}))
     run(**weights, max_steps=1)
     assert called == computed

@@ -1,25 +1,23 @@
-"""Pretraining of a teacher: distillation, metric learning and descriptor compactness (Section 3.1)."""
+"""Pretraining of a teacher on patches: distillation, metric learning and compactness (Section 3.1)."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_students.engine.precision import Precision
-from anomalib_students.model.statistics import RunningStatistics
 
-from .images import ImageStore
-from .loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
-from .patches import PatchSampler
-from .settings import TeacherSettings
-from .source import DistillationSource
-from .training import BatchNumbers, TeacherTraining, normalise
+from .data import ImageStore, PatchSampler, load_images
+from .losses import compactness_loss, distillation_loss, triplet_distances, triplet_loss
+from .sources import DistillationSource
+from .training import BatchNumbers, TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
-__all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "PretrainSettings", "TeacherPretraining"]
+__all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "PretrainSettings", "TeacherPretraining", "pretrain"]
 
 LOSS_WEIGHTS = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness": "lambda_c"}
 """Settings that weigh the terms of eq. 6."""
@@ -33,11 +31,13 @@ MEASURED_BATCH_SIZE = 64
 """Patches in each of these batches, on every number of devices."""
 HELD_OUT_SEED = 1
 """Added to the seed of the training patches."""
+HELD_OUT_FRACTION = 0.05
+"""Fraction of the images that no training patch comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings(TeacherSettings):
-    """Settings of the pretraining by the loss of eq. 6.
+    """Settings of :func:`pretrain`, by the loss of eq. 6.
 
     Raises:
         ValueError: If a loss weight is negative or not finite, if all are 0, or if the margin is not positive.
@@ -123,13 +123,9 @@ class TeacherPretraining(TeacherTraining):
         settings: PretrainSettings,
     ) -> None:
         super().__init__(settings)
-        if settings.lambda_k and source is None:
-            msg = f"Distillation (lambda_k={settings.lambda_k}) needs a source network."
-            raise ValueError(msg)
         # In a tuple, so that neither its weights nor its mode belong to this module: it is in no checkpoint.
         self._source: tuple[DistillationSource, ...] = (source,) if source is not None and settings.lambda_k else ()
-        self._train_images = train_images
-        self._held_out_images = held_out_images
+        self._images = {"train": train_images, "held out": held_out_images}
         for network in self._source:
             self.decoder = nn.Linear(settings.descriptor_dim, network.dim)
             self.register_buffer("target_mean", torch.zeros(network.dim))
@@ -140,29 +136,21 @@ class TeacherPretraining(TeacherTraining):
 
         A checkpoint brings the statistics of its own run.
         """
-        self._to_device()
-        self._train_patches = self._sampler(
-            self._train_images,
-            self.settings.batch_size,
-            triplets=bool(self.settings.lambda_m),
-            rank=self.global_rank,
-            world_size=self.trainer.world_size,
-        )
+        triplets = bool(self.settings.lambda_m)
+        share = {"rank": self.global_rank, "world_size": self.trainer.world_size}
+        self._train_patches = self._sampler("train", self.settings.batch_size, triplets=triplets, **share)
         for network in self._source if self.trainer.ckpt_path is None else ():
             # All processes see the same patches here, and so agree on the statistics.
-            sampler = self._sampler(self._train_images, MEASURED_BATCH_SIZE, triplets=False)
-            statistics = RunningStatistics(self.target_mean.numel())
-            for number in range(STATISTICS_BATCHES):
-                statistics.update(network(normalise(sampler.draw(number)[0])))
-            self.target_mean.copy_(statistics.mean)
-            self.target_std.copy_(statistics.std.clamp_min(1e-6))
+            sampler = self._sampler("train", MEASURED_BATCH_SIZE)
+            targets = [network(normalise(sampler.draw(number)[0])).cpu() for number in range(STATISTICS_BATCHES)]
+            std, mean = torch.std_mean(torch.cat(targets).double(), dim=0, correction=0)
+            self.target_mean.copy_(mean)
+            self.target_std.copy_(std.clamp_min(1e-6))
 
     def on_validation_start(self) -> None:
         """Make the held-out patches drawable on the device, also without a fit."""
-        self._to_device()
-        self._held_out_patches = self._sampler(
-            self._held_out_images, MEASURED_BATCH_SIZE, HELD_OUT_SEED, triplets=bool(self.settings.lambda_m)
-        )
+        triplets = bool(self.settings.lambda_m)
+        self._held_out_patches = self._sampler("held out", MEASURED_BATCH_SIZE, HELD_OUT_SEED, triplets=triplets)
 
     def train_dataloader(self) -> DataLoader:
         """Number the batches that follow the last step."""
@@ -179,21 +167,18 @@ class TeacherPretraining(TeacherTraining):
         return loss
 
     def loss(self, patches: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compute the loss of eq. 6 on patches as drawn, and its unweighted terms by name.
-
-        Terms with weight 0 are left out.
-        """
-        patches = normalise(patches)
+        """Compute the loss of eq. 6 on patches as drawn, and its unweighted terms whose weight is not 0, by name."""
+        settings, patches = self.settings, normalise(patches)
         descriptors = self._describe(patches)
         terms = {}
         if self._source:
-            terms["distillation"] = distillation_loss(self._decode(descriptors[0]), self._target(patches[0]))
-        if self.settings.lambda_m:
+            terms["distillation"] = distillation_loss(*self._decoded_and_target(descriptors, patches))
+        if settings.lambda_m:
             anchors, positives, negatives = descriptors.float()
-            terms["triplet"] = triplet_loss(anchors, positives, negatives, self.settings.margin)
-        if self.settings.lambda_c:
+            terms["triplet"] = triplet_loss(anchors, positives, negatives, settings.margin)
+        if settings.lambda_c:
             terms["compactness"] = compactness_loss(descriptors[0].float())
-        weighted = [getattr(self.settings, LOSS_WEIGHTS[name]) * term for name, term in terms.items()]
+        weighted = [getattr(settings, LOSS_WEIGHTS[name]) * term for name, term in terms.items()]
         return torch.stack(weighted).sum(), terms
 
     def on_validation_epoch_start(self) -> None:
@@ -206,16 +191,15 @@ class TeacherPretraining(TeacherTraining):
         patches = normalise(self._held_out_patches.draw(number))
         descriptors = self._describe(patches)
         if self._source:
-            self.compare(self._decode(descriptors[0]), self._target(patches[0]))
+            self.compare(*self._decoded_and_target(descriptors, patches))
         if self.settings.lambda_m:
-            anchors, positives, negatives = descriptors.float()
-            positive_distance, negative_distance = triplet_distances(anchors, positives, negatives)
+            positive_distance, negative_distance = triplet_distances(*descriptors.float())
             self._n_ordered += int((positive_distance < negative_distance).sum())
 
     def on_validation_epoch_end(self) -> None:
         """Log the measurements on the held-out images.
 
-        ``held_out_triplets`` is the part of triplets whose positive is nearer than the negative (eqs. 3 and 4).
+        ``held_out_triplets`` is the fraction of triplets whose positive is nearer than the negative (eqs. 3 and 4).
         """
         if self._source:
             self.log_r2()
@@ -227,22 +211,56 @@ class TeacherPretraining(TeacherTraining):
         settings = self.settings
         return self.decaying(torch.optim.Adam(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay))
 
-    def _to_device(self) -> None:
+    def _sampler(self, images: str, batch_size: int, seed: int = 0, **options: Any) -> PatchSampler:
+        """Draw patches of images on the module's device, to which the source moves too."""
         for network in self._source:
             network.to(self.device)
-        self._train_images = self._train_images.to(self.device)
-        self._held_out_images = self._held_out_images.to(self.device)
-
-    def _sampler(self, images: ImageStore, batch_size: int, seed: int = 0, **options: Any) -> PatchSampler:
-        return PatchSampler(images, self.teacher.patch_size, batch_size, self.settings.seed + seed, **options)
+        self._images[images] = self._images[images].to(self.device)
+        return PatchSampler(
+            self._images[images], self.teacher.patch_size, batch_size, self.settings.seed + seed, **options
+        )
 
     def _describe(self, patches: torch.Tensor) -> torch.Tensor:
         """Describe patches of shape (n, B, 3, p, p) in one pass: descriptors of shape (n, B, d)."""
-        batch = patches.flatten(0, 1)
-        return self.teacher(batch).flatten(1).unflatten(0, patches.shape[:2])
+        return self.teacher(patches.flatten(0, 1)).flatten(1).unflatten(0, patches.shape[:2])
 
-    def _decode(self, descriptors: torch.Tensor) -> torch.Tensor:
-        return self.decoder(descriptors).float()
+    def _decoded_and_target(
+        self, descriptors: torch.Tensor, patches: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode the descriptors of the first patches, and standardise the source's, both of shape (B, k)."""
+        target = (self._source[0](patches[0]).float() - self.target_mean) / self.target_std
+        return self.decoder(descriptors[0]).float(), target
 
-    def _target(self, patches: torch.Tensor) -> torch.Tensor:
-        return (self._source[0](patches).float() - self.target_mean) / self.target_std
+
+def pretrain(**settings: Any) -> Path:
+    """Pretrain a teacher on patches of natural images.
+
+    Args:
+        settings: Those of :class:`PretrainSettings`, by name.
+
+    Returns:
+        Path of the teacher file.
+
+    Raises:
+        FileNotFoundError: If images or checkpoint are missing.
+        OSError: If checkpoints, logs or the teacher cannot be written.
+        RuntimeError: If the source's weights cannot be loaded, or the run stops before its last step.
+        ValueError: If an image cannot be read, there are too few, or a setting is out of range.
+    """
+    task = PretrainSettings(**settings)
+    # Both the training and the held-out images need a different image for the negatives.
+    least, reason = (4, " with triplets (lambda_m > 0)") if task.lambda_m else (2, "")
+    paths = check_run(task, f"Pretraining{reason}", least)
+    seed_everything(task.seed)
+    source = (
+        DistillationSource(task.source, task.source_checkpoint, task.source_layer, task.source_size)
+        if task.lambda_k
+        else None
+    )
+    pictures = load_images(paths, task.image_side)
+    held_out_every = min(round(1 / HELD_OUT_FRACTION), len(pictures) * 2 // least)
+    train_images = [picture for index, picture in enumerate(pictures) if index % held_out_every]
+    module = TeacherPretraining(
+        source, ImageStore.from_images(train_images), ImageStore.from_images(pictures[::held_out_every]), task
+    )
+    return make_teacher(module, {"n_images": len(pictures), **task.metadata}, precision=task.precision)

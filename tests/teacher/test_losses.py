@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.teacher.loss import compactness_loss, distillation_loss, triplet_distances, triplet_loss
+from anomalib_students.teacher.losses import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 
 
 def normal(*shape, seed=0):
