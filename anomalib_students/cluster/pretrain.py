@@ -16,7 +16,7 @@ __all__ = ["pretrain_teacher", "pretrain_teachers"]
 def pretrain_teachers(settings: Namespace, pretraining: Mapping[str, Any]) -> dict[int, tuple[str | None, str | None]]:
     """Pretrain the teachers of ``ray_jobs/pretrain.py``, as many at once as the cluster has room for.
 
-    ``pretraining`` are the arguments of :func:`~anomalib_students.teacher.pretrain.pretrain` except patch size, output and
+    ``pretraining`` are the arguments of :func:`.teacher.pretrain.pretrain` except patch size, output and
     results. A teacher whose file is there is done already; a run that was interrupted is resumed from its last
     checkpoint. Returns, by patch size, the path of the teacher's file and the reason of its failure, one of them None.
     Raise a ValueError if the folder has teachers of other settings, or is a URI.

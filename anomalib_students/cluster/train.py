@@ -31,7 +31,7 @@ def train_categories(settings: Namespace, pretraining: Mapping[str, Any] | None 
     """Train, merge and test the models of ``ray_jobs/train.py``, as many at once as the cluster has room for.
 
     A category that has a result in the storage is done already. The table of results grows with each category.
-    ``pretraining`` are arguments of :func:`~anomalib_students.teacher.pretrain.pretrain` to make teachers with first; None
+    ``pretraining`` are arguments of :func:`.teacher.pretrain.pretrain` to make teachers with first; None
     for the teachers that the model names. Returns reasons of failures by category. Raise a ValueError if the storage
     has results of other settings, or is a URI although teachers are to be pretrained.
     """
