@@ -1,20 +1,24 @@
-"""Quantised exports (``--compression_type int8_ptq``): what is quantised, and how it is calibrated."""
+"""Quantised exports (``--compression_type int8_ptq`` and ``int8_acq``): what is quantised, and how it is calibrated."""
 
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import nncf
 import openvino
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
 from torch.utils.data import DataLoader, Subset
+from torchmetrics import Metric
 from torchvision.transforms.v2 import functional
 
-__all__ = ["calibration_images", "quantise"]
+__all__ = ["calibration_images", "largest_difference", "quantise", "quantise_controlled"]
 
 IMAGE_CHANNELS = 3
 CALIBRATION_IMAGES = 32
 """Most images that calibrate: each has tens of thousands of patches."""
+COMPARED_IMAGES = 8
+"""Most images whose scores are compared after quantisation."""
 
 
 def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> openvino.Model:
@@ -26,6 +30,55 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
     Images of the data module calibrate, resized if the size of the model's input is fixed. Raises a ``ValueError``
     without a data module.
     """
+    return nncf.quantize(model, **_settings(model, datamodule))
+
+
+def quantise_controlled(
+    model: openvino.Model, datamodule: AnomalibDataModule | None, metric: Metric, max_drop: float
+) -> openvino.Model:
+    """Quantise as :func:`quantise`, but no convolutions that cost more than ``max_drop`` of a metric of test images.
+
+    Raises a ``ValueError`` without a data module, or if it has no anomalous test image: nothing is then detected.
+    """
+    settings = _settings(model, datamodule)
+    datamodule = cast("AnomalibDataModule", datamodule)
+    datamodule.setup("test")
+    tested = datamodule.test_data
+    if not tested.has_anomalous:
+        msg = "INT8_ACQ measures detection on the test images, none of which is anomalous: take INT8_PTQ."
+        raise ValueError(msg)
+
+    def measure(compiled: openvino.CompiledModel, batches: Iterable[ImageBatch]) -> tuple[float, None]:
+        metric.reset()
+        for batch in batches:
+            outputs = compiled(_input(model, batch))
+            batch.update(**{output.any_name: torch.from_numpy(value) for output, value in outputs.items()})
+            if batch.gt_mask is not None and batch.pred_mask is not None:
+                batch.gt_mask = functional.resize_mask(batch.gt_mask, list(batch.pred_mask.shape[-2:]))
+            metric.update(batch)
+        return float(metric.compute()), None
+
+    return nncf.quantize_with_accuracy_control(
+        model,
+        settings.pop("calibration_dataset"),
+        nncf.Dataset(DataLoader(tested, collate_fn=tested.collate_fn)),
+        measure,
+        max_drop=max_drop,
+        **settings,
+    )
+
+
+def largest_difference(
+    model: openvino.Model, reference: Callable[[torch.Tensor], torch.Tensor], datamodule: AnomalibDataModule
+) -> float:
+    """Largest difference of the scores of a model and of a function of images, on some images of a data module."""
+    compiled = openvino.compile_model(model, "CPU")
+    images = [_input(model, batch) for batch in calibration_images(datamodule, COMPARED_IMAGES)]
+    return max(abs(float(compiled(image)["pred_score"].item()) - float(reference(image))) for image in images)
+
+
+def _settings(model: openvino.Model, datamodule: AnomalibDataModule | None) -> dict[str, Any]:
+    """Arguments of NNCF: what is quantised and how it is calibrated."""
     if datamodule is None:
         msg = (
             "Datamodule must be provided for OpenVINO INT8_PTQ compression: "
@@ -33,14 +86,13 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule | None) -> op
         )
         raise ValueError(msg)
     images = calibration_images(datamodule, CALIBRATION_IMAGES)
-    return nncf.quantize(
-        model,
-        nncf.Dataset(images, partial(_input, model)),
+    return {
+        "calibration_dataset": nncf.Dataset(images, partial(_input, model)),
         # Leaky rectified linear units make few negative values, on which symmetric steps would waste one bit of eight.
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(images),
-        ignored_scope=_all_but_convolutions(model),
-    )
+        "preset": nncf.QuantizationPreset.MIXED,
+        "subset_size": len(images),
+        "ignored_scope": _all_but_convolutions(model),
+    }
 
 
 def calibration_images(datamodule: AnomalibDataModule, number: int) -> DataLoader[ImageBatch]:

@@ -4,6 +4,7 @@ Anomalib resizes with antialiasing in training and in its engine, but not in exp
 such operator. An exported model would see an image that is larger than its input differently, and score it differently.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,35 +17,36 @@ __all__ = ["AntialiasedResize", "exportable_transform"]
 
 
 class AntialiasedResize(Transform):
-    """Transform that resizes batches of images with :func:`antialiased_resize`."""
+    """Transform that resizes batches of images with :func:`antialiased_resize`.
 
-    def __init__(self, height: int, width: int) -> None:
+    Args:
+        size: Height and width, or the shorter side, for which the images keep their ratio, as in torchvision's
+            ``Resize``.
+    """
+
+    def __init__(self, size: Sequence[int]) -> None:
         super().__init__()
-        self.height = height
-        self.width = width
+        self.size = tuple(size)
 
     def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
         """Resize images of shape ``(B, C, H, W)``."""
-        return antialiased_resize(inpt, self.height, self.width)
+        sides = inpt.shape[-2:]
+        if len(self.size) == 1:
+            # Without a comparison, which an export would take for a limit of the sizes.
+            shorter = torch.sym_min(*sides)
+            return antialiased_resize(inpt, *(self.size[0] * side // shorter for side in sides))
+        return antialiased_resize(inpt, *self.size)
 
 
 def exportable_transform(transform: Transform | None) -> Transform | None:
     """Make a transform exportable as anomalib does, but keep its antialiasing."""
-    exportable = get_exportable_transform(transform)
-    if isinstance(transform, Compose) and isinstance(exportable, Compose):
-        pairs = zip(transform.transforms, exportable.transforms, strict=True)
-        return Compose([_antialiased(original, replacement) for original, replacement in pairs])
-    return _antialiased(transform, exportable)
-
-
-def _antialiased(original: Transform | None, exportable: Transform | None) -> Transform | None:
-    if not isinstance(original, Resize):
-        return exportable
+    if isinstance(transform, Compose):
+        return Compose([exportable_transform(each) for each in transform.transforms])
     is_antialiased = (
-        original.antialias
-        and InterpolationMode(original.interpolation) is InterpolationMode.BILINEAR
-        # A single number stands for the shorter side, and leaves the other to the image.
-        and isinstance(original.size, list | tuple)
-        and len(original.size) == 2
+        isinstance(transform, Resize)
+        and transform.antialias
+        and InterpolationMode(transform.interpolation) is InterpolationMode.BILINEAR
+        and transform.size is not None
+        and transform.max_size is None
     )
-    return AntialiasedResize(*original.size) if is_antialiased else exportable
+    return AntialiasedResize(transform.size) if is_antialiased else get_exportable_transform(transform)
