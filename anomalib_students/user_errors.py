@@ -1,14 +1,20 @@
-"""Errors that users can fix, in one line instead of a traceback.
+"""What users read: errors that they can fix, in one line instead of a traceback, and no messages for authors.
 
 The environment variable ``ANOMALIB_STUDENTS_DEBUG=1`` shows the traceback too.
 """
 
+import logging
 import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["is_for_users", "one_line"]
+__all__ = ["LIGHTNING", "is_for_users", "one_line", "only_warnings_of"]
+
+LIGHTNING = "lightning.pytorch"
+"""Logger of Lightning, and of everything that logs by its functions."""
 
 DEBUG = "ANOMALIB_STUDENTS_DEBUG"
 """Environment variable that shows tracebacks."""
@@ -39,3 +45,17 @@ def is_for_users(error: Exception) -> bool:
     # Functions that open files raise in the standard library.
     raised_in = next((name for name in reversed(modules) if name.partition(".")[0] not in sys.stdlib_module_names), "")
     return isinstance(error, KINDS) and f"{raised_in}.".startswith(tuple(f"{source}." for source in SOURCES))
+
+
+@contextmanager
+def only_warnings_of(*names: str) -> Iterator[None]:
+    """Let loggers, and those below them, log only warnings and errors within a block."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(max(logging.WARNING, logger.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,1 +1,1 @@
-"""What leaves PyTorch: ONNX and OpenVINO models that compute what the engine computes, and small ones."""
+"""What leaves PyTorch: ONNX and OpenVINO models that compute what the engine computes, and quantised ones."""

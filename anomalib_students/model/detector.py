@@ -1,11 +1,9 @@
 """What the Lightning modules of this package have in common."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar
 
-import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator
@@ -17,10 +15,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from anomalib_students.data.data_check import CheckedImages
 from anomalib_students.engine.checkpoint_check import check_arguments, plain
 from anomalib_students.engine.checkpoint_format import CheckpointFormat
-from anomalib_students.export.exact_export import ExactExport
+from anomalib_students.export.openvino import ExactExport
 
 from .describers import Mode
-from .equalisation import equalised
 from .metrics import F1Score, create_metrics
 from .visualizer import PictureWriter
 
@@ -64,10 +61,6 @@ class Detector(CheckpointFormat, CheckedImages, ExactExport):
     def is_named(self, argument: str) -> bool:
         """Whether an argument has another value than its default."""
         return plain(self.hparams[argument]) != plain(signature(type(self)).parameters[argument].default)
-
-    def equalised(self, images: Iterable[torch.Tensor]) -> AbstractContextManager[None]:
-        """Equalise the channels of all patch networks within a block, by their ranges on batches of images."""
-        return equalised(self, images)
 
     @staticmethod
     def configure_evaluator() -> Evaluator:

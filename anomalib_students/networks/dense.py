@@ -89,7 +89,7 @@ def dense_patches(network: PatchNetwork, images: torch.Tensor, output_stride: in
     check_output_stride(output_stride)
     height, width = images.shape[-2:]
     border, beyond = (0, network.patch_size - 1) if padded else (network.patch_size // 2, 0)
-    rows, columns = (-(-(side - beyond) // output_stride) for side in (height, width))
+    rows, columns = (_quotient(side - beyond, output_stride) for side in (height, width))
     steps = network.steps(output_stride)
     # Every phase describes the same number of pixels. If the sides do not divide, a few of these are beyond the border.
     bottom, right = (
@@ -162,12 +162,18 @@ def reflect_pad(images: torch.Tensor, left: int, right: int, top: int, bottom: i
 
 def _input_side(steps: list[LayerStep], outputs: int) -> int:
     """Side of the input, in pixels, from which the network computes ``outputs`` descriptors, alike in every phase."""
-    side = -(-outputs // 2 ** sum(step.split for step in steps))
+    side = _quotient(outputs, 2 ** sum(step.split for step in steps))
     for step in reversed(steps):
         if step.pool:
             side = 2 * side + step.split
         side = (side - 1) * step.stride + step.kernel_size
     return side
+
+
+def _quotient(side: int, divisor: int) -> int:
+    """Quotient, rounded up."""
+    # Not -(-side // divisor): exported models round the quotient of a negative number towards zero.
+    return (side + divisor - 1) // divisor
 
 
 def _reflected_indices(side: int, before: int, after: int, device: torch.device) -> torch.Tensor:

@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ray import tune
 
-from anomalib_students.engine.quiet import LIGHTNING, only_warnings_of
 from anomalib_students.model.metrics import create_metrics
 from anomalib_students.runs.experiment import Experiment
 from anomalib_students.runs.training import quiet_trainer
 from anomalib_students.teacher.pretrain import pretrain
+from anomalib_students.user_errors import LIGHTNING, only_warnings_of
 
 from .sweep_settings import LOSS_WEIGHTS, Sweep
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from anomalib_students.engine.quiet import LIGHTNING, only_warnings_of
+from anomalib_students.user_errors import LIGHTNING, only_warnings_of
 
 from .experiment import Experiment
 from .jobs import Compute, OnProgress

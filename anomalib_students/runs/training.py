@@ -17,9 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from anomalib_students.engine.checkpoint_io import CheckpointIO
-from anomalib_students.engine.quiet import LIGHTNING, only_warnings_of
 from anomalib_students.engine.termination import HowToResume
 from anomalib_students.model.metrics import create_metrics
+from anomalib_students.user_errors import LIGHTNING, only_warnings_of
 
 from .jobs import Compute, OnProgress
 

@@ -15,7 +15,7 @@ import torch
 from anomalib.models.components.base.export_mixin import ExportMixin
 from openvino import opset8
 
-from anomalib_students.export.exact_export import ExactExport
+from anomalib_students.export.openvino import ExactExport
 
 from .disks import contents, limited_files
 
@@ -105,7 +105,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 from openvino import opset8
-from anomalib_students.export.whole_export import export_whole
+from anomalib_students.export.openvino import _export_whole as export_whole
 
 def export(export_root):
     folder = export_root / "weights" / "openvino"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from anomalib_students import UninformedStudentsModel
-from anomalib_students.model.equalisation import equalised
+from anomalib_students.export.int8 import equalised
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork
 
