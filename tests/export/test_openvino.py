@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "model.ckpt"
     model = small_model(output_stride=4)
     model.post_processor.choose(torch.linspace(1, 2, 30))
-    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer = model.trainer = Trainer(accelerator="cpu", logger=False)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(path)
     return path
