@@ -11,7 +11,8 @@ skipped, unless their settings have changed.
     python benchmarks/detection.py --milliseconds
     python benchmarks/detection.py --report
 
-A category is the name of a folder in the root, the path of a folder in MVTec AD's layout, or ``SampleParts``.
+A category is the name of a folder in the root, the path of a folder in MVTec AD's layout, or ``SampleParts``. Without
+masks, only its images are judged.
 ``--configurations "[shipped,padim]" --categories "[pill]" --seeds "[0]"`` select jobs. Inference is timed separately,
 on an idle machine.
 """
@@ -172,7 +173,8 @@ def check(configurations: tuple[str, ...], categories: tuple[str, ...], root: Pa
                 SampleParts().prepare_data()
             else:
                 folder = root / category
-                check_layout(folder.parent, folder.name)
+                if (folder / "ground_truth").is_dir() or not (folder / "train" / "good").is_dir():
+                    check_layout(folder.parent, folder.name)
     except FileNotFoundError as error:
         # A teacher or a category is missing, and the message says which.
         sys.exit(str(error))

@@ -17,22 +17,24 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.callbacks import ModelCheckpoint
-from anomalib.data import AnomalibDataset, ImageBatch, MVTec, SampleParts
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, MVTec, SampleParts
 from anomalib.data.datasets.base import image as image_dataset
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, UninformedStudents
 from anomalib.models.components import AnomalibModule, KCenterGreedy
 from lightning.pytorch import seed_everything
-from measuring import commit, machine
+from measuring import commit, count_operations, machine
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torchmetrics.functional.classification import binary_f1_score
 from torchvision.transforms.v2.functional import to_dtype, to_image
+from torchvision.tv_tensors import Mask
 
+from anomalib_students.data.parts import Parts
 from anomalib_students.files import replace_file
 from anomalib_students.model.anomaly_map import image_score
-from anomalib_students.model.lightning_model import DEFAULT_STEPS
+from anomalib_students.model.lightning_model import TRAINING_IMAGES
 from anomalib_students.model.metrics import create_metrics
 from anomalib_students.model.normalization_split import split_indices
 from anomalib_students.model.post_processor import FalseAlarmPostProcessor
@@ -113,7 +115,7 @@ def settings(configuration: dict[str, Any], resnet18: str | None) -> dict[str, A
         described["weights"] = {"resnet18": digest(resnet18)}
     else:
         if not {"max_epochs", "max_steps", "max_time"} & configuration.get("trainer", {}).keys():
-            described["steps"] = DEFAULT_STEPS
+            described["images"] = TRAINING_IMAGES
         if (teacher := arguments["teacher"]) is not None:
             paths = {size: teacher_path(teacher, size, arguments["architecture"]) for size in arguments["patch_sizes"]}
             described["weights"] = {size: digest(path) for size, path in paths.items()}
@@ -148,13 +150,15 @@ def load_backbone(model: AnomalibModule, path: str) -> None:
         raise ValueError(msg)
 
 
-def make_datamodule(job: Job) -> MVTec:
-    """Make the data module of a category."""
+def make_datamodule(job: Job) -> AnomalibDataModule:
+    """Make the data module of a category, which may have no masks."""
     arguments = {"num_workers": 0, **job.configuration.get("data", {})}
     if job.category == "SampleParts":
         return SampleParts(**arguments)
     # A category's name leaves the root as it is, the path of a folder replaces it.
     folder = Path(job.root) / job.category
+    if not (folder / "ground_truth").is_dir():
+        return Parts(root=folder, **arguments)
     return MVTec(root=folder.parent, category=folder.name, **arguments)
 
 
@@ -187,7 +191,7 @@ def hasten_coreset() -> None:
     KCenterGreedy.update_distances = update_distances
 
 
-def train(model: AnomalibModule, datamodule: MVTec, trainer: dict[str, Any]) -> dict[str, float]:
+def train(model: AnomalibModule, datamodule: AnomalibDataModule, trainer: dict[str, Any]) -> dict[str, float]:
     """Train, and measure wall-clock and processor time."""
     with TemporaryDirectory() as folder:
         arguments: dict[str, Any] = {
@@ -211,7 +215,7 @@ def train(model: AnomalibModule, datamodule: MVTec, trainer: dict[str, Any]) -> 
 
 
 @torch.inference_mode()
-def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]) -> dict[str, Any]:
+def test(model: AnomalibModule, datamodule: AnomalibDataModule, brightness: tuple[float, ...]) -> dict[str, Any]:
     """Test on all images, and on images with other brightness if there are any."""
     start = time.perf_counter()
     model.eval()
@@ -221,17 +225,19 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
     scores: dict[float, list[float]] = {factor: [] for factor in (1.0, *brightness)}
     by_window: dict[int, list[float]] = {window: [] for window in WINDOWS}
     maps, all_masks = [], []
+    has_masks = (datamodule.test_data.samples.mask_path != "").any()
     for batch in datamodule.test_dataloader():
         paths += batch.image_path
         labels += batch.gt_label.int().tolist()
         for factor in scores:
             # The masks in the size of the maps, as the engine has them.
-            images, masks = model.pre_processor.transform((batch.image * factor).clamp(0, 1), batch.gt_mask)
+            masks = batch.gt_mask if has_masks else torch.zeros(len(batch.image), *batch.image.shape[-2:])
+            images, masks = model.pre_processor.transform((batch.image * factor).clamp(0, 1), Mask(masks))
             prediction = model.model(images)
             scores[factor] += prediction.pred_score.flatten().tolist()
             if factor == 1:
                 scored = ImageBatch(image=images, gt_mask=masks, anomaly_map=prediction.anomaly_map)
-                for metric in metrics:
+                for metric in metrics if has_masks else []:
                     metric.update(scored)
                 for window in WINDOWS:
                     by_window[window] += image_score(prediction.anomaly_map, window).tolist()
@@ -239,7 +245,8 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
                 all_masks.append(masks.flatten() > 0)
     result: dict[str, Any] = {
         "image_AUROC": roc_auc_score(labels, scores[1.0]),
-        **{metric.name: float(metric.compute()) for metric in metrics},
+        **{metric.name: float(metric.compute()) if has_masks else float("nan") for metric in metrics},
+        "gflop": count_operations(model.model, images[:1]) / 1e9,
         "image_AUROC_by_defect": by_defect(paths, labels, scores[1.0]),
     }
     if brightness:
@@ -250,7 +257,7 @@ def test(model: AnomalibModule, datamodule: MVTec, brightness: tuple[float, ...]
         window: roc_auc_score(labels, of_window) for window, of_window in by_window.items()
     }
     result["scores"] = {"/".join(Path(p).parts[-2:]): score for p, score in zip(paths, scores[1.0], strict=True)}
-    if isinstance(model, UninformedStudents):
+    if isinstance(model, UninformedStudents) and has_masks:
         result["decision"] = decision(model, datamodule.train_data, torch.cat(maps), torch.cat(all_masks))
     result["testing_seconds"] = time.perf_counter() - start
     return result

@@ -4,6 +4,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def detection_table(results: Results, folder: Path) -> str:
         "seeds",
         *(f"{category}: {measure}" for category in names for measure in MEASURES.values()),
         *(f"{kind} {measure}" for kind in ("mean", "worst") for measure in MEASURES.values()),
+        "GFLOP an image",
         "training, s",
         "of the processor, s",
         *WAYS.values(),
@@ -71,6 +73,7 @@ def detection_table(results: Results, folder: Path) -> str:
         row += [spread(by_category.get(category, []), measure) for category in names for measure in MEASURES]
         for choose in (statistics.mean, min):
             row += [over_categories(by_category, measure, choose, len(names)) for measure in MEASURES]
+        row.append(operations(by_category))
         row += [seconds(by_category, key) for key in ("training_seconds", "training_cpu_seconds")]
         path = folder / configuration / "milliseconds.json"
         milliseconds = json.loads(path.read_text()) if path.is_file() else {}
@@ -136,8 +139,18 @@ def over_categories(
 ) -> str:
     """Mean or worst over the categories of the mean over the seeds; with their number if some are missing."""
     means = [statistics.mean(result[measure] for result in seeds) for seeds in by_category.values()]
+    # Without masks there is no AUPRO.
+    means = [mean for mean in means if not isnan(mean)]
+    if not means:
+        return NONE
     part = "" if len(means) == n_categories else f" ({len(means)} of {n_categories})"
     return f"{choose(means):.3f}{part}"
+
+
+def operations(by_category: dict[str, list[Result]]) -> str:
+    """Operations of a forward pass of one image, in units of 10^9, as torch counts them."""
+    counts = sorted(result["gflop"] for seeds in by_category.values() for result in seeds if "gflop" in result)
+    return f"{counts[0]:.1f}" if counts else NONE
 
 
 def seconds(by_category: dict[str, list[Result]], key: str) -> str:

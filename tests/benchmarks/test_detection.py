@@ -1,6 +1,7 @@
 """The benchmark of detection: its jobs on a tiny category, and the tables of made-up results."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_a_job_leaves_a_result_and_is_done(configuration, root, resnet18_checkpo
     assert result["steps"] == configuration.get("trainer", {}).get("max_steps", 4)
 
 
+def test_without_masks_only_images_are_judged(root, resnet18_checkpoint, tmp_path):
+    from detection_job import Job, main
+
+    shutil.copytree(root / "noise", tmp_path / "noise", ignore=shutil.ignore_patterns("ground_truth"))
+    main(Job(PADIM, "noise", 0, str(tmp_path), str(resnet18_checkpoint), False, str(tmp_path / "seed0.json")))
+    result = json.loads((tmp_path / "seed0.json").read_text())
+    assert 0 <= result["image_AUROC"] <= 1
+    assert np.isnan([result["pixel_AUPRO"], result["pixel_AUROC"]]).all()
+    assert result["gflop"] > 0
+
+
 def test_other_settings_are_not_done(tmp_path):
     from detection_job import Job, settings
 
@@ -136,10 +148,10 @@ def test_the_report_says_what_there_is(tmp_path):
     from detection_report import write_report
 
     by_brightness = {"1.0": 0.8, "0.9": 0.75, "1.1": 0.81}
-    write_result(tmp_path, "students", "pill", 0, image_AUROC_by_brightness=by_brightness)
+    write_result(tmp_path, "students", "pill", 0, image_AUROC_by_brightness=by_brightness, gflop=3.5)
     write_result(tmp_path, "students", "pill", 1, image_AUROC=0.9, training_seconds=200.0)
     write_result(tmp_path, "padim", "pill", 0, settings={"side": 256})
-    write_result(tmp_path, "padim", "screw", 0, image_AUROC=0.6, settings={"side": 384})
+    write_result(tmp_path, "padim", "screw", 0, image_AUROC=0.6, pixel_AUPRO=float("nan"), settings={"side": 384})
     (tmp_path / "students" / "milliseconds.json").write_text(json.dumps({"openvino bf16": 38.4, "openvino int8": 26.0}))
     report = write_report(tmp_path)
     assert (tmp_path / "report.md").read_text() == report
@@ -147,9 +159,9 @@ def test_the_report_says_what_there_is(tmp_path):
     students = rows["students", "pill 2"]
     assert students[2:5] == ["0.900 (0.900 to 0.900)", "0.850 (0.800 to 0.900)", "0.950 (0.950 to 0.950)"]
     assert students[5:8] == ["-"] * 3
-    assert students[8:] == [*["0.900 (1 of 2)", "0.850 (1 of 2)", "0.950 (1 of 2)"] * 2, "150", "80", "38", "26"]
+    assert students[8:] == [*["0.900 (1 of 2)", "0.850 (1 of 2)", "0.950 (1 of 2)"] * 2, "3.5", "150", "80", "38", "26"]
     padim = rows["padim", "pill 1, screw 1"]
-    assert padim[8:14] == ["0.900", "0.700", "0.950", "0.900", "0.600", "0.950"]
+    assert padim[8:14] == ["0.900 (1 of 2)", "0.700", "0.950", "0.900 (1 of 2)", "0.600", "0.950"]
     assert rows["students", "pill"] == ["students", "pill", "1", "0.800", "0.050", "-0.010", "0.050"]
     assert "| students | pill | 2 | 0.700 | 0.850 |" in report
     assert "padim has results of different settings." in report
