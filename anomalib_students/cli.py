@@ -1,11 +1,11 @@
 """The command ``anomalib-students``: pretrain teachers, and show what models decide."""
 
-import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, auto_cli, capture_parser, set_parsing_settings
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -38,7 +38,7 @@ def teachers(file: Path | None = None) -> None:
         Console().print(table)
 
 
-FUNCTIONS: dict[str, Callable[..., object]] = {
+FUNCTIONS: dict[str, Any] = {
     "pretrain": pretrain,
     "distil": distil,
     "teachers": teachers,
@@ -46,29 +46,26 @@ FUNCTIONS: dict[str, Callable[..., object]] = {
 }
 
 
+class Parser(ArgumentParser):
+    """A parser that takes ``-c`` for ``--config``, as anomalib's commands do."""
+
+    def add_argument(self, *args: str, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
+        return super().add_argument(*(("-c", *args) if args == ("--config",) else args), **kwargs)
+
+
 def create_parser() -> ArgumentParser:
-    """Make the parser, with a subcommand for each function."""
-    # Fields of dataclasses are described where they are declared.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="anomalib-students", description=__doc__)
-    subcommands = parser.add_subcommands()
-    for name, function in FUNCTIONS.items():
-        summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        subcommand = ArgumentParser(description=summary)
-        subcommands.add_subcommand(name, subcommand, help=summary)
-        subcommand.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
-        subcommand.add_function_arguments(function, as_group=False)
-    return parser
+    """Make the parser of the command line."""
+    return capture_parser(main)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line with ``args``, by default the arguments of the process."""
-    parser = create_parser()
-    settings = parser.parse_args(None if args is None else list(args))
+    # Fields of dataclasses are described where they are declared.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    words = None if args is None else list(args)
     try:
-        chosen = parser.instantiate_classes(settings)
-        arguments = chosen[chosen.subcommand].as_dict()
-        arguments.pop("config", None)
-        FUNCTIONS[chosen.subcommand](**arguments)
+        auto_cli(
+            FUNCTIONS, words, as_positional=False, parser_class=Parser, prog="anomalib-students", description=__doc__
+        )
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(one_line("anomalib-students", error))
