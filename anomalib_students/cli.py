@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, Any] = {
 class Parser(ArgumentParser):
     """A parser that takes ``-c`` for ``--config``, as anomalib's commands do."""
 
-    def add_argument(self, *args: str, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def add_argument(self, *args: str, **kwargs: Any) -> Any:  # noqa: ANN401
         return super().add_argument(*(("-c", *args) if args == ("--config",) else args), **kwargs)
 
 
