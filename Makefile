@@ -31,7 +31,7 @@ test-avx2: $(INSTALLED)
 # The fast tests with the lowest versions: without those that train for long or start Ray.
 test-min: .venv-min/.installed
 	$(MIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
-		--ignore tests/ray_jobs --ignore tests/integration --ignore reproduction/tests/tables/test_ray_experiments.py
+		--ignore tests/ray_jobs --ignore tests/integration
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

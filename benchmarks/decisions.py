@@ -6,21 +6,19 @@ digit then show how often each rule keeps the rate that it is asked for. Models 
 resumes.
 
     python benchmarks/detection.py --root datasets/MVTecAD --configurations "[default]"
-    python benchmarks/decisions.py --mnist datasets/MNIST --digits "[0,1,8]"
+    python benchmarks/decisions.py --mnist datasets --digits "[0,1,8]"
 """
 
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from anomalib.engine import Engine
-from anomalib.models import UninformedStudents
 from detection_report import markdown, read
 from jsonargparse import auto_cli
 from lightning.pytorch import seed_everything
@@ -29,13 +27,15 @@ from scipy import stats
 
 from anomalib_students.files import replace_file
 from anomalib_students.model.false_alarms import fit_gumbel, is_usual, margin
-from anomalib_students.model.normalization_split import split_indices
-from reproduction.one_class.torchvision_data import OneClassMNIST
+from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
+from reproduction.one_class.data import read_one_class
+from reproduction.one_class.students import train_students
 
 RATES = (0.01, 0.05)
 SAMPLE = 25
 """Held-out images that a rule sees of a digit."""
 SAMPLES = 1000
+PATCH_SIZE = 33
 LEARNING = 2000
 """Training images of a digit, a fifth of which is held out."""
 
@@ -100,7 +100,7 @@ def decisions(
 
     Args:
         detection: Results of a configuration of ``detection.py``.
-        mnist: Folder of MNIST; None to leave it out.
+        mnist: Folder around that of MNIST; None to leave it out.
         digits: Digits that are normal in turn.
         output: Folder of the report and of the scores of the digits.
     """
@@ -134,34 +134,20 @@ def scores_of_digit(root: Path, digit: int, path: Path) -> Scores:
     if path.is_file():
         return Scores(**json.loads(path.read_text()))
     seed_everything(digit)
-    datamodule = OneClassMNIST(root, digit, train_batch_size=16, train_limit=LEARNING, test_limit=4000)
-    model = UninformedStudents(
-        mode="patch", architecture="light", patch_sizes=(33,), normalization_split=0.2, visualizer=False
-    )
-    Engine(accelerator="cpu", logger=False, max_epochs=2, limit_val_batches=0).fit(model, datamodule=datamodule)
-    training, held_out = split_indices(len(datamodule.train_data), 0.2)
-    model.eval()
-    test = range(len(datamodule.test_data))
-    labels = [bool(datamodule.test_data[index].gt_label) for index in test]
-    of_test = score(model, datamodule.test_data, test)
+    images = read_one_class("mnist", root, str(digit), PATCH_SIZE, train_limit=LEARNING, test_limit=4000)
+    teacher = load_teacher(teacher_path(BUNDLED, PATCH_SIZE, "light"), PATCH_SIZE, 128, "light")
+    students = {"n_students": 1, "epochs": 2, "batch_size": 16, "lr": 1e-3, "decays": True}
+    model = train_students(teacher, images.training, **students, held_out=0.2)
+    test = model.score(images.test)
+    held_out, training = images.training.split([LEARNING // 5, LEARNING - LEARNING // 5])
     scores = Scores(
-        held_out=score(model, datamodule.train_data, held_out),
-        training=score(model, datamodule.train_data, training[: len(held_out)]),
-        good=[value for value, label in zip(of_test, labels, strict=True) if not label],
-        anomalous=[value for value, label in zip(of_test, labels, strict=True) if label],
+        held_out=model.score(held_out).tolist(),
+        training=model.score(training[: len(held_out)]).tolist(),
+        good=test[~images.is_anomalous].tolist(),
+        anomalous=test[images.is_anomalous].tolist(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(scores._asdict()).encode())
-    return scores
-
-
-@torch.inference_mode()
-def score(model: UninformedStudents, dataset: torch.utils.data.Dataset, indices: Sequence[int]) -> list[float]:
-    """Score images of a data set."""
-    scores: list[float] = []
-    for start in range(0, len(indices), 64):
-        images = torch.stack([dataset[index].image for index in indices[start : start + 64]])
-        scores += model.model(model.pre_processor.transform(images)).pred_score.flatten().tolist()
     return scores
 
 

@@ -28,9 +28,6 @@ ELSEWHERE = (
     "examples/own_teacher.py",
     "examples/what_students_see.py",
     "reproduction/README.md",
-    "reproduction/baselines/README.md",
-    "reproduction/figures/README.md",
-    "reproduction/one_class/README.md",
 )
 LINK = re.compile(r"(?<!`)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 

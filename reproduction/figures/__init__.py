@@ -1,1 +1,1 @@
-"""The paper's figures, from any trained model: anomaly-map panels (1, 5, 6) and the descriptor embedding (4)."""
+"""The paper's figures: anomaly maps (1, 5 and 6) and the embedding of descriptors (4)."""

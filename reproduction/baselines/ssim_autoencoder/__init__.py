@@ -1,1 +1,0 @@
-"""Autoencoder of images that is trained and scored with structural similarity (Bergmann et al., VISAPP 2019)."""

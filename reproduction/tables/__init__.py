@@ -1,1 +1,0 @@
-"""Our figures beside those of the paper's tables."""
