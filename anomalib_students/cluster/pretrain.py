@@ -7,6 +7,9 @@ from typing import Any
 import ray
 from jsonargparse import Namespace
 
+from anomalib_students.networks.patch_network import check_architecture
+from anomalib_students.teacher.pretrain import PretrainSettings
+
 from .fit import pretrain_together
 from .workers import run_on_workers, run_tasks
 
@@ -36,6 +39,8 @@ def pretrain_teacher(settings: Namespace, pretraining: Mapping[str, Any], patch_
     output = folder / f"p{patch_size}.safetensors"
     if not output.is_file():
         arguments = {**pretraining, "patch_size": patch_size, "output": output, "results": folder}
+        # Errors of workers are taken for accidents, and tried again.
+        check_architecture(PretrainSettings(**arguments).architecture, patch_size)
         config = {"settings": settings, "pretraining": arguments}
         run_on_workers(pretrain_together, config, settings, f"{folder}/train", output.stem)
     return str(output)
