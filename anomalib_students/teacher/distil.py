@@ -143,7 +143,6 @@ def distil(**settings: Any) -> Path:
             f"descriptor_dim must be at most the number of components, {data.n_components}, got {task.descriptor_dim}."
         )
         raise ValueError(msg)
-    data.check_space()
     # The sources draw random weights first if they are loaded from files.
     seed_everything(task.seed, verbose=False)
     metadata = {

@@ -21,16 +21,10 @@ def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tens
 def triplet_distances(
     anchors: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distances within triplets, the negative one with anchor swap (eqs. 3 and 4).
+    """Distances within triplets, the negative one with anchor swap (eqs. 3 and 4), as for :func:`triplet_loss`.
 
-    Args:
-        anchors: Descriptors T(p) of shape ``(B, d)``.
-        positives: Descriptors T(p+) of shape ``(B, d)``.
-        negatives: Descriptors T(p-) of shape ``(B, d)``.
-
-    Returns:
-        Squared l2 distances of the positives from the anchors, and of the negatives from the anchors or the positives,
-        whichever are nearer: the hardest within the triplet. Both of shape ``(B,)``.
+    Returns squared l2 distances ``(B,)`` of the positives from the anchors, and of the negatives from the anchors or
+    the positives, whichever are nearer: the hardest within the triplet.
     """
     positive_distance = (anchors - positives).square().sum(dim=1)
     negative_distance = torch.minimum(

@@ -89,20 +89,6 @@ class PretrainSettings(TeacherSettings):
         """The weights of eq. 6, by name."""
         return {name: getattr(self, name) for name in LOSS_WEIGHTS.values()}
 
-    @property
-    def metadata(self) -> dict[str, object]:
-        """Source and loss, for the teacher file's metadata."""
-        distilled = {
-            "source": self.source,
-            "source_layer": self.source_layer or "pooled features",
-            "source_size": self.source_size,
-        }
-        return {
-            **(distilled if self.lambda_k else {"source": "none"}),
-            **self.loss_weights,
-            **({"margin": self.margin} if self.lambda_m else {}),
-        }
-
 
 class TeacherPretraining(TeacherTraining):
     """Train a patch network to describe patches (eq. 6).
@@ -252,15 +238,20 @@ def pretrain(**settings: Any) -> Path:
     least, reason = (4, " with triplets (lambda_m > 0)") if task.lambda_m else (2, "")
     paths = check_run(task, f"Pretraining{reason}", least)
     seed_everything(task.seed)
-    source = (
-        DistillationSource(task.source, task.source_checkpoint, task.source_layer, task.source_size)
-        if task.lambda_k
-        else None
-    )
+    arguments = task.source, task.source_checkpoint, task.source_layer, task.source_size
+    source = DistillationSource(*arguments) if task.lambda_k else None
     pictures = load_images(paths, task.image_side)
     held_out_every = min(round(1 / HELD_OUT_FRACTION), len(pictures) * 2 // least)
     train_images = [picture for index, picture in enumerate(pictures) if index % held_out_every]
     module = TeacherPretraining(
         source, ImageStore.from_images(train_images), ImageStore.from_images(pictures[::held_out_every]), task
     )
-    return make_teacher(module, {"n_images": len(pictures), **task.metadata}, precision=task.precision)
+    layer = {"source_layer": task.source_layer or "pooled features", "source_size": task.source_size}
+    metadata = {
+        "n_images": len(pictures),
+        "source": task.source if task.lambda_k else "none",
+        **(layer if task.lambda_k else {}),
+        **task.loss_weights,
+        **({"margin": task.margin} if task.lambda_m else {}),
+    }
+    return make_teacher(module, metadata, precision=task.precision)

@@ -1,6 +1,7 @@
 """Networks of timm whose knowledge a teacher is to have: of single patches (eq. 1), or of whole images."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -109,17 +110,13 @@ class FeatureSource(nn.Module):
     def check_side(self, side: int) -> None:
         """Raise a ``ValueError`` if the model cannot see crops of this side, for example if it takes a single size."""
         side_seen = ENLARGEMENT * side
-        expected = [
-            (1, channels, side_seen // stride, side_seen // stride)
-            for channels, stride in zip(self.channels, STRIDES, strict=True)
-        ]
-        try:
-            suits = [tuple(each.shape) for each in self(torch.zeros(1, 3, side_seen, side_seen))] == expected
-        except (AssertionError, RuntimeError, ValueError):
-            suits = False
-        if not suits:
-            msg = f"{self.name} has no maps of features for crops of {side} pixels: choose another model or crop_side."
-            raise ValueError(msg)
+        sides = [side_seen // stride for stride in STRIDES]
+        expected = [(1, channels, each, each) for channels, each in zip(self.channels, sides, strict=True)]
+        with suppress(AssertionError, RuntimeError, ValueError):
+            if [tuple(each.shape) for each in self(torch.zeros(1, 3, side_seen, side_seen))] == expected:
+                return
+        msg = f"{self.name} has no maps of features for crops of {side} pixels: choose another model or crop_side."
+        raise ValueError(msg)
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
 """Crops of photographs and what a teacher is to predict on them: principal components, computed once, kept in files."""
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import cast
@@ -166,7 +165,9 @@ class DistillationData(LightningDataModule):
         described = {
             "version": VERSION,
             "sources": {
-                name: {"weights": _digest(source), "weight": settings.weights[name]} for name, source in sources.items()
+                # A file of the same name may have other weights.
+                name: {"digest": _digest(source), "weight": settings.weights[name]}
+                for name, source in sources.items()
             },
             "crops": settings.crops,
             "side": settings.crop_side,
@@ -175,26 +176,13 @@ class DistillationData(LightningDataModule):
             "images": [[path.relative_to(settings.images).as_posix(), path.stat().st_size] for path in self.paths],
         }
         self._described = json.dumps(described, indent=1).encode()
-        self.folder = settings.results / f"targets-{hashlib.sha256(self._described).hexdigest()[:12]}"
+        self.folder = settings.results / f"targets-{sha256(self._described).hexdigest()[:12]}"
         n_held_out = min(MOST_HELD_OUT, max(1, round(HELD_OUT_FRACTION * len(self.paths))))
         # All over the folder, whose photographs are sorted by their names.
         photographs = {number * len(self.paths) // n_held_out for number in range(n_held_out)}
         indices = range(len(self.paths) * settings.crops)
         self.held_out = [index for index in indices if index // settings.crops in photographs]
         self.train = [index for index in indices if index // settings.crops not in photographs]
-
-    def check_space(self) -> None:
-        """Raise an ``OSError`` if the disk has no room for the missing files."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        sizes = {"crops": 3 * self.settings.crop_side**2, "targets": 2 * self._grid**2 * self.n_components}
-        needed = sum(len(self._missing(kind)) * CHUNK * self.settings.crops * size for kind, size in sizes.items())
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            msg = (
-                f"The crops and targets need {needed / 1e9:.1f} GB, but {self.folder} has {free / 1e9:.1f} GB left: "
-                "take fewer photographs, crops or components, or another folder of results."
-            )
-            raise OSError(msg)
 
     def prepare_data(self) -> None:
         """Compute the files that are missing on the trainer's device."""
@@ -277,13 +265,11 @@ class DistillationData(LightningDataModule):
     def _cut(self, chunk: int) -> np.ndarray:
         numbers = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.paths)))
 
-        def cut(number: int) -> np.ndarray:
-            settings = self.settings
-            return cut_crops(self.paths[number], number, settings.crops, settings.crop_side, settings.seed)
-
+        settings = self.settings
+        cut = partial(cut_crops, crops=settings.crops, side=settings.crop_side, seed=settings.seed)
         # Pillow decodes outside of Python's lock.
         with ThreadPoolExecutor() as pool:
-            return np.concatenate(list(pool.map(cut, numbers)))
+            return np.concatenate(list(pool.map(cut, self.paths[numbers.start : numbers.stop], numbers)))
 
     def _measure_components(self, device: torch.device) -> dict[str, torch.Tensor]:
         random = np.random.default_rng(self.settings.seed)
@@ -313,12 +299,7 @@ class DistillationData(LightningDataModule):
 
 
 def _digest(source: FeatureSource) -> str:
-    """Digest the weights of a source: a file of the same name may have others."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(source.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return sha256(save({name: weight.contiguous() for name, weight in source.state_dict().items()})).hexdigest()
 
 
 @lru_cache(maxsize=2)

@@ -95,7 +95,7 @@ class TeacherSettings:
 
     @property
     def described(self) -> dict[str, str]:
-        """Name and licences of the images, for the teacher file's metadata."""
+        """Name and licences of the images, for the teacher file."""
         return {"data": self.data_name or self.images.resolve().name, "licences": self.licences}
 
 
