@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from anomalib.data import Batch
+from anomalib.data import ImageBatch
 from anomalib.models.components import AnomalibModule
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
@@ -26,8 +26,8 @@ class PictureWriter(ImageVisualizer):
         self,
         trainer: Trainer,
         pl_module: AnomalibModule,
-        outputs: Batch,
-        batch: Batch,
+        outputs: ImageBatch,
+        batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
