@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, TestSplitMode, ValSplitMode
@@ -11,7 +12,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from pandas import DataFrame, concat
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Transform
 
 from anomalib_students.image_files import allow_pixels
 
@@ -38,10 +38,6 @@ class Parts(AnomalibDataModule):
         train_batch_size: Images per training step; the paper's is 1.
         eval_batch_size: Images per batch in validation, test and prediction.
         num_workers: Processes that load images; 0 for none but the main process.
-        train_augmentations: Augmentations of the training images.
-        val_augmentations: Augmentations of the validation images.
-        test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations of all images that have none of their own.
         test_split_ratio: Fraction of the good images to test on, if there are images with defects but no good ones in
             a folder ``test``.
         val_split_mode: Where validation images come from, one of anomalib's modes. None for none if the model needs
@@ -49,6 +45,7 @@ class Parts(AnomalibDataModule):
         val_split_ratio: Fraction of the images to validate on, if the mode is a split.
         seed: Seed of the splits.
         max_pixels: Largest number of pixels of an image that is no attack; None for Pillow's limit.
+        kwargs: Augmentations, as of anomalib's data modules.
 
     Raises:
         ValueError: If ``test_split_ratio`` or ``max_pixels`` is out of range.
@@ -66,29 +63,23 @@ class Parts(AnomalibDataModule):
         train_batch_size: int = 1,
         eval_batch_size: int = 8,
         num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        val_augmentations: Transform | None = None,
-        test_augmentations: Transform | None = None,
-        augmentations: Transform | None = None,
         test_split_ratio: float = 0.2,
         val_split_mode: ValSplitMode | str | None = None,
         val_split_ratio: float = 0.2,
         seed: int = 0,
         max_pixels: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            val_augmentations=val_augmentations,
-            test_augmentations=test_augmentations,
-            augmentations=augmentations,
             test_split_mode=TestSplitMode.FROM_DIR,
             test_split_ratio=test_split_ratio,
             val_split_mode=val_split_mode,
             val_split_ratio=val_split_ratio,
             seed=seed,
+            **kwargs,
         )
         if not 0 <= test_split_ratio < 1:
             msg = f"test_split_ratio must lie in [0, 1), got {test_split_ratio}."

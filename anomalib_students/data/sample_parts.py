@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
-from anomalib.data.utils import ValSplitMode
-from torchvision.transforms.v2 import Transform
+import platformdirs
+from PIL import Image
 
-from anomalib_students.data.mvtec import MVTec
-from anomalib_students.data.sample_parts_cache import CATEGORY, VERSION, default_root, ensure_sample_parts
+from anomalib_students.files import ensure_folder
+
+from .mvtec import MVTec
+
+__all__ = ["SampleParts"]
+
+ARCHIVE = Path(__file__).with_name("sample_parts.zip")
+"""Images as JPEG and masks as PNG."""
+CATEGORY = "part"
+# To be raised whenever an image changes.
+VERSION = "v2"
 
 
 class SampleParts(MVTec):
@@ -20,17 +32,8 @@ class SampleParts(MVTec):
 
     Args:
         root: Folder to keep the images in; None for the user's cache folder.
-        train_batch_size: Images per training step; the paper's is 1.
-        eval_batch_size: Images per batch in validation, test and prediction.
         num_workers: Processes that load images; 0 for none but the main process, which is enough here.
-        train_augmentations: Augmentations of the training images.
-        val_augmentations: Augmentations of the validation images.
-        test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations of all images that have none of their own.
-        test_split_ratio: Fraction of the training images to test on, if there are no good test images.
-        val_split_mode: Where the validation images come from.
-        val_split_ratio: Fraction of the images to validate on, if the mode is a split.
-        seed: Seed of the splits; the images are always the same.
+        kwargs: Other arguments of :class:`~anomalib_students.data.parts.Parts`.
 
     Example:
         >>> datamodule = SampleParts()
@@ -38,37 +41,11 @@ class SampleParts(MVTec):
         ('SampleParts', 'part')
     """
 
-    def __init__(
-        self,
-        root: Path | str | None = None,
-        train_batch_size: int = 1,
-        eval_batch_size: int = 8,
-        num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        val_augmentations: Transform | None = None,
-        test_augmentations: Transform | None = None,
-        augmentations: Transform | None = None,
-        test_split_ratio: float = 0.2,
-        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
-        val_split_ratio: float = 0.5,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            # Pictures of another version are other pictures.
-            root=(default_root() if root is None else Path(root)) / VERSION,
-            category=CATEGORY,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            val_augmentations=val_augmentations,
-            test_augmentations=test_augmentations,
-            augmentations=augmentations,
-            test_split_ratio=test_split_ratio,
-            val_split_mode=val_split_mode,
-            val_split_ratio=val_split_ratio,
-            seed=seed,
-        )
+    def __init__(self, root: Path | str | None = None, num_workers: int = 0, **kwargs: Any) -> None:
+        cache = platformdirs.user_cache_path("anomalib-students") / "sample_parts"
+        # Images of another version are other images.
+        root = (cache if root is None else Path(root)) / VERSION
+        super().__init__(root=root, category=CATEGORY, num_workers=num_workers, **kwargs)
 
     def prepare_data(self) -> None:
         """Unpack the images, unless they are there.
@@ -76,9 +53,33 @@ class SampleParts(MVTec):
         Raises:
             OSError: If the folder can't be written.
         """
-        ensure_sample_parts(self.root / self.category)
+        try:
+            ensure_folder(self.folder, is_complete, write_sample_parts)
+        except OSError as error:
+            msg = f"Can't write the sample parts to {self.folder}: {error}. Name another folder with --data.root."
+            raise OSError(msg) from error
 
     def _setup(self, _stage: str | None = None) -> None:
         # Lightning calls prepare_data in one of several processes; who calls setup directly, in none.
         self.prepare_data()
         super()._setup(_stage)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether all images and masks are in a folder."""
+    with ZipFile(ARCHIVE) as archive:
+        paths = [_unpacked(folder, name) for name in archive.namelist()]
+    return all(path.is_file() and path.stat().st_size > 0 for path in paths)
+
+
+def write_sample_parts(folder: Path) -> None:
+    """Unpack all images and masks as PNG, the only file type that anomalib's MVTecAD looks for, into a new folder."""
+    with ZipFile(ARCHIVE) as archive:
+        for name in archive.namelist():
+            path = _unpacked(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(io.BytesIO(archive.read(name))).save(path, compress_level=1)
+
+
+def _unpacked(folder: Path, name: str) -> Path:
+    return (folder / name).with_suffix(".png")

@@ -10,9 +10,10 @@ from anomalib.metrics import AnomalibMetric, Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer, Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from anomalib_students.data.data_check import CheckedImages
+from anomalib_students.data.data_check import ImageCheck
 from anomalib_students.engine.checkpoint_check import check_arguments, plain
 from anomalib_students.engine.checkpoint_format import CheckpointFormat
 from anomalib_students.export.openvino import ExactExport
@@ -24,7 +25,7 @@ from .visualizer import PictureWriter
 __all__ = ["Detector", "choose_components"]
 
 
-class Detector(CheckpointFormat, CheckedImages, ExactExport):
+class Detector(CheckpointFormat, ExactExport):
     """Mixin of anomalib models that learn from good images.
 
     It goes before ``AnomalibModule`` among the base classes: anomalib finds by name only its direct subclasses.
@@ -38,6 +39,10 @@ class Detector(CheckpointFormat, CheckedImages, ExactExport):
     model: Any
     checked_arguments: ClassVar[tuple[str, ...]]
     saved_arguments: ClassVar[Mapping[str, Any]] = {}
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Check the data before other callbacks take images out of them."""
+        return [ImageCheck(), *super().configure_callbacks()]  # type: ignore[misc]
 
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:
         """Predict anomaly maps and scores of a batch with images of shape ``(B, 3, H, W)``."""

@@ -1,13 +1,17 @@
 """What is wrong with a file of a data set is said before the first step, with the file's name."""
 
+from types import SimpleNamespace
+
 import pytest
 from anomalib.data import Folder, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
+from pandas import DataFrame
 from PIL import Image
 
 from anomalib_students.data import MVTec, data_check
-from anomalib_students.data.data_check import Pair, check_data, check_files
+from anomalib_students.data.data_check import check_data
+from anomalib_students.data.dataset import ImageFileDataset
 from anomalib_students.image_files import check_image
 
 from ..integration.conftest import write_category
@@ -95,10 +99,15 @@ def test_masks_of_another_size_than_their_image_are_named(command, category):
         command("fit")
 
 
+def unlabelled(*paths):
+    rows = [{"image_path": str(path), "label": "", "label_index": -1, "mask_path": "", "split": ""} for path in paths]
+    return SimpleNamespace(train_data=ImageFileDataset(DataFrame(rows)))
+
+
 def test_the_first_of_many_problems_are_named_in_one_line(tmp_path):
     paths = [write_picture("empty.png", tmp_path / f"{number}") for number in range(8)]
     with pytest.raises(ValueError, match=r"0\.png .*4\.png .* And 3 more\.$") as error:
-        check_files([Pair(str(path)) for path in paths])
+        check_data(unlabelled(*paths))
     assert "\n" not in str(error.value)
 
 
@@ -107,50 +116,35 @@ def test_files_are_checked_once_unless_they_change(tmp_path, monkeypatch):
     checked = []
     monkeypatch.setattr(data_check, "check_image", lambda path: checked.append(path) or check_image(path))
     for _ in range(2):
-        check_files([Pair(str(path))])
+        check_data(unlabelled(path))
     assert len(checked) == 1
     write_picture("truncated.png", path.with_suffix(""))
     with pytest.raises(ValueError, match="Cannot read"):
-        check_files([Pair(str(path))])
+        check_data(unlabelled(path))
 
 
-@pytest.mark.parametrize("mode", ["from_test", "same_as_test"])
-def test_test_images_that_validate_are_counted(mode, tmp_path, caplog):
-    """anomalib takes half of them by default."""
+def test_test_images_that_validate_are_counted(tmp_path):
+    """anomalib's Folder takes half of them by default."""
     write_category(tmp_path / "part")
     folders = {"normal_dir": "train/good", "abnormal_dir": "test/square", "normal_test_dir": "test/good"}
-    data = Folder("part", root=tmp_path / "part", val_split_mode=mode, num_workers=0, **folders)
-    small_engine(tmp_path).train(small_model(teacher=None), datamodule=data)
-    said = [record.getMessage() for record in caplog.records if "became validation images" in record.getMessage()]
-    assert len(said) == (mode == "from_test")
-    for message in said:
-        taken, left = data.val_data.samples["label_index"], data.test_data.samples["label_index"]
-        assert len(taken) + len(left) == 4
-        assert f"Of the test images, {(taken == 0).sum()} good and {(taken == 1).sum()} anomalous ones" in message
-        assert f"has the other {(left == 0).sum()} good and {(left == 1).sum()} anomalous ones" in message
+    data = Folder("part", root=tmp_path / "part", num_workers=0, **folders)
+    with pytest.warns(UserWarning, match=r"^2 of the test images became validation images; the test has the other 2\."):
+        small_engine(tmp_path).fit(small_model(teacher=None), datamodule=data)
 
 
 @pytest.mark.parametrize("datamodule", [MVTec, MVTecAD])
-def test_what_anomalib_would_misread_is_said(datamodule, category, caplog):
+def test_what_anomalib_would_misread_is_said(datamodule, category, recwarn):
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.new("RGB", (SIDE, SIDE)).save(category / "train/good/000.png", exif=exif)
     data = datamodule(root=category.parent, category=category.name, num_workers=0)
     data.setup()
     check_data(data)
-    assert ("train/good/000.png (and 0 more) is to be turned" in caplog.text) == (datamodule is MVTecAD)
+    said = any("train/good/000.png (and 0 more) is to be turned" in str(warning.message) for warning in recwarn)
+    assert said == (datamodule is MVTecAD)
     write_picture("grey16.png", category / "train/good/001")
     if datamodule is MVTec:
         check_data(data)
     else:
         with pytest.raises(ValueError, match=r"would read .*001\.png, .* as white: use --data Parts"):
             check_data(data)
-
-
-def test_all_data_are_checked_before_a_training_is_begun_elsewhere(category):
-    datamodule = MVTec(root=category.parent, category=category.name, num_workers=0)
-    datamodule.setup()
-    assert check_data(datamodule) == 5
-    (category / "test/bent/000.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="Cannot read"):
-        check_data(datamodule)

@@ -126,22 +126,3 @@ def test_pill_is_read():
     assert batch.image.shape[:2] == (8, 3)
     assert batch.gt_mask.shape == (8, *batch.image.shape[2:])
     assert batch.gt_mask.dtype == torch.bool
-
-
-def test_limits_draw_images_in_the_proportions_of_their_labels(tmp_path):
-    write_category(tmp_path / "my_part")
-    limits = {"train_limit": 1, "test_limit": 2, "val_split_mode": "none"}
-    datamodule = MVTec(root=tmp_path, category="my_part", num_workers=0, **limits)
-    datamodule.setup()
-    assert len(datamodule.train_data) == 1
-    # Of one good and two scratched images.
-    assert sorted(datamodule.test_data.samples["label_index"]) == [0, 1]
-    again = MVTec(root=tmp_path, category="my_part", num_workers=0, **limits)
-    again.setup()
-    assert list(again.train_data.samples["image_path"]) == list(datamodule.train_data.samples["image_path"])
-
-
-@pytest.mark.parametrize("limit", ["train_limit", "test_limit"])
-def test_limits_leave_an_image(limit):
-    with pytest.raises(ValueError, match=f"{limit} must be at least 1"):
-        MVTec(**{limit: 0})

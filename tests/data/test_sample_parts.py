@@ -11,8 +11,7 @@ import torch
 from anomalib.data import ImageBatch
 from PIL import Image
 
-from anomalib_students.data import SampleParts
-from anomalib_students.data import sample_parts_cache as cache
+from anomalib_students.data import SampleParts, sample_parts
 
 DEFECTS = ("dent", "faulty_hole", "fibre", "scratch", "stain")
 FEW = {("train", "good"): 3, ("test", "good"): 2, **{("test", defect): 1 for defect in DEFECTS}}
@@ -22,99 +21,68 @@ FEW = {("train", "good"): 3, ("test", "good"): 2, **{("test", defect): 1 for def
 def quick(monkeypatch, tmp_path_factory):
     """Fewer images, where the point is the folder."""
     path = tmp_path_factory.mktemp("archive") / "few.zip"
-    with ZipFile(cache.ARCHIVE) as archive, ZipFile(path, "w") as few:
+    with ZipFile(sample_parts.ARCHIVE) as archive, ZipFile(path, "w") as few:
         for (split, label), count in FEW.items():
             for index in range(count):
                 names = [f"{split}/{label}/{index:03d}.jpg"]
                 names += [f"ground_truth/{label}/{index:03d}_mask.png"] if label != "good" else []
                 for name in names:
                     few.writestr(name, archive.read(name))
-    monkeypatch.setattr(cache, "ARCHIVE", path)
+    monkeypatch.setattr(sample_parts, "ARCHIVE", path)
+
+
+def test_images_are_those_of_the_version():
+    # If this fails on purpose, the images have changed: raise VERSION, or caches will keep the old ones.
+    assert sample_parts.VERSION == "v2"
+    assert sha256(sample_parts.ARCHIVE.read_bytes()).hexdigest().startswith("2d0866f383871258695bae45ed15f19d")
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_pictures_are_those_of_the_version():
-    # If this fails on purpose, the pictures have changed: raise VERSION, or caches will keep the old ones.
-    assert cache.VERSION == "v2"
-    assert sha256(cache.ARCHIVE.read_bytes()).hexdigest().startswith("2d0866f383871258695bae45ed15f19d")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.usefixtures("quick")
-def test_layout_is_that_of_mvtec(tmp_path):
-    cache.ensure_sample_parts(tmp_path / "part")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["part"]
-    found = {str(path.relative_to(tmp_path / "part").as_posix()) for path in (tmp_path / "part").rglob("*.png")}
-    assert found == set(cache.file_names())
-    assert {"train/good/002.png", "test/dent/000.png", "ground_truth/dent/000_mask.png"} < found
-    for name in found:
-        with Image.open(tmp_path / "part" / name) as image:
-            assert (image.size, image.mode) == ((256, 256), "L" if name.startswith("ground_truth") else "RGB")
-
-
-@pytest.mark.usefixtures("quick")
-def test_interrupted_unpacking_leaves_nothing(tmp_path, monkeypatch):
-    write_png = cache.write_png
-
-    def interrupt(path, content):
-        if path.parent.name == "fibre":
-            raise KeyboardInterrupt
-        write_png(path, content)
-
+def test_folder_is_complete_or_absent_and_a_damaged_one_replaced(tmp_path, monkeypatch):
+    data = SampleParts(root=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "write_png", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            cache.ensure_sample_parts(tmp_path / "part")
-    assert list(tmp_path.iterdir()) == []
-    cache.ensure_sample_parts(tmp_path / "part")
-    assert cache.is_complete(tmp_path / "part")
-
-
-@pytest.mark.usefixtures("quick")
-def test_complete_folder_is_used_and_damaged_one_replaced(tmp_path, monkeypatch):
-    folder = tmp_path / "part"
-    cache.ensure_sample_parts(folder)
-    before = contents(folder)
+        patch.setattr(Image.Image, "save", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.prepare_data()
+    assert contents(tmp_path) == {}
+    data.prepare_data()
+    before = contents(data.folder)
+    assert len(before) == 15
+    assert {"train/good/002.png", "test/dent/000.png", "ground_truth/dent/000_mask.png"} < set(before)
+    (data.folder / "train" / "good" / "001.png").unlink()
+    (data.folder / "test" / "dent" / "000.png").write_bytes(b"")
+    data.prepare_data()
+    assert contents(data.folder) == before
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "write_png", lambda *_: pytest.fail("nothing to write"))
-        cache.ensure_sample_parts(folder)
-    (folder / "train" / "good" / "001.png").unlink()
-    (folder / "test" / "dent" / "000.png").write_bytes(b"")
-    cache.ensure_sample_parts(folder)
-    assert contents(folder) == before
-    assert list(tmp_path.iterdir()) == [folder]
+        patch.setattr(Image.Image, "save", lambda *_, **__: pytest.fail("nothing to write"))
+        data.prepare_data()
 
 
-def _unpack_and_meet(folder, barrier):
-    write = cache.write_sample_parts
-
-    def write_and_wait(temporary):
-        write(temporary)
-        barrier.wait(timeout=60)
-
-    cache.write_sample_parts = write_and_wait
-    cache.ensure_sample_parts(folder)
+def prepare_and_meet(data, barrier):
+    write = sample_parts.write_sample_parts
+    sample_parts.write_sample_parts = lambda folder: (write(folder), barrier.wait(timeout=60))
+    data.prepare_data()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-@pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.usefixtures("quick")
-def test_two_processes_at_once_both_succeed(tmp_path, damaged):
-    folder = tmp_path / "part"
-    if damaged:
-        (folder / "train").mkdir(parents=True)
+def test_two_processes_at_once_both_succeed(tmp_path):
+    data = SampleParts(root=tmp_path)
+    (data.folder / "train").mkdir(parents=True)
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)
-    processes = [context.Process(target=_unpack_and_meet, args=(folder, barrier)) for _ in range(2)]
+    processes = [context.Process(target=prepare_and_meet, args=(data, barrier)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert cache.is_complete(folder)
-    assert list(tmp_path.iterdir()) == [folder]
+    assert sample_parts.is_complete(data.folder)
+    assert list(data.root.iterdir()) == [data.folder]
 
 
 def test_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
@@ -149,7 +117,7 @@ def test_datamodule_yields_images_and_masks(tmp_path, prepare):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="XDG is Linux's")
 def test_default_folder_is_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert SampleParts().root == tmp_path / "anomalib-students" / "sample_parts" / cache.VERSION
+    assert SampleParts().root == tmp_path / "anomalib-students" / "sample_parts" / sample_parts.VERSION
 
 
 def test_the_whole_category(tmp_path):
@@ -159,7 +127,7 @@ def test_the_whole_category(tmp_path):
     assert len(datamodule.test_data) == 60
     assert len(datamodule.val_data) == 60
 
-    folder = tmp_path / cache.VERSION / cache.CATEGORY
+    folder = tmp_path / sample_parts.VERSION / sample_parts.CATEGORY
     good = np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "train" / "good").iterdir())])
     mean, deviation = good.mean(axis=0), good.std(axis=0) + 1.0
     ratios = []
