@@ -6,10 +6,8 @@ from . import __version__
 
 __all__ = ["CHECKPOINT_FORMAT", "CHECKPOINT_KEY", "TEACHER_FORMAT", "check_checkpoint_format", "check_format"]
 
-CHECKPOINT_FORMAT = 3
-"""Format of the checkpoints that this version writes. It grows when older versions would misread them.
-
-Since 2, a model has a threshold of good images; since 3, it has the error to be expected of a descriptor."""
+CHECKPOINT_FORMAT = 1
+"""Format of the checkpoints that this version writes. It grows when older versions would misread them."""
 TEACHER_FORMAT = 1
 """Format of the teacher files that this version writes."""
 CHECKPOINT_KEY = "anomalib_students_format"

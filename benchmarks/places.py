@@ -19,12 +19,12 @@ from measuring import machine
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.model import phase
-from anomalib_students.model.ensemble import StudentTeacherEnsemble
+from anomalib_students.model import augment
 from anomalib_students.model.lightning_model import WARM_UP_STEPS, UninformedStudents
 from anomalib_students.model.normalization_split import split_indices
 from anomalib_students.model.schedule import cosine_with_warm_up
 from anomalib_students.model.statistics import RunningStatistics
+from anomalib_students.model.student_teacher import StudentTeacher
 from anomalib_students.networks.weights import load_teacher, teacher_path
 
 DIM = 128
@@ -72,47 +72,45 @@ def load_images(root: Path, category: str) -> tuple[torch.Tensor, torch.Tensor]:
 def train(images: torch.Tensor, held_out: torch.Tensor, side: int, steps: int, tests: int) -> tuple[list[float], float]:
     """Train a student with tiles of a side, and return its held-out losses and the seconds of its steps."""
     torch.manual_seed(0)
-    ensemble = StudentTeacherEnsemble(PATCH_SIZE, 1, DIM)
-    ensemble.set_teacher(load_teacher(teacher_path("bundled", PATCH_SIZE, "paper"), PATCH_SIZE, DIM, "paper"))
-    normalise(ensemble, images)
-    student = ensemble.networks[0]
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3, weight_decay=1e-5)
+    scale = StudentTeacher(PATCH_SIZE, 1, DIM)
+    scale.teacher = load_teacher(teacher_path("bundled", PATCH_SIZE, "paper"), PATCH_SIZE, DIM, "paper")
+    normalise(scale, images)
+    optimizer = torch.optim.Adam(scale.students.parameters(), lr=1e-3, weight_decay=1e-5)
     factor = partial(cosine_with_warm_up, steps=steps, warm_up=WARM_UP_STEPS)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     losses, seconds = [], 0.0
     for step in range(steps):
         start = time.perf_counter()
-        phase.SPREAD_SIDE = side
+        augment.SPREAD_SIDE = side
         with torch.autocast("cpu", torch.bfloat16):
-            loss = ensemble.training_loss(images[torch.randint(len(images), (1,))], "phase")
+            loss = scale.loss(augment.sample_phase(scale.teacher, images[torch.randint(len(images), (1,))]), 1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         seconds += time.perf_counter() - start
         if (step + 1) * tests % steps == 0:
-            losses.append(held_out_loss(ensemble, held_out))
+            losses.append(held_out_loss(scale, held_out))
     return losses, seconds
 
 
 @torch.no_grad()
-def normalise(ensemble: StudentTeacherEnsemble, images: torch.Tensor) -> None:
-    """Set the statistics of the teacher's descriptors from a part of the patches."""
-    phase.SPREAD_SIDE = MEASURED
+def normalise(scale: StudentTeacher, images: torch.Tensor) -> None:
+    """Set the statistics of the teacher's descriptors from a sample of the patches."""
+    augment.SPREAD_SIDE = MEASURED
     statistics = RunningStatistics(DIM)
     for image in images[:DESCRIBED].split(1):
-        descriptors = ensemble.teacher(phase.sample_phase(ensemble.teacher, image))
-        statistics.update(descriptors.movedim(1, -1).flatten(end_dim=-2))
-    ensemble.normalise_descriptors(statistics)
+        statistics.update(scale.descriptor_vectors(augment.sample_phase(scale.teacher, image), 1))
+    scale.normalise_descriptors(statistics)
 
 
 @torch.no_grad()
-def held_out_loss(ensemble: StudentTeacherEnsemble, images: torch.Tensor) -> float:
+def held_out_loss(scale: StudentTeacher, images: torch.Tensor) -> float:
     """Measure the loss on the same patches of many places of held-out images."""
-    phase.SPREAD_SIDE = MEASURED
+    augment.SPREAD_SIDE = MEASURED
     generator = torch.Generator().manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = [ensemble.training_loss(image, "phase", generator) for image in images.split(1)]
+        losses = [scale.loss(augment.sample_phase(scale.teacher, image, generator), 1) for image in images.split(1)]
     return float(torch.stack(losses).mean())
 
 

@@ -15,8 +15,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from anomalib_students.data import SampleParts
 from anomalib_students.model.anomaly_map import normalised_score, predictive_uncertainty, regression_error
+from anomalib_students.model.augment import paint_defects
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.model.synthetic_defects import SyntheticDefects
 from anomalib_students.teacher.losses import compactness_loss, distillation_loss, triplet_loss
 
 ASSETS = Path(__file__).parent / "assets"
@@ -157,7 +157,7 @@ def draw_painted() -> Figure:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     normalised = (image - mean) / std
     for axes, seed in zip(figure.subplots(1, 5), range(1, 6), strict=True):
-        (painted,) = SyntheticDefects(share=1.0)(normalised, torch.Generator().manual_seed(seed))
+        (painted,) = paint_defects(normalised, 1.0, torch.Generator().manual_seed(seed))
         axes.imshow((painted * std + mean).clamp(0, 1).movedim(0, -1))
         axes.set_axis_off()
     return figure

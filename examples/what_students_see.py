@@ -38,7 +38,7 @@ from anomalib.models import UninformedStudents
 from sklearn.decomposition import PCA
 
 from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
-from anomalib_students.networks.dense import dense_patches
+from anomalib_students.networks.dense import pad_border
 
 # %% [markdown]
 # The default model has one student; three can also disagree. 300 steps are enough to look at, and done in a minute or two.
@@ -57,13 +57,13 @@ model.eval()
 # All networks describe every fourth pixel, and the teacher's descriptors are normalised (eq. 7).
 
 # %%
-ensemble = model.model.scales[0]
+scale = model.model.scales[0]
 test = parts.test_data
 scratched = [test[index] for index, path in enumerate(test.samples.image_path) if "scratch" in path]
 batch = test.collate_fn([max(scratched, key=lambda item: item.gt_mask.sum())])
 with torch.no_grad():
     images = model.pre_processor(batch.image)
-    students, teacher = ensemble.describe(dense_patches(ensemble.teacher, images, output_stride=4))
+    students, teacher = scale.describe(pad_border(images, scale.patch_size), output_stride=4)
 students.shape, teacher.shape  # (M, B, d, h, w) and (B, d, h, w)
 
 # %% [markdown]
@@ -101,8 +101,8 @@ for cell, name, picture in zip(axes, names, pictures, strict=True):
 
 # %%
 error, uncertainty = regression_error(students, teacher), predictive_uncertainty(students)
-expected = torch.einsum("d,bdhw->bhw", ensemble.error_weight, teacher)
-score = ensemble.score(students, teacher)
+expected = torch.einsum("d,bdhw->bhw", scale.error_weight, teacher)
+score = scale.score(students, teacher)
 figure, axes = plt.subplots(1, 5, figsize=(11, 2.6), layout="constrained")
 axes[0].imshow(batch.gt_mask[0], cmap="gray")
 for cell, values in zip(axes[1:], (error, expected, uncertainty, score), strict=True):

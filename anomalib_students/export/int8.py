@@ -130,13 +130,11 @@ def _readers(model: nn.Module) -> dict[nn.Conv2d, list[nn.Conv2d]]:
         if isinstance(network, PatchNetwork):
             readers.update({hidden: [following] for hidden, following in pairwise(network.convolutions)})
     for module in model.modules():
-        ensemble: Any = module
-        shared = getattr(ensemble, "shared_layers", 0)
-        for student in ensemble.networks if shared else ():
+        scale: Any = module
+        if shared := getattr(scale, "shared_layers", 0):
             # Students continue from the features of their teacher.
-            for unused in student.convolutions[:shared]:
-                del readers[unused]
-            readers[ensemble.teacher.convolutions[shared - 1]].append(student.convolutions[shared])
+            last_shared = scale.teacher.convolutions[shared - 1]
+            readers[last_shared] += [student.convolutions[0] for student in scale.students]
     return readers
 
 

@@ -6,10 +6,9 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional
 
-from .finite import never_good
-
 __all__ = [
     "MULTI_SCALE",
+    "check_finite",
     "check_score_window",
     "combine_scales",
     "image_score",
@@ -22,6 +21,8 @@ __all__ = [
 
 MULTI_SCALE = "multi-scale"
 """Name of the scores of all scales together (eq. 12)."""
+LARGEST_PIXEL = 5e4
+"""Pixels beyond it are taken for broken: normalised images are below 10, and half precision ends at 65,504."""
 
 
 def regression_error(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -133,25 +134,42 @@ def image_score(scores: torch.Tensor, score_window: int) -> torch.Tensor:
     return scores.amax(dim=(1, 2, 3))
 
 
-def prediction(
-    scores: torch.Tensor, images: torch.Tensor, has_map: bool = True, score_window: int = 1
-) -> InferenceBatch:
+def prediction(scores: torch.Tensor, images: torch.Tensor, score_window: int = 1) -> InferenceBatch:
     """Predict what anomalib's models do: a map, and a score of each image.
 
     Args:
         scores: Scores of shape ``(B, 1, H, W)``.
         images: Normalised images that they are of, of shape ``(B, 3, H, W)``.
-        has_map: Whether they are a map; not if each image is scored as one patch.
         score_window: Side in pixels of the window whose largest mean is the score of an image, see
             :func:`image_score`.
 
     Returns:
-        Scores of the images, of shape ``(B,)``, and the anomaly map if there is one.
+        Scores of the images, of shape ``(B,)``, and the anomaly map.
 
     Raises:
         ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
     """
-    scores = never_good(scores, images)
-    return InferenceBatch(
-        pred_score=image_score(scores, score_window if has_map else 1), anomaly_map=scores if has_map else None
-    )
+    scores = check_finite(scores, images)
+    return InferenceBatch(pred_score=image_score(scores, score_window), anomaly_map=scores)
+
+
+def check_finite(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Raise a ``ValueError`` for normalised images whose scores, of shape ``(B, 1, h, w)``, can't be trusted.
+
+    These have a pixel that is NaN, infinite or absurdly large, or a score that is not finite. Comparisons with NaN are
+    false, so that it would be labelled good. In exported models, activations and pooling may also turn NaN into a
+    number, and 8 bits hold no large ones: so the pixels are checked too.
+
+    Exported models can't raise errors. There, all scores of a broken image are infinite, which is a score of 1 if
+    scores are normalised.
+    """
+    whole = (images.abs() <= LARGEST_PIXEL).float().amin(dim=(1, 2, 3), keepdim=True) > 0
+    finite = (scores.abs() < torch.inf) & whole
+    if torch.compiler.is_exporting():
+        return torch.where(finite, scores, torch.full_like(scores, torch.inf))
+    if not finite.all():
+        broken = (~finite).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        cause = "the model's weights are not finite" if whole.all() else f"pixels are NaN or beyond {LARGEST_PIXEL:g}"
+        msg = f"There is no score for the images {broken} of the batch: {cause}."
+        raise ValueError(msg)
+    return scores

@@ -7,9 +7,7 @@ from typing import Any, ClassVar
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator
-from anomalib.models.components import AnomalibModule
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import ImageVisualizer, Visualizer
+from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
@@ -18,11 +16,10 @@ from anomalib_students.engine.checkpoint_check import check_arguments, plain
 from anomalib_students.engine.checkpoint_format import CheckpointFormat
 from anomalib_students.export.openvino import ExactExport
 
-from .describers import Mode
 from .metrics import F1Score, create_metrics
 from .visualizer import PictureWriter
 
-__all__ = ["Detector", "choose_components"]
+__all__ = ["Detector"]
 
 
 class Detector(CheckpointFormat, ExactExport):
@@ -88,37 +85,6 @@ class Detector(CheckpointFormat, ExactExport):
     def learning_type(self) -> LearningType:
         """The model learns from anomaly-free images."""
         return LearningType.ONE_CLASS
-
-
-def choose_components(
-    mode: Mode,
-    patch_sizes: Sequence[int],
-    image_size: int,
-    pre_processor: PreProcessor | bool,
-    evaluator: Evaluator | bool,
-    visualizer: Visualizer | bool,
-) -> dict[str, Any]:
-    """Choose the components around a model that ``True`` stands for, as arguments of ``AnomalibModule``.
-
-    By default, images are resized to ``image_size``, or in the mode ``"patch"`` to the largest patch size, and
-    normalised as for ImageNet. The mode ``"patch"`` has no maps: only the scores of images are evaluated, and there is
-    no visualizer.
-
-    Raises:
-        ValueError: If ``image_size`` is not positive.
-    """
-    if pre_processor is True:
-        # The model raises an error if there are no patch sizes.
-        side = max(patch_sizes, default=0) if mode == "patch" else image_size
-        if side < 1 and mode != "patch":
-            msg = f"image_size must be a positive number of pixels, got {image_size}."
-            raise ValueError(msg)
-        pre_processor = AnomalibModule.configure_pre_processor((side, side))
-    if mode == "patch":
-        if evaluator is True:
-            evaluator = Evaluator(test_metrics=[create_metrics()[0], _image_f1()])
-        visualizer = False if visualizer is True else visualizer
-    return {"pre_processor": pre_processor, "evaluator": evaluator, "visualizer": visualizer}
 
 
 def _image_f1() -> AnomalibMetric:

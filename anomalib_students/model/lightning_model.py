@@ -44,9 +44,8 @@ from anomalib_students.engine.training_time import TrainingTime
 from anomalib_students.networks.patch_network import Architecture
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 
-from .describers import Mode
-from .detector import Detector, choose_components
-from .ensemble import TrainingMode
+from .augment import TrainingMode
+from .detector import Detector
 from .normalization_split import NormalizationSplit, sample_indices
 from .post_processor import FalseAlarmPostProcessor
 from .schedule import LearningRateSchedule, cosine_with_warm_up
@@ -82,19 +81,16 @@ PAPER: Mapping[str, Any] = {
 
 ``output_stride=1`` and ``training_mode="dense"`` compute them at every pixel."""
 BEFORE_NAMED: Mapping[str, Any] = {
-    "mode": "pixel",
-    **{
-        name: PAPER[name]
-        for name in (
-            "architecture",
-            "hard_fraction",
-            "light_jitter",
-            "synthetic_defects",
-            "shared_layers",
-            "expected_error",
-            "score_window",
-        )
-    },
+    name: PAPER[name]
+    for name in (
+        "architecture",
+        "hard_fraction",
+        "light_jitter",
+        "synthetic_defects",
+        "shared_layers",
+        "expected_error",
+        "score_window",
+    )
 }
 """Values for checkpoints that were saved before these arguments existed."""
 
@@ -108,7 +104,6 @@ MODEL_ARGUMENTS = (
     "descriptor_dim",
     "max_tile",
     "architecture",
-    "mode",
     "hard_fraction",
     "light_jitter",
     "synthetic_defects",
@@ -128,7 +123,7 @@ class UninformedStudents(Detector, AnomalibModule):
             several also disagree (eq. 10).
         output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8. The others are interpolated.
         training_mode: ``"dense"`` trains on every pixel of an image in each step, as the paper; ``"phase"`` on a random
-            part of them, at a fraction of the cost.
+            sample of them, at a fraction of the cost.
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with.
@@ -136,37 +131,31 @@ class UninformedStudents(Detector, AnomalibModule):
             cheapest networks, ``"paper"`` for the paper's; the latter two also have p = 17.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory. Larger images are scored in
             tiles, with the same scores as in one piece.
-        hard_fraction: Part of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the hardest.
-            1 for all, as in eq. 7.
+        hard_fraction: Fraction of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the
+            hardest. 1 for all, as in eq. 7.
         light_jitter: Strength of random changes of contrast, brightness, colour and exposure in training, so that a
             drift of the light is no defect; 0 for none, as in the paper.
-        synthetic_defects: Part of the training images, in ``[0, 1]``, that are painted with synthetic defects for the
-            students alone. Asked for what the teacher sees without them, the students do not learn to imitate it on
+        synthetic_defects: Fraction of the training images, in ``[0, 1]``, that are painted with synthetic defects for
+            only the students. Asked for what the teacher sees without them, the students do not learn to imitate it on
             defects; 0 for none, as in the paper.
-        shared_layers: First layers that the students copy from the teacher and do not train, which saves a third
-            of the training time; 0 for none, as in the paper.
-        expected_error: Part in ``[0, 1]`` of the regression error that is subtracted because it is to be expected of
-            the teacher's descriptor, so that hard places of good parts are no anomalies; 0 for none, as in eq. 11. Not
-            in the mode ``"patch"``.
+        shared_layers: First layers of the teacher, whose output the students continue from, which saves a third of the
+            training time; 0 for none, as in the paper.
+        expected_error: Fraction in ``[0, 1]``, that is subtracted, of the regression error that a linear model predicts
+            from the teacher's descriptor, so that hard places of good images are no anomalies; 0 for none, as in eq.
+            11.
         score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
             1 for the maximum of the map.
         lr: Learning rate of Adam.
         lr_schedule: ``"cosine"`` to let it decay to zero over the training, or ``"constant"`` as the paper.
         weight_decay: Weight decay of Adam.
-        normalization_split: Part of the anomaly-free training images that is held out for the statistics of eq. 11 and
-            for the threshold; at least ten, or a quarter of fewer than forty.
-        mode: ``"pixel"`` scores every pixel, for defects that are a part of the image. ``"patch"`` zooms the image to
-            the patch size and scores it as that one patch, for images that are anomalous as a whole (one-class
-            classification, Section 4.1): there is one descriptor, one score and no anomaly map, and ``output_stride``,
-            ``training_mode`` and ``max_tile`` have no effect.
-        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size`` and ImageNet normalisation; in the mode
-            ``"patch"``, for resizing to the (largest) patch size.
+        normalization_split: Fraction of the anomaly-free training images that is held out for the statistics of eq. 11
+            and for the threshold; at least ten, or a quarter of fewer than forty.
+        pre_processor: Pre-processor, or ``True`` for resizing to ``image_size`` and ImageNet normalisation.
         post_processor: Post-processor, or ``True`` for thresholds from held-out good images, see
             :class:`~anomalib_students.model.post_processor.FalseAlarmPostProcessor`.
         evaluator: Evaluator, or ``True`` for AUROC and F1 of images and pixels, and AUPRO up to a false positive rate
-            of 0.3; in the mode ``"patch"``, for AUROC and F1 of images.
-        visualizer: Visualizer, or ``True`` for anomalib's default; in the mode ``"patch"``, which has no map to show,
-            for none.
+            of 0.3.
+        visualizer: Visualizer, or ``True`` for anomalib's default.
 
     Attributes:
         named_by_user: Names of the trainer's arguments that the user has given a value. A trainer does not tell them
@@ -191,7 +180,6 @@ class UninformedStudents(Detector, AnomalibModule):
         "n_students",
         "descriptor_dim",
         "architecture",
-        "mode",
     )
     saved_arguments: ClassVar[Mapping[str, Any]] = {"teacher": None}
     paper_epochs: ClassVar[int] = PAPER_EPOCHS
@@ -217,15 +205,19 @@ class UninformedStudents(Detector, AnomalibModule):
         lr_schedule: LearningRateSchedule = "cosine",
         weight_decay: float = 1e-5,
         normalization_split: float = 0.1,
-        mode: Mode = "pixel",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        if image_size < 1:
+            msg = f"image_size must be a positive number of pixels, got {image_size}."
+            raise ValueError(msg)
         super().__init__(
+            pre_processor=self.configure_pre_processor((image_size,) * 2) if pre_processor is True else pre_processor,
             post_processor=post_processor,
-            **choose_components(mode, patch_sizes, image_size, pre_processor, evaluator, visualizer),
+            evaluator=evaluator,
+            visualizer=visualizer,
         )
         self.model: UninformedStudentsModel = self._create_model()
         if lr <= 0 or weight_decay < 0:
@@ -238,12 +230,11 @@ class UninformedStudents(Detector, AnomalibModule):
             msg = f"lr_schedule must be one of {get_args(LearningRateSchedule)}, got {lr_schedule!r}."
             raise ValueError(msg)
         if teacher is not None:
-            for patch_size, ensemble in zip(patch_sizes, self.model.scales, strict=True):
-                path = teacher_path(teacher, patch_size, architecture)
-                ensemble.set_teacher(load_teacher(path, patch_size, descriptor_dim, architecture))
+            for scale in self.model.scales:
+                path = teacher_path(teacher, scale.patch_size, architecture)
+                scale.teacher = load_teacher(path, scale.patch_size, descriptor_dim, architecture)
         self.lr = lr
-        # An image that is one patch gives too few descriptors.
-        self.expected_error = 0.0 if mode == "patch" else expected_error
+        self.expected_error = expected_error
         self.lr_schedule = lr_schedule
         self.weight_decay = weight_decay
         self.normalization_split = NormalizationSplit(normalization_split)
@@ -381,19 +372,19 @@ class UninformedStudents(Detector, AnomalibModule):
     @torch.no_grad()
     def _normalise_descriptors(self) -> None:
         """Compute mean and standard deviation of the teachers' descriptors over a sample of the training images."""
-        ensembles = self.model.scales
-        statistics = [RunningStatistics(ensemble.descriptor_mean.numel()) for ensemble in ensembles]
+        scales = self.model.scales
+        statistics = [RunningStatistics(scale.descriptor_mean.numel()) for scale in scales]
         sizes = set()
         for number, images in self._images(self.normalization_split.training, "Descriptors of training images"):
             sizes.add(images.shape[-2:])
             # In the light of the training: otherwise components that follow it would count as nearly constant. The same
             # light for an image with any number of workers.
-            jittered = self.model.jitter(images, torch.Generator().manual_seed(number))
-            for ensemble, part in zip(ensembles, statistics, strict=True):
-                for patches in self.model.describer.patches(ensemble.teacher, jittered):
-                    part.update(patches.describe(ensemble.teacher).movedim(1, -1).flatten(0, -2))
-        for ensemble, part in zip(ensembles, statistics, strict=True):
-            ensemble.normalise_descriptors(self._merge_over_workers(part))
+            jittered = self.model.jitter(images, seed=number)
+            for scale, of_scale in zip(scales, statistics, strict=True):
+                for tile in self.model.tiles(scale, jittered):
+                    of_scale.update(scale.descriptor_vectors(tile, self.model.output_stride))
+        for scale, of_scale in zip(scales, statistics, strict=True):
+            scale.normalise_descriptors(self._merge_over_workers(of_scale))
         if len(sizes) > 1:
             rank_zero_warn("The images differ in size, and are not resized: a test can't measure AUPRO, which is NaN.")
 
@@ -402,14 +393,14 @@ class UninformedStudents(Detector, AnomalibModule):
         """Compute mean and standard deviation of the scores over the held-out images (eq. 11)."""
         if self._scores_normalised_at == self.global_step:
             return
-        ensembles = self.model.scales
-        statistics = [RunningStatistics(len(ensemble.error_weight) + 2, covariance=True) for ensemble in ensembles]
+        scales = self.model.scales
+        statistics = [RunningStatistics(len(scale.error_weight) + 2, covariance=True) for scale in scales]
         for _, images in self._images(self.normalization_split.held_out, "Scores of held-out images"):
-            for ensemble, part in zip(ensembles, statistics, strict=True):
-                for patches in self.model.describer.patches(ensemble.teacher, images):
-                    part.update(ensemble.score_vectors(patches))
-        for ensemble, part in zip(ensembles, statistics, strict=True):
-            ensemble.normalise_scores(self._merge_over_workers(part), self.expected_error)
+            for scale, of_scale in zip(scales, statistics, strict=True):
+                for tile in self.model.tiles(scale, images):
+                    of_scale.update(scale.score_vectors(tile, self.model.output_stride))
+        for scale, of_scale in zip(scales, statistics, strict=True):
+            scale.normalise_scores(self._merge_over_workers(of_scale), self.expected_error)
         self._scores_normalised_at = self.global_step
         self._choose_threshold()
 

@@ -18,7 +18,6 @@ ALIKE = (
     "output_stride",
     "score_window",
     "normalization_split",
-    "mode",
 )
 """Arguments in which the models must not differ."""
 
@@ -37,9 +36,8 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         Model with all their patch sizes, in ascending order, in evaluation mode.
 
     Raises:
-        ValueError: If there are no models, two of them share a patch size, they differ in an argument that a
-            multi-scale model has only once, or several of them score whole images as patches, each zoomed to its own
-            size.
+        ValueError: If there are no models, two of them share a patch size, or they differ in an argument that a
+            multi-scale model has only once.
     """
     if not models:
         msg = "There are no models to merge."
@@ -54,9 +52,6 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         if any(value != values[0] for value in values):
             msg = f"The models to be merged must have the same {name}, got {values}."
             raise ValueError(msg)
-    if len(models) > 1 and first.model.mode == "patch":
-        msg = "Models of the mode 'patch' cannot be merged: train one with all patch_sizes."
-        raise ValueError(msg)
     arguments = {
         **first.hparams,
         "patch_sizes": tuple(sorted(ensembles)),

@@ -152,6 +152,11 @@ class PatchNetwork(nn.Module):
     Applied to an image larger than p it is fully convolutional, and describes the patches whose top left corners lie
     on a grid with the spacing :attr:`stride`, or a smaller one if poolings split their input into phases.
 
+    Attributes:
+        layers: All layers of the architecture.
+        first_layer: First layer that the network has; it continues from another network's output of those before.
+        convolutions: Convolutions of the layers from ``first_layer`` on.
+
     Args:
         patch_size: Side p of the square patch in pixels: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptor.
@@ -176,6 +181,7 @@ class PatchNetwork(nn.Module):
         self.descriptor_dim = descriptor_dim
         self.architecture = architecture
         self.layers = ARCHITECTURES[architecture][patch_size]
+        self.first_layer = 0
 
         channels = [3, *(layer.channels or descriptor_dim for layer in self.layers)]
         self.convolutions = nn.ModuleList(
@@ -202,6 +208,11 @@ class PatchNetwork(nn.Module):
         with torch.no_grad():
             cast("nn.Conv2d", self.convolutions[-1]).weight.mul_(0.5)
 
+    def continue_from(self, layer: int) -> None:
+        """Drop the layers before ``layer``, which another network computes."""
+        self.convolutions = self.convolutions[layer - self.first_layer :]
+        self.first_layer = layer
+
     def steps(self, output_stride: int | None = None) -> list[LayerStep]:
         """Decide how to evaluate each layer so that the patches around every s-th pixel are described.
 
@@ -224,30 +235,35 @@ class PatchNetwork(nn.Module):
         return steps
 
     def forward(
-        self, patches: torch.Tensor, output_stride: int | None = None, first: int = 0, stop: int | None = None
+        self,
+        features: torch.Tensor,
+        output_stride: int | None = None,
+        first: int | None = None,
+        stop: int | None = None,
     ) -> torch.Tensor:
         """Describe patches.
 
         Args:
-            patches: Patches of shape ``(B, 3, p, p)``, or images of shape ``(B, 3, H, W)`` with ``H, W >= p``; if not
-                all layers are applied, what the layers before ``first`` return.
+            features: Patches of shape ``(B, 3, p, p)``, or images of shape ``(B, 3, H, W)`` with ``H, W >= p``; or what
+                the layers before ``first`` return for them.
             output_stride: Distance in pixels between the described patches of an image, a power of 2; by default,
                 :attr:`stride`. If it is smaller, poolings split their input into phases, and the images must be padded
-                as by :func:`~anomalib_students.networks.dense.dense_patches`.
-            first: First layer to apply.
+                as by :func:`~anomalib_students.networks.dense.fill_phases`.
+            first: First layer to apply; by default, :attr:`first_layer`.
             stop: First layer not to apply; by default, all are.
 
         Returns:
             Descriptors of shape ``(B, d, 1, 1)``, for images ``(n B, d, h, w)``, where n is the number of phases.
         """
-        features = patches
-        for step, module in list(zip(self.steps(output_stride), self.convolutions, strict=True))[first:stop]:
-            convolution = cast("nn.Conv2d", module)
+        first = self.first_layer if first is None else first
+        stop = len(self.layers) if stop is None else stop
+        for layer, step in list(enumerate(self.steps(output_stride)))[first:stop]:
+            convolution = cast("nn.Conv2d", self.convolutions[layer - self.first_layer])
             if step.stride == 1:
                 features = convolution(features)
             else:
                 features = functional.conv2d(features, convolution.weight, convolution.bias, stride=step.stride)
-            if convolution is not self.convolutions[-1]:
+            if layer < len(self.layers) - 1:
                 features = self.activation(features)
             if step.split:
                 features = _pool_every_phase(features)

@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from anomalib_students.model.deviation_floors import descriptor_divisor
+from anomalib_students.model.normalisation import descriptor_divisor
 
 from .autoencoders import Autoencoder, VariationalAutoencoder
 from .shallow import KMeans, NearestNeighbour, OneClassSVM

@@ -5,8 +5,8 @@ from torch import nn
 from tqdm import trange
 
 from anomalib_students.model.anomaly_map import normalised_score, predictive_uncertainty, regression_error
-from anomalib_students.model.deviation_floors import descriptor_divisor, score_divisor
-from anomalib_students.model.loss import regression_loss
+from anomalib_students.model.loss import regression_loss, squared_distances
+from anomalib_students.model.normalisation import descriptor_divisor, score_divisor
 from anomalib_students.networks.patch_network import PatchNetwork
 
 __all__ = ["PatchStudents", "describe_patches", "train_students"]
@@ -60,7 +60,7 @@ class PatchStudents(nn.Module):
 
     def loss(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the loss of all students (eq. 7), a scalar."""
-        return regression_loss(*self.describe(images))
+        return regression_loss(squared_distances(*self.describe(images)))
 
     @torch.no_grad()
     def normalise_descriptors(self, images: torch.Tensor) -> None:

@@ -96,10 +96,10 @@ def test_weights_return_after_an_error() -> None:
         assert torch.equal(value, original[name])
 
 
-@pytest.mark.parametrize("mode", ["pixel", "patch"])
-def test_scores_of_ensembles_stay(mode: str) -> None:
+def test_scores_of_several_scales_stay() -> None:
     torch.manual_seed(0)
-    model = UninformedStudentsModel(patch_sizes=(17, 33), n_students=2, architecture="light", mode=mode).double().eval()
+    arguments = {"patch_sizes": (17, 33), "architecture": "light", "shared_layers": 0}
+    model = UninformedStudentsModel(n_students=2, **arguments).double().eval()
     images = torch.rand(2, 3, 40, 48, dtype=torch.float64)
     expected = model(images).pred_score
     teacher = model.scales[0].teacher.convolutions[0].weight.clone()
@@ -111,20 +111,18 @@ def test_scores_of_ensembles_stay(mode: str) -> None:
 
 @pytest.mark.parametrize("n_students", [1, 2])
 def test_scores_of_students_that_share_layers_stay(n_students: int) -> None:
-    """The channels that the students take over from the teacher are scaled for all of them at once."""
+    """The channels that teacher and students read are scaled for all of them at once."""
     torch.manual_seed(0)
     arguments = {"patch_sizes": (33,), "architecture": "light", "shared_layers": 2}
     model = UninformedStudentsModel(n_students=n_students, **arguments).double().eval()
-    (ensemble,) = model.scales
-    scale_channels(ensemble.teacher.requires_grad_(requires_grad=False))
-    for student in ensemble.networks:
-        scale_channels(student.requires_grad_(requires_grad=False))
-    ensemble.set_teacher(ensemble.teacher)
+    (scale,) = model.scales
+    for network in (scale.teacher, *scale.students):
+        scale_channels(network.requires_grad_(requires_grad=False))
     images = torch.rand(2, 3, 48, 40, dtype=torch.float64)
     expected = model(images).anomaly_map
     with equalised(model, [images]):
         torch.testing.assert_close(model(images).anomaly_map, expected)
-        for ranges in channel_ranges(ensemble.teacher, images):
+        for ranges in channel_ranges(scale.teacher, images):
             assert ranges.max() < LARGE / 10 * ranges.median()
     assert torch.equal(model(images).anomaly_map, expected)
 

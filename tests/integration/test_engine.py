@@ -81,7 +81,7 @@ def test_statistics_are_those_of_the_data(expected_error: float, data_root: Path
     """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
     from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
     from anomalib_students.model.normalization_split import split_indices
-    from anomalib_students.networks.dense import dense_descriptors, dense_patches
+    from anomalib_students.networks.dense import dense_descriptors, pad_border
 
     model = small_model(light_jitter=0.0, lr=1e-3, expected_error=expected_error)
     engine = small_engine(tmp_path, max_epochs=2)
@@ -98,8 +98,7 @@ def test_statistics_are_those_of_the_data(expected_error: float, data_root: Path
         descriptors = torch.cat(
             [dense_descriptors(ensemble.teacher, images[i].double(), 8)[0].flatten(1) for i in training], dim=1
         )
-        patches = dense_patches(ensemble.teacher, images[held_out[0]].double(), 8)
-        students, seen = ensemble.describe(patches)
+        students, seen = ensemble.describe(pad_border(images[held_out[0]].double(), 33), 8)
     error, uncertainty = regression_error(students, seen), predictive_uncertainty(students)
     error = error.double() - torch.einsum("d,bdhw->bhw", ensemble.error_weight, seen)
     assert bool(ensemble.error_weight.any()) == (expected_error > 0)

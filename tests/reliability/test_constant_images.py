@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_students.model.deviation_floors import descriptor_divisor, score_divisor
+from anomalib_students.model.normalisation import descriptor_divisor, score_divisor
 
 from ..integration.conftest import SIDE, write_category
 from .small import small_data, small_engine, small_model

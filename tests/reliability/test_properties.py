@@ -20,15 +20,14 @@ from anomalib_students.model.anomaly_map import (
     regression_error,
     upsample,
 )
-from anomalib_students.model.describers import PixelDescriber
 from anomalib_students.model.loss import regression_loss, squared_distances
 from anomalib_students.model.metrics import AUROC
 from anomalib_students.model.statistics import RunningStatistics, effective_dimension
 from anomalib_students.networks import patch_network
-from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors
+from anomalib_students.networks.dense import OUTPUT_STRIDES, cut_tiles, dense_descriptors
 from anomalib_students.teacher.losses import compactness_loss, triplet_loss
 
-from ..model.test_dense import describe_cropped_patches, make_network, sample_positions
+from ..networks.test_dense import describe_cropped_patches, make_network, sample_positions
 
 SEEDS = st.integers(0, 2**32 - 1)
 MAGNITUDES = st.sampled_from([1e-3, 1.0, 1e3])
@@ -64,12 +63,11 @@ class TestDense:
         network = make_network(patch_size, architecture=architecture)
         images = draw(seed, 1, 3, height, width)
         whole = dense_descriptors(network, images, stride)
-        joined = torch.full_like(whole, torch.nan)
-        for patches in PixelDescriber(max_tile, stride).patches(network, images):
-            part = joined[..., patches.rows, patches.columns]
-            # Each pixel is in one tile.
-            assert part.isnan().all()
-            part.copy_(patches.describe(network))
+        rows = [
+            torch.cat([dense_descriptors(network, tile, stride, padded=True) for tile in row], dim=-1)
+            for row in cut_tiles(images, patch_size, stride, max_tile)
+        ]
+        joined = torch.cat(rows, dim=-2)
         torch.testing.assert_close(joined, whole, rtol=1e-9, atol=1e-9)
 
 

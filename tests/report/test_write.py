@@ -10,7 +10,6 @@ import pytest
 import torch
 from anomalib.data import Folder, MVTec
 from anomalib.engine import Engine
-from anomalib.models import UninformedStudents
 from sklearn.metrics import roc_auc_score
 
 from anomalib_students.report.page import _percent, write_report
@@ -228,15 +227,6 @@ def test_without_masks_there_is_no_pro_curve(write, model, data_root):
     # The image and its map, without an outline.
     assert {len(card.findall(".//img")) for card in page.cards} == {2}
     assert page.root.find(".//input[@id='outlines']") is None
-
-
-def test_a_model_of_whole_images_has_no_maps(write, datamodule):
-    model = UninformedStudents(mode="patch", architecture="light", patch_sizes=(17,), teacher=None)
-    page = write(model, datamodule)
-    assert "There is no PRO curve. The model scores images as a whole, and has no anomaly maps." in page.text()
-    # The image, and the outline of its ground truth if it is defective.
-    assert {len(card.findall(".//img[@width]")) for card in page.cards} == {1}
-    assert page.root.find(".//div[@class='legend']") is None
 
 
 def test_without_a_threshold_nothing_is_decided(write, model, datamodule):

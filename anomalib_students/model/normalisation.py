@@ -1,0 +1,101 @@
+"""How descriptors and scores are normalised (eqs. 7 and 11), from statistics of anomaly-free images.
+
+What is constant in the training images varies only by rounding. Divided by that, values would be meaningless, and as
+large as 1e12. So what is divided by has a floor, far below what images of workpieces give: with the bundled teachers,
+each dimension of the descriptors deviates by 15 % of their typical size or more, and by 0.5 % on a blank sheet with
+noise of one level of grey. The squared distance of d independent dimensions deviates by ``sqrt(2 / d)`` of its mean,
+12 % for d = 128.
+"""
+
+import logging
+
+import torch
+
+from .statistics import RunningStatistics
+
+__all__ = ["descriptor_divisor", "score_divisor", "score_statistics"]
+
+logger = logging.getLogger(__name__)
+
+RELATIVE_FLOOR = 0.01
+"""Fraction of the typical size of a descriptor, and of the mean of a score."""
+SCORE_FLOOR = 1e-5
+"""Fraction of the squared distance of descriptors that have nothing to do with one another."""
+RIDGE = 0.1
+"""Variance added to that of the normalised descriptors, so that the predicted error follows none into its noise."""
+
+
+def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return what the dimensions of the descriptors are divided by, positive, of shape ``(d,)`` in float32.
+
+    It is the standard deviation, or a hundredth of the root mean square of all dimensions if that is larger. Raises a
+    ``ValueError`` if the statistics are not finite.
+    """
+    typical = (mean.square() + std.square()).mean().sqrt()
+    if not typical.isfinite():
+        msg = "The teacher's descriptors of the training images are not finite: pixels are NaN or absurdly large."
+        raise ValueError(msg)
+    # Where all descriptors are zero, nothing is left to divide.
+    floor = RELATIVE_FLOOR * typical if typical > 0 else torch.ones_like(typical)
+    n_below = int((std < floor).sum())
+    if 2 * n_below > len(std):
+        logger.warning(
+            "The training images are nearly constant: %d of the teacher's %d descriptor dimensions vary by less than "
+            "%.0f %% of their size. Check the images: every deviation will be anomalous.",
+            n_below,
+            len(std),
+            100 * RELATIVE_FLOOR,
+        )
+    return std.clamp(min=floor).float()
+
+
+def score_statistics(
+    statistics: RunningStatistics, expected_error: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute what scores are normalised with (eq. 11), and a linear model of the error.
+
+    Some places of good images are harder than others. How hard is a linear function of the descriptor, by ridge
+    regression. With a fraction of it subtracted, less is left of the errors of good images.
+
+    Args:
+        statistics: Statistics, with covariance, of vectors of d normalised descriptor components, regression error and
+            predictive uncertainty.
+        expected_error: Fraction of the predicted error that is subtracted, in ``[0, 1]``; 0 for eq. 11.
+
+    Returns:
+        Weights of the subtracted error, of shape ``(d,)``; mean and divisor of what is left of the error and of the
+        uncertainty, of shape ``(2,)`` each.
+
+    Raises:
+        ValueError: If the statistics are not finite.
+    """
+    dim = len(statistics.mean) - 2
+    descriptor_mean, mean = statistics.mean[:dim], statistics.mean[dim:].clone()
+    if not mean.isfinite().all():
+        msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
+        raise ValueError(msg)
+    of_descriptors, with_error = statistics.covariance[:dim, :dim], statistics.covariance[:dim, dim]
+    # Few patches say little about many components.
+    ridge = RIDGE + dim / statistics.count
+    weight = expected_error * torch.linalg.solve(of_descriptors + ridge * torch.eye(dim).double(), with_error)
+    variances = statistics.std[dim:].square()
+    variances[0] += weight @ of_descriptors @ weight - 2 * weight @ with_error
+    std = score_divisor(mean, variances.clamp(min=0).sqrt(), dim)
+    mean[0] -= weight @ descriptor_mean
+    return weight, mean, std
+
+
+def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) -> torch.Tensor:
+    """Return what regression error and predictive uncertainty are divided by (eq. 11), positive, in float32.
+
+    It is their standard deviation over the held-out images, or a floor from mean and dimension d if that is larger.
+    """
+    floor = (RELATIVE_FLOOR * mean).clamp(min=SCORE_FLOOR * descriptor_dim)
+    # A single student has no uncertainty at all.
+    if ((std < floor) & (mean > 0)).any():
+        logger.warning(
+            "The scores of the held-out images deviate by less than %.0f %% of their mean: the images are nearly "
+            "constant, or there is only one. Check them: every deviation will be anomalous.",
+            100 * RELATIVE_FLOOR,
+        )
+    return std.maximum(floor).float()

@@ -1,0 +1,239 @@
+"""A teacher and its students at one scale (Section 3.2): describe, loss, score."""
+
+from typing import cast
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from anomalib_students.networks.dense import cut_tiles, dense_descriptors, fill_phases, join_phases
+from anomalib_students.networks.patch_network import Architecture, PatchNetwork
+
+from .anomaly_map import normalised_score, predictive_uncertainty, regression_error, upsample
+from .loss import regression_loss, squared_distances
+from .normalisation import descriptor_divisor, score_statistics
+from .statistics import RunningStatistics
+
+__all__ = ["StudentTeacher", "split_batch"]
+
+TRAINING_PIXELS = 256 * 256
+"""Most pixels of a batch whose activations are kept for the backward pass where every pixel is described, and four
+times as many where every fourth is, or fewer are."""
+
+
+class StudentTeacher(nn.Module):
+    """A teacher, its M students, and the statistics that make their scores comparable, for one patch size.
+
+    Args:
+        patch_size: Side p of the receptive field: 17, 33 or 65.
+        n_students: Number M of students, at least 1.
+        descriptor_dim: Dimension d of the descriptors.
+        architecture: Architecture of all networks.
+        shared_layers: Layer, at least 0, that the students begin at: they continue from what the teacher's layers
+            before it return.
+
+    Attributes:
+        teacher: Frozen patch network. Its weights are random until they are loaded.
+        students: M patch networks with random weights.
+        descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
+        descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
+        error_weight: Weights of the linear model that predicts the regression error from the normalised descriptor, of
+            shape ``(d,)``; zero for the paper's scores.
+        error_mean: Mean of what exceeds the predicted error over anomaly-free images that the students have not seen; a
+            scalar.
+        error_std: Its standard deviation; a scalar.
+        uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
+        uncertainty_std: Its standard deviation; a scalar.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> scale = StudentTeacher(patch_size=33, n_students=2, descriptor_dim=128, architecture="light")
+        >>> scale(torch.rand(1, 3, 40, 50)).shape
+        torch.Size([1, 1, 40, 50])
+    """
+
+    descriptor_mean: torch.Tensor
+    descriptor_std: torch.Tensor
+    error_weight: torch.Tensor
+    error_mean: torch.Tensor
+    error_std: torch.Tensor
+    uncertainty_mean: torch.Tensor
+    uncertainty_std: torch.Tensor
+
+    def __init__(
+        self,
+        patch_size: int,
+        n_students: int,
+        descriptor_dim: int,
+        architecture: Architecture = "paper",
+        shared_layers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.shared_layers = shared_layers
+        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
+        self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
+        if not 0 <= shared_layers < len(self.teacher.layers):
+            msg = f"shared_layers must be at least 0 and less than {len(self.teacher.layers)}, got {shared_layers}."
+            raise ValueError(msg)
+        for student in cast("list[PatchNetwork]", list(self.students)) if shared_layers else []:
+            # The layers behind trained ones start with the variance that these were trained to have.
+            student.initialise()
+            student.continue_from(shared_layers)
+        self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
+        self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
+        self.register_buffer("error_weight", torch.zeros(descriptor_dim))
+        for score in ("error", "uncertainty"):
+            self.register_buffer(f"{score}_mean", torch.zeros(()))
+            self.register_buffer(f"{score}_std", torch.ones(()))
+
+    def forward(self, images: torch.Tensor, output_stride: int = 4, max_tile: int | None = None) -> torch.Tensor:
+        """Compute the anomaly map of one scale (eq. 11).
+
+        Args:
+            images: Normalised images of shape ``(B, 3, H, W)``.
+            output_stride: Distance s in pixels between described pixels; the scores of the others are interpolated.
+            max_tile: Largest side in pixels of what is described at once; by default, the whole images are.
+
+        Returns:
+            Scores of shape ``(B, 1, H, W)``.
+        """
+        rows = []
+        for row in cut_tiles(images, self.patch_size, output_stride, max_tile):
+            scores = [self.score(*self.describe(tile, output_stride)) for tile in row]
+            rows.append(torch.cat(scores, dim=-1))
+        scores_on_grid = torch.cat(rows, dim=-2).unsqueeze(1)
+        return upsample(scores_on_grid, output_stride, images.shape[-2:])
+
+    def describe(
+        self, tiles: torch.Tensor, output_stride: int, painted: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe every s-th pixel with all networks; shared layers run once.
+
+        Args:
+            tiles: Tiles with the border that their patches reach over, of shape ``(B, 3, h + p - 1, w + p - 1)``.
+            output_stride: Distance s in pixels between described pixels.
+            painted: What the students see instead.
+
+        Returns:
+            Descriptors of the students, of shape ``(M, B, d, h / s, w / s)``, and the normalised descriptors of the
+            teacher, of shape ``(B, d, h / s, w / s)``.
+        """
+        with torch.no_grad():
+            shared = self._shared_layers(tiles, output_stride)
+            target = self.teacher(shared, output_stride, first=self.shared_layers).float()
+            target = (target - self.descriptor_mean) / self.descriptor_std
+            if painted is not None:
+                shared = self._shared_layers(painted, output_stride)
+        students = torch.stack([student(shared, output_stride) for student in self.students])
+        size = tiles.shape[-2:]
+        return (
+            join_phases(self.teacher, students, output_stride, size),
+            join_phases(self.teacher, target, output_stride, size),
+        )
+
+    def score(self, students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Add up the normalised error and, if there are several students, uncertainty (eq. 11).
+
+        The error that the linear model predicts from the teacher's descriptor is subtracted first.
+
+        Args:
+            students: Descriptors of the students, of shape ``(M, B, d, h, w)``.
+            target: Normalised descriptors of the teacher, of shape ``(B, d, h, w)``.
+
+        Returns:
+            Scores of shape ``(B, h, w)``.
+        """
+        expected = torch.einsum("d,bdhw->bhw", self.error_weight.to(target), target)
+        error = regression_error(students, target) - expected
+        score = normalised_score(error, self.error_mean, self.error_std)
+        if len(self.students) > 1:
+            uncertainty = predictive_uncertainty(students)
+            score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
+        return score
+
+    def loss(
+        self,
+        tiles: torch.Tensor,
+        output_stride: int,
+        painted: torch.Tensor | None = None,
+        hard_fraction: float = 1.0,
+        grad_checkpointing: bool = True,
+    ) -> torch.Tensor:
+        """Compute the loss of all students (eq. 7).
+
+        Args:
+            tiles: Tiles with border, see :meth:`describe`.
+            output_stride: Distance s in pixels between described pixels.
+            painted: What the students see instead.
+            hard_fraction: Fraction of the pixels of the batch, the hardest, that the loss is the mean of; 1 for all.
+            grad_checkpointing: Whether a batch of more than :data:`TRAINING_PIXELS` is processed in chunks, whose
+                activations are not kept, but computed once more in the backward pass.
+
+        Returns:
+            Sum of the students' losses; a scalar.
+        """
+
+        def distances(tiles: torch.Tensor, painted: torch.Tensor | None = None) -> torch.Tensor:
+            return squared_distances(*self.describe(tiles, output_stride, painted))
+
+        seen = [tiles] if painted is None else [tiles, painted]
+        chunks = list(zip(*(split_batch(each, TRAINING_PIXELS * min(output_stride, 4)) for each in seen), strict=True))
+        if len(chunks) == 1 or not grad_checkpointing:
+            return regression_loss(distances(*seen), hard_fraction)
+        parts = [checkpoint(distances, *chunk, use_reentrant=False) for chunk in chunks]
+        return regression_loss(torch.cat(parts, dim=1), hard_fraction)
+
+    def descriptor_vectors(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
+        """Return what :meth:`normalise_descriptors` takes statistics of, of shape ``(n, d)`` for n pixels of tiles."""
+        descriptors = dense_descriptors(self.teacher, tiles, output_stride, padded=True)
+        return descriptors.movedim(1, -1).flatten(0, -2)
+
+    def score_vectors(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
+        """Return what :meth:`normalise_scores` takes statistics of, of shape ``(n, d + 2)`` for n pixels of tiles.
+
+        These are the teacher's normalised descriptors, regression error and predictive uncertainty, side by side.
+        """
+        students, target = self.describe(tiles, output_stride)
+        scores = torch.stack([regression_error(students, target), predictive_uncertainty(students)], dim=1)
+        return torch.cat([target, scores.to(target)], dim=1).movedim(1, -1).flatten(0, -2)
+
+    def normalise_descriptors(self, statistics: RunningStatistics) -> None:
+        """Set the statistics that the teacher's descriptors are normalised with (eq. 7).
+
+        Args:
+            statistics: Statistics of training images, see :meth:`descriptor_vectors`.
+
+        Raises:
+            ValueError: If they are not finite.
+        """
+        self.descriptor_mean.copy_(statistics.mean.view(-1, 1, 1))
+        self.descriptor_std.copy_(descriptor_divisor(statistics.mean, statistics.std).view(-1, 1, 1))
+
+    def normalise_scores(self, statistics: RunningStatistics, expected_error: float = 0.0) -> None:
+        """Set the statistics that scores are normalised with (eq. 11), and the linear model of the error.
+
+        Args:
+            statistics: Statistics of held-out images, with covariance, see :meth:`score_vectors`.
+            expected_error: Fraction of the predicted error that is subtracted, in ``[0, 1]``; 0 for eq. 11.
+
+        Raises:
+            ValueError: If they are not finite.
+        """
+        weight, mean, std = score_statistics(statistics, expected_error)
+        self.error_weight.copy_(weight)
+        self.error_mean.copy_(mean[0])
+        self.error_std.copy_(std[0])
+        self.uncertainty_mean.copy_(mean[1])
+        self.uncertainty_std.copy_(std[1])
+
+    def _shared_layers(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
+        filled = fill_phases(self.teacher, tiles, output_stride)
+        return self.teacher(filled, output_stride, stop=self.shared_layers)
+
+
+def split_batch(images: torch.Tensor, pixels: int) -> tuple[torch.Tensor, ...]:
+    """Split a batch into chunks of at most ``pixels`` pixels together, but at least one image."""
+    return images.split(max(1, pixels // images[0, 0].numel()))

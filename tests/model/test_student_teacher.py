@@ -1,0 +1,223 @@
+"""One scale against networks that are evaluated one by one, each from its first layer."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from torch import nn
+
+from anomalib_students.model import student_teacher
+from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error, upsample
+from anomalib_students.model.augment import training_tiles
+from anomalib_students.model.normalisation import RIDGE
+from anomalib_students.model.statistics import RunningStatistics
+from anomalib_students.model.student_teacher import StudentTeacher
+from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, pad_border
+
+pytestmark = pytest.mark.usefixtures("narrow_networks")
+
+DIM = 6
+STATISTICS = ("descriptor_mean", "descriptor_std", "error_mean", "error_std", "uncertainty_mean", "uncertainty_std")
+
+
+def make_scale(patch_size=33, n_students=2, architecture="paper", shared_layers=0):
+    """One scale in double precision, whose networks and statistics all matter to its output."""
+    scale = StudentTeacher(patch_size, n_students, DIM, architecture, shared_layers).double()
+    for module in scale.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    for name in STATISTICS:
+        buffer = getattr(scale, name)
+        buffer.copy_(torch.rand(buffer.shape) + (0.5 if name.endswith("_std") else 0))
+    nn.init.normal_(scale.error_weight)
+    return scale
+
+
+def make_images(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def whole_students(scale):
+    """The students as networks of their own, with the layers that they share with the teacher."""
+    for student in scale.students:
+        network = deepcopy(scale.teacher)
+        network.convolutions = nn.ModuleList(
+            [*scale.teacher.convolutions[: scale.shared_layers], *student.convolutions]
+        )
+        yield network
+
+
+def describe_one_by_one(scale, images, output_stride, painted=None):
+    target = dense_descriptors(scale.teacher, images, output_stride).float()
+    target = (target - scale.descriptor_mean) / scale.descriptor_std
+    seen = images if painted is None else painted
+    return torch.stack([dense_descriptors(each, seen, output_stride) for each in whole_students(scale)]), target
+
+
+@pytest.mark.parametrize("output_stride", [1, 4, 8])
+@pytest.mark.parametrize("shared_layers", [0, 1, 2, 3])
+def test_students_continue_from_the_teachers_first_layers(output_stride, shared_layers):
+    scale = make_scale(17, architecture="light", shared_layers=shared_layers)
+    images, painted = make_images(2, 3, 30, 41), make_images(2, 3, 30, 41)
+    padded = [pad_border(each, 17) for each in (images, painted)]
+    expected = describe_one_by_one(scale, images, output_stride, painted)
+    torch.testing.assert_close(scale.describe(padded[0], output_stride, padded[1]), expected)
+    expected = describe_one_by_one(scale, images, output_stride)
+    torch.testing.assert_close(scale.describe(padded[0], output_stride), expected)
+
+
+def test_students_hold_only_their_own_layers():
+    scale = make_scale(shared_layers=2)
+    assert {name for name, _ in scale.named_parameters() if name.startswith("students.0.")} == {
+        f"students.0.convolutions.{layer}.{kind}" for layer in range(2) for kind in ("weight", "bias")
+    }
+    assert {name for name, weight in scale.named_parameters() if not weight.requires_grad} == {
+        name for name, _ in scale.named_parameters() if name.startswith("teacher.")
+    }
+
+
+@pytest.mark.parametrize("shared_layers", [-1, 4])
+def test_all_students_need_a_layer_of_their_own(shared_layers):
+    with pytest.raises(ValueError, match=f"shared_layers must be at least 0 and less than 4, got {shared_layers}"):
+        StudentTeacher(33, 1, DIM, shared_layers=shared_layers)
+
+
+@pytest.mark.parametrize("n_students", [1, 3])
+@pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
+def test_map_is_equation_11_less_the_predicted_error(output_stride, n_students):
+    scale = make_scale(n_students=n_students)
+    images = make_images(2, 3, 19, 26)
+    students, target = describe_one_by_one(scale, images, output_stride)
+    predicted = (target * scale.error_weight.view(-1, 1, 1)).sum(dim=1)
+    score = (regression_error(students, target) - predicted - scale.error_mean) / scale.error_std
+    if n_students > 1:
+        score += (predictive_uncertainty(students) - scale.uncertainty_mean) / scale.uncertainty_std
+    expected = upsample(score.unsqueeze(1), output_stride, (19, 26))
+    torch.testing.assert_close(scale(images, output_stride), expected, check_dtype=False)
+
+
+@pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (17, 40), (50, 33)])
+def test_an_image_in_tiles_has_the_map_of_the_whole(height, width, output_stride, monkeypatch):
+    scale, sides = make_scale(architecture="light"), []
+    images = make_images(2, 3, height, width)
+    expected = scale(images, output_stride)
+    describe = scale.describe
+
+    def watched(tile, stride):
+        sides.extend(side - 32 for side in tile.shape[-2:])
+        return describe(tile, stride)
+
+    monkeypatch.setattr(scale, "describe", watched)
+    # The teacher's descriptors are normalised in single precision.
+    torch.testing.assert_close(scale(images, output_stride, max_tile=16), expected, rtol=1e-6, atol=1e-4)
+    assert max(sides) <= 16
+
+
+class TestLoss:
+    @pytest.mark.parametrize("shared_layers", [0, 2])
+    @pytest.mark.parametrize("training_mode", ["phase", "dense"])
+    def test_only_students_see_synthetic_defects(self, training_mode, shared_layers):
+        scale = make_scale(shared_layers=shared_layers)
+        generator = torch.Generator().manual_seed(0)
+        tiles, painted, _ = training_tiles(scale.teacher, make_images(2, 3, 40, 40), training_mode, 1.0, generator)
+        stride = 4 if training_mode == "phase" else 1
+        describe = lambda network, tiles: dense_descriptors(network, tiles, stride, padded=True)  # noqa: E731
+        target = (describe(scale.teacher, tiles) - scale.descriptor_mean) / scale.descriptor_std
+        expected = sum(
+            (describe(student, painted) - target).square().sum(dim=1).mean() for student in whole_students(scale)
+        )
+        torch.testing.assert_close(scale.loss(tiles, stride, painted), expected, check_dtype=False)
+        assert abs(scale.loss(tiles, stride) - expected) > 1e-3
+
+    @pytest.mark.parametrize("pixels", [10**9, 2 * 72 * 72 // 4, 1])
+    def test_hard_pixels_are_chosen_over_the_batch(self, pixels, monkeypatch):
+        """Whole or in chunks, some of which have high contrast; with the gradients of the whole."""
+        scale = make_scale(shared_layers=1)
+        images = make_images(6, 3, 72, 72) * torch.tensor([0.1, 3, 0.1, 0.1, 3, 0.1]).view(-1, 1, 1, 1)
+        painted = images + 0.1 * make_images(6, 3, 72, 72)
+        students, target = scale.describe(images, 4, painted)
+        distances = (students - target).square().sum(dim=2).flatten(1)
+        n_hard = round(0.1 * distances.shape[1])
+        expected = distances.sort(descending=True).values[:, :n_hard].mean(dim=1).sum()
+        parameters = list(scale.students.parameters())
+        monkeypatch.setattr(student_teacher, "TRAINING_PIXELS", pixels)
+        loss = scale.loss(images, 4, painted, hard_fraction=0.1)
+        torch.testing.assert_close(loss, expected, check_dtype=False)
+        gradients = torch.autograd.grad(expected, parameters)
+        assert all(gradient.any() for gradient in gradients)
+        # The loss is in single precision.
+        torch.testing.assert_close(torch.autograd.grad(loss, parameters), gradients, rtol=1e-4, atol=1e-4)
+
+    def test_activations_of_a_large_batch_are_not_kept(self, monkeypatch):
+        scale, sizes = make_scale(), []
+        describe = scale.describe
+        monkeypatch.setattr(scale, "describe", lambda tiles, *more: sizes.append(len(tiles)) or describe(tiles, *more))
+        monkeypatch.setattr(student_teacher, "TRAINING_PIXELS", 2 * 40 * 40 // 4)
+        scale.loss(make_images(5, 3, 40, 40), 4).backward()
+        # Forward, and again in the backward pass.
+        assert sizes[:3] == [2, 2, 1]
+        assert sorted(sizes[3:]) == [1, 2, 2]
+
+
+def make_vectors(n=5000):
+    """Descriptors that are not quite normalised, errors that depend on them, and uncertainties."""
+    generator = torch.Generator().manual_seed(1)
+    descriptors = 0.8 * torch.randn(n, DIM, generator=generator, dtype=torch.float64) + 0.1
+    slope = torch.randn(DIM, generator=generator, dtype=torch.float64)
+    error = 20 + descriptors @ slope + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
+    uncertainty = 3 + torch.rand(n, generator=generator, dtype=torch.float64)
+    return descriptors, error, uncertainty
+
+
+def statistics_of(descriptors, error, uncertainty):
+    statistics = RunningStatistics(DIM + 2, covariance=True)
+    statistics.update(torch.cat([descriptors, error[:, None], uncertainty[:, None]], dim=1))
+    return statistics
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_what_is_left_of_the_error_is_normalised(fraction):
+    scale = make_scale()
+    descriptors, error, uncertainty = make_vectors()
+    scale.normalise_scores(statistics_of(descriptors, error, uncertainty), fraction)
+    alpha = len(error) * (RIDGE + DIM / len(error))
+    regression = Ridge(alpha=alpha).fit(descriptors.numpy(), error.numpy())
+    torch.testing.assert_close(
+        scale.error_weight, fraction * torch.from_numpy(regression.coef_), check_dtype=False, rtol=1e-5, atol=1e-6
+    )
+    left = error - descriptors @ scale.error_weight.double()
+    assert float(scale.error_mean) == pytest.approx(float(left.mean()), rel=1e-5)
+    assert float(scale.error_std) == pytest.approx(float(left.std(correction=0)), rel=1e-4)
+    assert scale.error_std < error.std()
+    assert float(scale.uncertainty_std) == pytest.approx(float(uncertainty.std(correction=0)), rel=1e-5)
+
+
+def test_without_an_expected_error_the_statistics_are_those_of_equation_11():
+    scale = make_scale()
+    descriptors, error, uncertainty = make_vectors()
+    scale.normalise_scores(statistics_of(descriptors, error, uncertainty))
+    assert not scale.error_weight.any()
+    assert float(scale.error_mean) == pytest.approx(float(error.mean()))
+    assert float(scale.error_std) == pytest.approx(float(error.std(correction=0)))
+
+
+def test_few_patches_change_the_expectation_little():
+    scale = make_scale()
+    descriptors, error, uncertainty = make_vectors(n=8)
+    # With more components than patches, a plain regression would explain everything.
+    scale.normalise_scores(statistics_of(descriptors, error, uncertainty), expected_error=1.0)
+    assert 0.2 * error.std(correction=0) < scale.error_std < error.std(correction=0)
+
+
+def test_vectors_are_descriptors_and_scores_side_by_side():
+    scale = make_scale()
+    tiles = make_images(2, 3, 37, 41)
+    vectors = scale.score_vectors(tiles, 2)
+    students, target = scale.describe(tiles, 2)
+    error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
+    assert vectors.shape == (error.numel(), DIM + 2)
+    torch.testing.assert_close(vectors[:, :DIM], target.movedim(1, -1).flatten(0, -2))
+    expected = torch.stack([error.flatten(), uncertainty.flatten()], dim=1)
+    torch.testing.assert_close(vectors[:, DIM:], expected, check_dtype=False)
