@@ -11,9 +11,9 @@ resumes an interrupted job.
 import sys
 from pathlib import Path
 
+from job_arguments import SET_BY_JOBS, add_cluster, pretraining_of
 from jsonargparse import ArgumentParser
 
-from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, pretraining_of
 from anomalib_students.cluster.pretrain import pretrain_teachers
 from anomalib_students.cluster.storage import Storage
 from anomalib_students.cluster.workers import connect

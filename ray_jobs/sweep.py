@@ -16,9 +16,9 @@ import sys
 from argparse import ArgumentError
 from pathlib import Path
 
+from job_arguments import SET_BY_JOBS, add_cluster, add_training, parse, pretraining_of
 from jsonargparse import ArgumentParser
 
-from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, add_training, parse, pretraining_of
 from anomalib_students.cluster.sweep import WEIGHTS, run_sweep, sweep_files
 from anomalib_students.cluster.workers import connect
 from anomalib_students.data import SampleParts
@@ -59,7 +59,7 @@ def main(args: list[str]) -> int:
         pretraining = pretraining_of(settings.pretraining)
         connect(settings)
         choices = {name: settings[name] for name in (*WEIGHTS, *OTHERS) if settings[name]}
-        files = sweep_files(run_sweep(settings, pretraining, choices), pretraining, choices)
+        files = sweep_files(settings, pretraining, choices, run_sweep(settings, pretraining, choices))
         for name, content in files.items():
             settings.storage.write(name, content)
     except (ArgumentError, OSError, ValueError) as error:

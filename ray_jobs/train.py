@@ -13,9 +13,9 @@ import sys
 from argparse import ArgumentError
 from pathlib import Path
 
+from job_arguments import SET_BY_JOBS, add_cluster, add_training, parse, pretraining_of
 from jsonargparse import ArgumentParser
 
-from anomalib_students.cluster.arguments import SET_BY_JOBS, add_cluster, add_training, parse, pretraining_of
 from anomalib_students.cluster.train import train_categories
 from anomalib_students.cluster.workers import connect
 from anomalib_students.teacher.pretrain import pretrain

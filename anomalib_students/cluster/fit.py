@@ -26,10 +26,7 @@ SECONDS_BETWEEN_REPORTS = 60
 
 
 class RegularReport(RayTrainReportCallback):
-    """Report a checkpoint after an epoch, unless the last one is less than a minute old, and after the training.
-
-    Each costs passes over the held-out images.
-    """
+    """Report a checkpoint after an epoch if the last one, which costs time, is a minute old, and after the training."""
 
     _next = 0.0
     _step = -1
@@ -52,14 +49,10 @@ def fit(config: dict[str, Any]) -> None:
     settings = config["settings"]
     model = create_model(settings, config["patch_size"], **config["model"])
     datamodule = create_datamodule(settings, config["category"])
-    checkpoint = train.get_checkpoint()
+    last = train.get_checkpoint()
     with tempfile.TemporaryDirectory() as folder:
-        engine = create_worker_engine(settings, folder, RegularReport())
-        if checkpoint is None:
-            engine.fit(model, datamodule=datamodule)
-            return
-        with checkpoint.as_directory() as saved:
-            engine.fit(model, datamodule=datamodule, ckpt_path=Path(saved, CHECKPOINT))
+        path = Path(last.to_directory(folder), CHECKPOINT) if last else None
+        create_worker_engine(settings, folder, RegularReport()).fit(model, datamodule=datamodule, ckpt_path=path)
 
 
 def pretrain_together(config: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,20 +33,19 @@ HELD_OUT = 0.3
 """Fraction of the good training images that is held out for the validation."""
 
 
-def run_sweep(settings: Namespace, pretraining: Mapping[str, Any], choices: Mapping[str, Sequence]) -> pd.DataFrame:
+def run_sweep(settings: Namespace, pretraining: Mapping[str, Any], choices: Mapping[str, Sequence]) -> ResultGrid:
     """Run the trials of ``ray_jobs/sweep.py``, as many at once as there is room for, and stop weak ones early.
 
     They share the arguments ``pretraining`` and are given ``choices`` of others, the paper's four settings first. An
-    interrupted sweep is resumed. Returns a row for each trial, the best first: arguments, metric on validation and test
-    images, and how it ended. Raise a ValueError if the storage has a sweep of other settings, or is a URI.
+    interrupted sweep is resumed. Raise a ValueError if the storage has a sweep of other settings, or is a URI.
     """
     folder = str(settings.storage.folder)
     names = ("data", "model", "trainer", "seed", "workers", "categories", "epochs", "metric", "trials")
     settings.storage.begin({**{name: settings[name] for name in names}, "pretraining": pretraining, "choices": choices})
-    # The workers have the resources.
-    trial = tune.with_resources(partial(_run_trial, settings, pretraining), {"CPU": 0})
+    # The workers have the cores; Tune needs some resource of what waits for them.
+    trial = tune.with_resources(partial(_run_trial, settings, pretraining), {"memory": 2**28})
     if Tuner.can_restore(f"{folder}/tune"):
-        return _table(settings, choices, Tuner.restore(f"{folder}/tune", trial, restart_errored=True).fit())
+        return Tuner.restore(f"{folder}/tune", trial, restart_errored=True).fit()
     reports = settings.epochs * len(settings.categories or [None])
     others = {name: values[0] for name, values in choices.items()}
     points = [{**others, **dict(zip(WEIGHTS, map(float, weights), strict=True))} for weights in PAPER_WEIGHTS]
@@ -64,7 +63,7 @@ def run_sweep(settings: Namespace, pretraining: Mapping[str, Any], choices: Mapp
         ),
         run_config=RunConfig(name="tune", storage_path=folder),
     )
-    return _table(settings, choices, tuner.fit())
+    return tuner.fit()
 
 
 def _run_trial(settings: Namespace, pretraining: Mapping[str, Any], config: dict[str, Any]) -> None:
@@ -91,8 +90,7 @@ def _judge(config: dict[str, Any]) -> None:
         pretrain_together({**config, "pretraining": {**pretraining, "output": teacher, "results": folder}})
     network = {name: pretraining[name] for name in ("architecture", "descriptor_dim")}
     split = {"val_split_mode": "synthetic", "val_split_ratio": HELD_OUT, "seed": settings.seed}
-    validated: list[float] = []
-    tested: list[float] = []
+    validated, tested = list[float](), list[float]()
 
     def report(trainer: Trainer, _: LightningModule) -> None:
         values = [*validated, float(trainer.callback_metrics[settings.metric])]
@@ -113,22 +111,23 @@ def _judge(config: dict[str, Any]) -> None:
     train.report({settings.metric: means[0], f"test_{settings.metric}": means[1]})
 
 
-def _table(settings: Namespace, choices: Mapping[str, Sequence], results: ResultGrid) -> pd.DataFrame:
+def sweep_files(
+    settings: Namespace, pretraining: Mapping[str, Any], choices: Mapping[str, Sequence], trials: ResultGrid
+) -> dict[str, bytes]:
+    """Make ``sweep.csv``, ``sweep.md`` and, if a trial is finished, the arguments of a pretraining, ``best.yaml``.
+
+    The tables have a row for each trial, the best first: arguments, metric on validation and test images, and its end.
+    """
     metrics, rows = [settings.metric, f"test_{settings.metric}"], []
-    for trial in (results[index] for index in range(len(results))):
+    for trial in (trials[index] for index in range(len(trials))):
         values = [(trial.metrics or {}).get(name) for name in metrics]
         end = "stopped early" if values[1] is None else "finished"
         end = f"failed: {reason_of(trial.error)}" if trial.error else end
         rows.append({**(trial.config or {}), **dict(zip(metrics, values, strict=True)), "end": end})
-    table = pd.DataFrame(rows, columns=[*choices, *metrics, "end"])
-    return table.sort_values(settings.metric, ascending=False, ignore_index=True)
-
-
-def sweep_files(table: pd.DataFrame, pretraining: Mapping[str, Any], names: Iterable[str]) -> dict[str, bytes]:
-    """Make ``sweep.csv``, ``sweep.md`` and, if a trial is finished, the arguments of a pretraining, ``best.yaml``."""
+    table = pd.DataFrame(rows, columns=[*choices, *metrics, "end"]).sort_values(settings.metric, ascending=False)
     files = {"sweep.csv": table.to_csv(index=False), "sweep.md": table.to_markdown(index=False, floatfmt=".4g") + "\n"}
     finished = table[table["end"] == "finished"]
     if len(finished):
-        best = {**pretraining, **json.loads(finished.iloc[0][list(names)].to_json())}
+        best = {**pretraining, **json.loads(finished.iloc[0][list(choices)].to_json())}
         files["best.yaml"] = yaml.safe_dump(json.loads(json.dumps(best, default=str)), sort_keys=False)
     return {name: content.encode() for name, content in files.items()}

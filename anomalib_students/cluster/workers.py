@@ -46,10 +46,9 @@ def connect(settings: Namespace) -> None:
     if settings.gpus_per_worker is None:
         settings.gpus_per_worker = min(1, ray.cluster_resources().get("GPU", 0))
     settings.accelerator = "gpu" if settings.gpus_per_worker else "cpu"
-    gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
-    settings.resources = {"CPU": settings.cpus_per_worker, **gpus}
+    settings.resources = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     if not room(settings):
-        needed = " and ".join(f"{amount:g} {name}" for name, amount in settings.resources.items())
+        needed = f"{settings.cpus_per_worker:g} CPU and {settings.gpus_per_worker:g} GPU"
         msg = f"The cluster has no room for {settings.workers} worker(s) with {needed} each."
         raise ValueError(msg)
 

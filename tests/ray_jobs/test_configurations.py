@@ -4,8 +4,7 @@ import runpy
 from argparse import ArgumentError
 
 import pytest
-
-from anomalib_students.cluster.arguments import parse
+from job_arguments import parse
 
 from .conftest import JOBS
 

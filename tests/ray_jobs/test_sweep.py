@@ -1,5 +1,6 @@
 """The Ray job that sweeps the weights of the teacher's loss."""
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -87,7 +88,9 @@ def test_the_settings_of_the_paper_come_first_and_others_follow(nodes, tmp_path,
         workers=1,
         resources={"CPU": 1},
     )
-    table = sweep.run_sweep(settings, {}, choices)
+    files = sweep.sweep_files(settings, {}, choices, sweep.run_sweep(settings, {}, choices))
+    assert set(files) == {"sweep.csv", "sweep.md"}
+    table = pd.read_csv(io.BytesIO(files["sweep.csv"]))
     assert len(table) == 8
     assert set(table["end"]) == {"stopped early"}
     weights = table[list(choices)].to_dict("records")

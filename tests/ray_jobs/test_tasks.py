@@ -60,7 +60,7 @@ def test_without_room_nothing_is_started(nodes):
     from anomalib_students.cluster.workers import connect
 
     settings = Namespace(address=None, workers=1, cpus_per_worker=1000, gpus_per_worker=None)
-    with pytest.raises(ValueError, match=r"no room for 1 worker\(s\) with 1000 CPU each"):
+    with pytest.raises(ValueError, match=r"no room for 1 worker\(s\) with 1000 CPU and 0 GPU each"):
         connect(settings)
     assert settings.gpus_per_worker == 0
 

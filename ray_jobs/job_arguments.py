@@ -10,12 +10,11 @@ from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
+from anomalib_students.cluster.storage import Storage
 from anomalib_students.engine.plain_settings import PlainSettings
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.teacher.data import find_images
 from anomalib_students.teacher.pretrain import PretrainSettings
-
-from .storage import Storage
 
 __all__ = ["SET_BY_JOBS", "add_cluster", "add_training", "parse", "pretraining_of"]
 
@@ -48,13 +47,7 @@ def add_cluster(parser: ArgumentParser, group: str) -> None:
     """Add the arguments of the cluster and the workers; ``group`` is what these train together, say ``"ensemble"``."""
     where = parser.add_argument_group("Where to train")
     where.add_argument("--address", type=str | None, help="Address of a Ray cluster, or auto; by default this machine.")
-    where.add_argument(
-        f"--workers_per_{group}",
-        dest="workers",
-        type=PositiveInt,
-        default=1,
-        help=f"Processes of each {group}.",
-    )
+    where.add_argument(f"--workers_per_{group}", dest="workers", type=PositiveInt, default=1, help="Processes of each.")
     where.add_argument("--cpus_per_worker", type=PositiveFloat, default=1, help="CPU cores of each.")
     where.add_argument("--gpus_per_worker", type=float | None, help="GPUs of each, or fractions; by default 1, if any.")
     where.add_argument("--max_failures", type=int, default=2, help="How often a training whose workers die is resumed.")
