@@ -56,8 +56,7 @@ def run_sweep(settings: Namespace, pretraining: Mapping[str, Any], choices: Mapp
             metric=settings.metric,
             mode="max",
             num_samples=settings.trials,
-            max_concurrent_trials=room(settings),
-            search_alg=BasicVariantGenerator(points_to_evaluate=points, random_state=settings.seed),
+            search_alg=BasicVariantGenerator(points, max_concurrent=room(settings), random_state=settings.seed),
             # The last report is that of the test.
             scheduler=ASHAScheduler(max_t=reports + 1, grace_period=max(1, reports // 3), reduction_factor=3),
         ),
