@@ -69,20 +69,18 @@ def draw_roc(curve: Curve, recall: Rate | None, false_alarms: Rate | None) -> st
     with mpl.rc_context(SETTINGS):
         figure, axes = _figure()
         axes.plot([0, 1], [0, 1], color=FOREGROUND, linewidth=0.8, linestyle=":", label="chance")
-        axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"AUROC {curve.area:.3f}")
         if recall is not None and false_alarms is not None:
             x, y = (np.array([rate.value], dtype=float) for rate in (false_alarms, recall))
             axes.plot(x, y, "o", color=CLASSES[True][1], label="at the threshold", clip_on=False, zorder=3)
-        return _curve_uri(figure, axes, "false alarms among good images", "found of defective images", 1)
+        labels = {"xlabel": "false alarms among good images", "ylabel": "found of defective images"}
+        return _curve_uri(figure, axes, curve, f"AUROC {curve.area:.3f}", xlim=(0, 1), **labels)
 
 
 def draw_pro(curve: Curve) -> str:
     """Draw the PRO curve of the anomaly maps, as a data URI."""
     with mpl.rc_context(SETTINGS):
-        figure, axes = _figure()
-        axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"AUPRO {curve.area:.3f}")
-        label = "false positive rate of good pixels"
-        return _curve_uri(figure, axes, label, "mean overlap with the defects", FPR_LIMIT)
+        labels = {"xlabel": "false positive rate of good pixels", "ylabel": "mean overlap with the defects"}
+        return _curve_uri(*_figure(), curve, f"AUPRO {curve.area:.3f}", xlim=(0, FPR_LIMIT), **labels)
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -90,8 +88,9 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _curve_uri(figure: Figure, axes: Axes, below: str, beside: str, end: float) -> str:
-    axes.set(xlabel=below, ylabel=beside, xlim=(0, end), ylim=(0, 1.01))
+def _curve_uri(figure: Figure, axes: Axes, curve: Curve, label: str, **settings: Any) -> str:
+    axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=label)
+    axes.set(ylim=(0, 1.01), **settings)
     axes.grid(color=FOREGROUND, alpha=0.15)
     axes.legend(loc="lower right")
     return _svg_uri(figure)

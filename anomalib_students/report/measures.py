@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from anomalib.data import ImageBatch
 from scipy.stats import binomtest
-from sklearn.metrics import roc_curve
+from sklearn.metrics import auc, roc_curve
 from torchmetrics.utilities import dim_zero_cat
 
-from anomalib_students.model.metrics import AUPRO, AUROC
+from anomalib_students.model.metrics import AUPRO
 
 from .results import ImageResult
 
@@ -104,11 +104,8 @@ def image_roc(results: Sequence[ImageResult]) -> Curve | None:
     truth = np.array([result.is_defective for result in results])
     if len(set(truth)) < 2:
         return None
-    scores = np.array([result.score for result in results], dtype=np.float32)
-    metric = AUROC(fields=["pred_score", "gt_label"])
-    metric.update(_batch(pred_score=torch.from_numpy(scores), gt_label=torch.from_numpy(truth)))
-    fpr, tpr, _ = roc_curve(truth, scores)
-    return Curve(fpr, tpr, float(metric.compute()))
+    fpr, tpr, _ = roc_curve(truth, [result.score for result in results])
+    return Curve(fpr, tpr, float(auc(fpr, tpr)))
 
 
 def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
@@ -124,13 +121,8 @@ def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
     if not marked.any() or marked.all():
         return None
     metric = AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=FPR_LIMIT)
-    metric.update(_batch(anomaly_map=torch.stack(maps), gt_mask=marked))
+    images = torch.zeros(len(maps), 3, 1, 1)
+    metric.update(ImageBatch(image=images, anomaly_map=torch.stack(maps), gt_mask=marked))  # type: ignore[arg-type]
     fpr, overlap = metric.compute_pro(metric.perform_cca().squeeze(1), dim_zero_cat(metric.preds))
     places = np.linspace(0, FPR_LIMIT, N_POINTS)
     return Curve(places, np.interp(places, fpr.numpy(), overlap.numpy()), float(metric.compute()))
-
-
-def _batch(**fields: torch.Tensor) -> ImageBatch:
-    """Make a batch of predictions and ground truth for metrics, with empty images."""
-    (length,) = {len(field) for field in fields.values()}
-    return ImageBatch(image=torch.zeros(length, 3, 1, 1), **fields)  # type: ignore[arg-type]

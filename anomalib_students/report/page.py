@@ -38,7 +38,7 @@ def write_report(
         model: Trained model, with its pre- and post-processor.
         datamodule: Data module, set up or not, whose test images are shown.
         output: HTML file to write. An older file of that name is replaced.
-        source: Where the model is from, for the head of the report, such as the path of its checkpoint.
+        source: Where the model is from, such as the path of its checkpoint; None to leave it out.
         n_images: Most images that are shown, at least 1: mistakes come first. The numbers are over all.
         trainer_arguments: Arguments of Lightning's trainer, such as ``accelerator``.
 
@@ -72,10 +72,7 @@ def render_page(
     source: str | None,
     n_images: int,
 ) -> str:
-    """Render the report as HTML that needs no other file.
-
-    ``source`` is where the model is from, such as the path of its checkpoint; None to leave it out.
-    """
+    """Render the report as HTML that needs no other file."""
     good = [result for result in results if not result.is_defective]
     defective = [result for result in results if result.is_defective]
     is_decided = thresholds.score is not None
