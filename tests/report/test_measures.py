@@ -58,11 +58,6 @@ def test_roc_is_that_of_scikit_learn(results):
     assert auc(curve.fpr, curve.values) == pytest.approx(expected)
 
 
-def test_roc_ranks_scores_of_any_range(results):
-    stretched = [each._replace(score=300 * each.score) for each in results]
-    assert image_roc(stretched).area == pytest.approx(image_roc(results).area)
-
-
 def test_pro_is_that_of_a_loop_over_thresholds(results):
     curve = pixel_pro(results)
     assert curve.area == pytest.approx(pro_by_hand(results), abs=1e-4)
@@ -82,11 +77,6 @@ def test_types_are_measured_against_the_good_images(results):
     own = [each for each in results if each.kind in {"good", "dent"}]
     assert dent.aupro == pytest.approx(pro_by_hand(own), abs=1e-4)
     assert (good.auroc, good.aupro) == (None, None)
-
-
-def test_without_decisions_there_are_no_alarms(results):
-    kinds = kinds_of([each._replace(is_alarm=None) for each in results])
-    assert [kind.alarms for kind in kinds] == [None, None, None]
 
 
 @pytest.mark.parametrize("is_defective", [False, True])

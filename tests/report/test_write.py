@@ -164,13 +164,6 @@ def test_a_model_is_left_as_it_was(write, model, datamodule):
         torch.testing.assert_close(value, state[name], rtol=0, atol=0, equal_nan=True)
 
 
-def test_only_some_images_are_shown_if_there_are_many(write, model, datamodule):
-    page = write(model, datamodule, n_images=2)
-    assert len(page.cards) == 2
-    assert "Only the first 2 are shown" in page.text()
-    assert page.rows["good (no defect)"][0] == "4"
-
-
 def test_good_images_alone_have_false_alarms_and_no_curves(write, model, data_root):
     folder = data_root / "dots"
     datamodule = Folder(
@@ -197,17 +190,6 @@ def test_good_images_that_were_split_off_without_a_seed_are_named(write, model, 
     page = write(model, Folder("parts", **arguments, **split))
     assert "drawn from the training images at random, and without a seed" in page.text()
     assert "at random" not in write(model, Folder("parts", **arguments, **split, seed=1)).text()
-
-
-def test_defective_images_alone(write, model, datamodule):
-    datamodule.prepare_data()
-    datamodule.setup()
-    samples = datamodule.test_data.samples
-    datamodule.test_data.samples = samples[samples["label_index"] == 1].reset_index(drop=True)
-    datamodule._is_setup = True
-    page = write(model, datamodule)
-    assert page.numbers["False alarms"] == page.numbers["Precision"] == "?"
-    assert len(page.cards) == 5
 
 
 def test_without_masks_there_is_no_pro_curve(write, model, data_root):

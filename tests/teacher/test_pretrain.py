@@ -135,12 +135,6 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(run, tmp_path):
     }
 
 
-def test_a_light_teacher_is_written(run):
-    path = run(architecture="light")
-    network = load_teacher(path, patch_size=17, descriptor_dim=8, architecture="light")
-    assert network(torch.rand(2, 3, 17, 17)).shape == (2, 8, 1, 1)
-
-
 def test_the_same_seed_gives_the_same_teacher(run, finished):
     expected = load_file(finished / "p17.safetensors")
     same, other = load_file(run()), load_file(run(seed=1))
@@ -162,23 +156,12 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(run, fin
     assert read_metadata(resumed) == read_metadata(finished / "p17.safetensors")
 
 
-def test_an_interrupted_run_writes_no_teacher(run, monkeypatch, tmp_path):
-    interrupt_at(monkeypatch, step=3)
-    with pytest.raises(RuntimeError, match="power cut"):
-        run()
-    assert [path.name for path in tmp_path.iterdir()] == ["results"]
-
-
 def test_without_resume_a_run_starts_anew(run, finished, monkeypatch):
     with monkeypatch.context() as context:
         interrupt_at(context, step=5)
         with pytest.raises(RuntimeError, match="power cut"):
             run(seed=1)
     assert_same_weights(run(), finished / "p17.safetensors")
-
-
-def test_a_run_without_checkpoint_is_resumed_from_its_start(run, finished):
-    assert_same_weights(run(resume=True), finished / "p17.safetensors")
 
 
 def test_a_finished_run_can_be_resumed_to_write_its_teacher_again(run, finished, tmp_path):
