@@ -344,8 +344,11 @@ class UninformedStudents(Detector, AnomalibModule):
 
     @property
     def needs_validation(self) -> bool:
-        """Whether the threshold comes from validation images; data modules may leave them out otherwise."""
-        return not isinstance(self.post_processor, FalseAlarmPostProcessor) or self.post_processor.threshold == "f1"
+        """Whether the threshold or a metric comes from validation images; data modules may leave them out otherwise."""
+        by_good_images = (
+            isinstance(self.post_processor, FalseAlarmPostProcessor) and self.post_processor.threshold != "f1"
+        )
+        return not by_good_images or len(getattr(self.evaluator, "val_metrics", ())) > 0
 
     def configure_post_processor(self) -> PostProcessor:
         """Configure thresholds for a false alarm on 1 % of the good images, chosen by the held-out ones."""

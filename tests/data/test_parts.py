@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from anomalib.cli import AnomalibCLI
 from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from anomalib.models import Padim
@@ -13,7 +14,7 @@ from PIL import Image
 from anomalib_students.data import Parts
 from anomalib_students.data.layout import list_parts
 
-from ..reliability.small import small_engine, small_model
+from ..reliability.small import small_config, small_engine, small_model
 
 TREES = {
     "a folder": (["a.png", "b.JPG", "c.tif"], "good good good"),
@@ -143,6 +144,15 @@ def test_few_good_images_are_trained_on_without_validation_or_test(n_images, tmp
     model.post_processor.choose(torch.ones(3))
     engine.validate(model, datamodule=Parts(root))
     assert model.post_processor.image_threshold == pytest.approx(threshold)
+
+
+def test_the_command_finds_out_by_itself(tmp_path, monkeypatch, caplog):
+    root = write(tmp_path / "Prüfteile", ["零件/a.png", "零件/.ipynb_checkpoints/a.png", "scratch/b.png"], (64, 64))
+    config = small_config(tmp_path / "data", tmp_path / "config.yaml", max_epochs=1)
+    monkeypatch.chdir(tmp_path)
+    AnomalibCLI(["train", "-c", str(config), "--data", "Parts", "--data.root", str(root), "--data.good", "零件"])
+    assert "to train on: 1 good\n  to test on: 1 scratch\n" in caplog.text
+    assert (tmp_path / "results/UninformedStudents/Prüfteile/v0/weights/lightning/model.ckpt").is_file()
 
 
 @pytest.mark.usefixtures("narrow_networks")
