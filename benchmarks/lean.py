@@ -28,12 +28,11 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from anomalib_students.engine.precision import has_bfloat16
-from anomalib_students.model.photometric import PhotometricJitter
-from anomalib_students.model.synthetic_defects import SyntheticDefects
+from anomalib_students.model.augment import jitter_light, paint_defects
+from anomalib_students.networks.dense import pad_border
 
 PATCH_SIZE = 83
 STRIDE = 8
-BORDER = PATCH_SIZE // 2
 LEVELS = (24, 40, 80)
 """Values of the descriptor for p = 19, 67 and 83."""
 WIDTHS = (48, 64, 96, 128, 128)
@@ -181,10 +180,11 @@ class Scale(nn.Module):
         super().__init__()
         self.teacher, self.student = teacher, Student()
         images = pad(images)
-        jitter, defects = PhotometricJitter(strength=1.0), SyntheticDefects(0.5)
         with torch.no_grad(), reduced_precision():
             chosen = torch.randint(len(images), (STEPS_FOR_STATISTICS,), generator=generator)
-            batches = [teacher(teacher.shared(jitter(images[index : index + 1], generator))) for index in chosen]
+            batches = [
+                teacher(teacher.shared(jitter_light(images[index : index + 1], 1.0, generator))) for index in chosen
+            ]
         self.whitening = Whitening(torch.cat([d.float().movedim(1, -1).flatten(0, 2) for d in batches]))
         optimizer = torch.optim.AdamW(self.student.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-5)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -192,8 +192,9 @@ class Scale(nn.Module):
         )
         side = PATCH_SIZE + STRIDE * (CROP - 1)
         for _ in range(steps):
-            crops = jitter(draw(images, side, generator), generator).contiguous(memory_format=torch.channels_last)
-            painted = defects(crops, generator).contiguous(memory_format=torch.channels_last)
+            crops = jitter_light(draw(images, side, generator), 1.0, generator)
+            crops = crops.contiguous(memory_format=torch.channels_last)
+            painted = paint_defects(crops, 0.5, generator).contiguous(memory_format=torch.channels_last)
             errors = self.errors(crops, painted).flatten()
             # Painted images have pixels that no student can know.
             fraction = HARD_FRACTION * (1 if torch.equal(painted, crops) else 2)
@@ -221,7 +222,7 @@ def reduced_precision() -> torch.autocast:
 
 def pad(images: torch.Tensor) -> torch.Tensor:
     """Pad images by the border that patches reach over."""
-    return functional.pad(images, (BORDER,) * 4, mode="reflect").contiguous(memory_format=torch.channels_last)
+    return pad_border(images, PATCH_SIZE).contiguous(memory_format=torch.channels_last)
 
 
 def draw(images: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
