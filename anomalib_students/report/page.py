@@ -110,7 +110,6 @@ def render_page(
         pro=pro,
         pro_chart=pro and draw_pro(pro),
         fpr_limit=FPR_LIMIT,
-        no_pro=_why_no_pro(results),
         kinds=kinds_of(results),
         colour_stops=colour_stops() if scale else None,
         scale=scale,
@@ -123,15 +122,6 @@ def _percent(value: float) -> str:
     """Format a rate in percent, with a decimal if it is small."""
     digits = f"{100 * value:.1f}".removesuffix(".0") if value < 0.0995 else f"{100 * value:.0f}"
     return f"{digits}\N{NO-BREAK SPACE}%"
-
-
-def _why_no_pro(results: Sequence[ImageResult]) -> str:
-    """Explain why there is no PRO curve."""
-    if all(result.anomaly_map is None for result in results):
-        return "The model scores images as a whole, and has no anomaly maps."
-    if not any(result.mask is not None and result.mask.any() for result in results):
-        return "The data have no masks of the defects."
-    return "The maps differ in size, or some images have no mask."
 
 
 def _warnings(results: Sequence[ImageResult], datamodule: AnomalibDataModule) -> list[str]:

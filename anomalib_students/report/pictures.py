@@ -55,24 +55,6 @@ class Scale(NamedTuple):
         return np.where(places < 0.5, np.sqrt(places / 2), places)
 
 
-class Card(NamedTuple):
-    """An image of the report, whose pictures are data URIs of ``width`` x ``height`` pixels.
-
-    ``heat`` is the image under its anomaly map, None without one; ``outline`` is that of the ground truth, None if
-    nothing is anomalous.
-    """
-
-    name: str
-    kind: str
-    outcome: str
-    score: float
-    width: int
-    height: int
-    picture: str
-    heat: str | None
-    outline: str | None
-
-
 def outcome_of(result: "ImageResult") -> str:
     """Return one of :data:`OUTCOMES`; without a threshold, ``"defective"`` or ``"good"``."""
     if result.is_alarm is None:
@@ -114,16 +96,16 @@ def map_scale(results: Sequence["ImageResult"], threshold: float | None) -> Scal
     return Scale(begin, None, highest if highest > begin else begin + 1)
 
 
-def make_card(result: "ImageResult", scale: Scale | None) -> Card:
-    """Draw the pictures of an image, with its map in the colours of the scale."""
+def make_card(result: "ImageResult", scale: Scale | None) -> dict[str, object]:
+    """Draw an image, its map in the colours of the scale and the outline of its ground truth, as data URIs."""
     height, width = result.picture.shape[:2]
     heat = outline = None
     if result.anomaly_map is not None and scale is not None:
         heat = _jpeg_uri(overlay(result.picture, result.anomaly_map.numpy(), scale))
     if result.mask is not None and result.mask.any():
         outline = outline_uri(result.mask.numpy(), (height, width))
-    picture = _jpeg_uri(result.picture)
-    return Card(result.name, result.kind, outcome_of(result), result.score, width, height, picture, heat, outline)
+    pictures = {"picture": _jpeg_uri(result.picture), "heat": heat, "outline": outline}
+    return {"result": result, "outcome": outcome_of(result), "width": width, "height": height, **pictures}
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -66,11 +66,7 @@ class Thresholds(NamedTuple):
 
 
 class _Collector(Visualizer):
-    """Keep the results of a test in the order of the images.
-
-    It takes the place of the model's visualizer, which is called after the post-processor. Without a threshold, the
-    labels that the model predicts mean nothing.
-    """
+    """Keep the results of a test, in place of the model's visualizer, which is called after the post-processor."""
 
     def __init__(self, has_threshold: bool) -> None:
         self._has_threshold = has_threshold
@@ -161,10 +157,7 @@ def find_thresholds(model: AnomalibModule) -> Thresholds:
 def provenance(thresholds: Thresholds, datamodule: AnomalibDataModule) -> list[str]:
     """Explain in sentences how thresholds were set, and what that means for the numbers of a test."""
     if thresholds.score is None:
-        return [
-            "The model has no threshold, so that no image is called good or anomalous here.",
-            "A training sets one if it has images to set it from.",
-        ]
+        return ["The model has no threshold: a training sets one if it has images to set it from."]
     # anomalib's own post-processor does not record how it has set a threshold.
     decision = thresholds.decision or Decision("f1", math.nan, 0, math.nan, math.nan)
     sentences = [str(decision)]

@@ -32,17 +32,12 @@ GRID_STRIDE = STRIDES[0] // ENLARGEMENT
 class DistillationSource(nn.Module):
     """Describe patches with a frozen network of timm, or with the bundled teacher for p = 33 (``"bundled"``).
 
-    The descriptor is the model's own pooled feature vector by default, or the globally pooled features of ``layer``. If
-    not ``pretrained``, the weights are random.
+    The descriptor is the model's own pooled feature vector by default, or the globally pooled features of ``layer``. By
+    default timm downloads the weights.
     """
 
     def __init__(
-        self,
-        name: str,
-        checkpoint_path: Path | None = None,
-        layer: str | None = None,
-        input_size: int = 64,
-        pretrained: bool = True,
+        self, name: str, checkpoint_path: Path | None = None, layer: str | None = None, input_size: int = 64
     ) -> None:
         super().__init__()
         if name == BUNDLED:
@@ -59,17 +54,12 @@ class DistillationSource(nn.Module):
                 raise ValueError(msg)
             arguments = {"features_only": True, "out_indices": (layers.index(layer),)}
         hint = "If it ends before, name the last layer that it has as source_layer."
-        self.model = _frozen(name, checkpoint_path, hint, pretrained, **arguments)
+        self.model = _frozen(name, checkpoint_path, hint, **arguments)
 
     @property
     def dim(self) -> int:
         """Length k of the descriptor."""
         return self(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
-
-    def train(self, mode: bool = True) -> "DistillationSource":
-        """Stay in evaluation mode: the source's statistics are part of its weights."""
-        del mode
-        return super().train(mode=False)
 
     @torch.no_grad()
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
@@ -100,7 +90,6 @@ class FeatureSource(nn.Module):
             self.register_buffer(statistic, values, persistent=False)
         self.name = name
         self.model: nn.Module = model
-        self.eval()
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -160,15 +149,9 @@ def _create(name: str, pretrained: bool = False, **arguments: Any) -> Any:  # no
         raise RuntimeError(msg) from error
 
 
-def _frozen(
-    name: str,
-    path: Path | None,
-    hint: str,
-    pretrained: bool = True,
-    **arguments: Any,
-) -> nn.Module:
+def _frozen(name: str, path: Path | None, hint: str, **arguments: Any) -> nn.Module:
     """Make a network without gradients, with weights of a file if there is one; ``hint`` says what this must have."""
-    model: nn.Module = _create(name, pretrained=pretrained and path is None, **arguments)
+    model: nn.Module = _create(name, pretrained=path is None, **arguments)
     if path is not None:
         _load_weights(model, path, name, hint)
     # Convolutions on the CPU are faster by half with the channels last.

@@ -116,10 +116,7 @@ class BatchNumbers(IterableDataset):
 
 
 class TeacherTraining(LightningModule):
-    """Base of the modules that train a teacher to predict targets.
-
-    Checkpoints record settings as hyperparameters, and ``recorded``, so that a run is not resumed with others.
-    """
+    """Base of the modules that train a teacher; checkpoints record settings, so that none is resumed with others."""
 
     def __init__(self, settings: TeacherSettings, **recorded: Any) -> None:
         super().__init__()

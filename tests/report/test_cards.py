@@ -113,10 +113,10 @@ def test_an_outline_lies_around_what_is_marked():
 
 def test_a_card_has_a_picture_a_map_and_an_outline_if_there_are_any(results):
     good, defective = (make_card(each, map_scale(results, 0.5)) for each in (results[0], results[4]))
-    assert (good.outline, good.width, good.height) == (None, 40, 40)
-    for uri in (defective.picture, defective.heat):
+    assert (good["outline"], good["width"], good["height"]) == (None, 40, 40)
+    for uri in (defective["picture"], defective["heat"]):
         kind, picture = decode(uri)
         assert (kind, picture.format, picture.size) == ("data:image/jpeg", "JPEG", (40, 40))
-    assert decode(defective.outline)[0] == "data:image/png"
+    assert decode(defective["outline"])[0] == "data:image/png"
     whole = make_card(result("crack/000", True, 0.5, has_map=False), None)
-    assert (whole.heat, whole.outline) == (None, None)
+    assert (whole["heat"], whole["outline"]) == (None, None)

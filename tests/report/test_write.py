@@ -203,7 +203,7 @@ def test_without_masks_there_is_no_pro_curve(write, model, data_root):
         num_workers=0,
     )
     page = write(model, datamodule)
-    assert "There is no PRO curve. The data have no masks of the defects." in page.text()
+    assert "There is no PRO curve: it takes masks of all defects" in page.text()
     assert "AUROC" in page.rows["Type"]
     assert "AUPRO" not in page.rows["Type"]
     # The image and its map, without an outline.
