@@ -62,28 +62,20 @@ def ensure_folder(folder: Path, is_complete: Callable[[Path], bool], write: Call
     Raises:
         OSError: If the folder cannot be written.
     """
+    if is_complete(folder):
+        return
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     try:
+        write(temporary)
         if not is_complete(folder):
-            write(temporary)
-            _move_into_place(temporary, folder, is_complete)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _move_into_place(temporary: Path, final: Path, is_complete: Callable[[Path], bool]) -> None:
-    """Rename a complete folder to its final name, unless there is a complete one by now."""
-    damaged = final.with_name(f"{temporary.name}-damaged")
-    if final.exists() and not is_complete(final):
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            final.rename(damaged)
-    try:
-        temporary.rename(final)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
     except OSError:
-        if not is_complete(final):
+        # Another process may have been faster.
+        if not is_complete(folder):
             raise
     finally:
-        shutil.rmtree(damaged, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
