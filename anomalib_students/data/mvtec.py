@@ -108,21 +108,14 @@ class MVTec(Parts):
 
 
 def check_layout(root: Path, category: str) -> None:
-    """Check that a category's folder has good training images in the layout of MVTec AD.
-
-    Raises:
-        FileNotFoundError: If it hasn't.
-    """
-    folder = root / category
-    if not folder.is_dir():
-        found = sorted(path.parent.name for path in root.glob("*/train") if path.is_dir())
+    """Raise a ``FileNotFoundError`` unless a category has good training images in the layout of MVTec AD."""
+    good = root / category / "train" / "good"
+    if not any(good.glob("*.*")):
+        found = sorted(path.parent.name for path in root.glob("*/train"))
         choice = f"has the categories {', '.join(found)}" if found else "has no category"
         unknown = "" if category in CATEGORIES else f" {category!r} isn't one of MVTec AD's: {', '.join(CATEGORIES)}."
         msg = (
-            f"There is no folder {folder.resolve()}; {root.resolve()} {choice}.{unknown} Name the data set's folder "
+            f"There are no images in {good.resolve()}; {root.resolve()} {choice}.{unknown} Name the data set's folder "
             f"with --data.root and the category's with --data.category. {LAYOUT}"
         )
-        raise FileNotFoundError(msg)
-    if not any((folder / "train" / "good").glob("*.*")):
-        msg = f"There are no images in {(folder / 'train' / 'good').resolve()}. {LAYOUT}"
         raise FileNotFoundError(msg)
