@@ -9,7 +9,6 @@ from torch.nn import functional
 __all__ = [
     "MULTI_SCALE",
     "check_finite",
-    "check_score_window",
     "combine_scales",
     "image_score",
     "normalised_score",
@@ -99,13 +98,6 @@ def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
         Anomaly map of shape ``(B, 1, H, W)``.
     """
     return torch.stack(tuple(scores)).mean(dim=0)
-
-
-def check_score_window(score_window: int) -> None:
-    """Raise a ``ValueError`` if the side of a window is not a positive odd number: it then has no middle pixel."""
-    if score_window < 1 or score_window % 2 == 0:
-        msg = f"score_window must be a positive odd number of pixels, got {score_window}."
-        raise ValueError(msg)
 
 
 def image_score(scores: torch.Tensor, score_window: int) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator
@@ -43,7 +44,8 @@ class Detector(CheckpointFormat, ExactExport):
 
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:
         """Predict anomaly maps and scores of a batch with images of shape ``(B, 3, H, W)``."""
-        return batch.update(**self.model(batch.image)._asdict())
+        # Not as torchvision's type of images, which torch can't compile.
+        return batch.update(**self.model(cast("torch.Tensor", batch.image).as_subclass(torch.Tensor))._asdict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint independent of other files."""

@@ -279,7 +279,7 @@ class UninformedStudents(Detector, AnomalibModule):
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the students' loss (eq. 7) of a batch with images of shape ``(B, 3, H, W)``."""
-        images = cast("torch.Tensor", batch.image)
+        images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
         with self._training_precision():
             loss = self.model(images)
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))

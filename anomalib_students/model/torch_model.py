@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from math import inf
 from typing import cast, get_args
 
 import torch
@@ -10,9 +11,9 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 
 from anomalib_students.networks.dense import SMALLEST_TILE, check_dense, cut_tiles
-from anomalib_students.networks.patch_network import Architecture, check_architecture
+from anomalib_students.networks.patch_network import Architecture
 
-from .anomaly_map import check_score_window, combine_scales, prediction
+from .anomaly_map import combine_scales, prediction
 from .augment import TrainingMode, jitter_light, training_tiles
 from .loss import painted_hard_fraction
 from .student_teacher import StudentTeacher, split_batch
@@ -26,25 +27,7 @@ class UninformedStudentsModel(nn.Module):
     The scales are independent of each other: from the same seed, each gets the same weights and sees the same samples
     of the images as in a model of its own, so that models of single scales can be merged.
 
-    Args:
-        patch_sizes: Sides p of the receptive fields, which the architecture has a network for.
-        n_students: Number M of students for each patch size, at least 1.
-        output_stride: Distance in pixels between descriptors at inference: 1, 2, 4 or 8.
-        training_mode: ``"phase"`` or ``"dense"``.
-        descriptor_dim: Dimension d of the descriptors.
-        max_tile: Largest side in pixels of what is described at once, which bounds the memory; the scores are those of
-            the whole image. Smaller images are described together up to that size.
-        architecture: ``"medium"`` for deep networks of p = 33 and 65, ``"light"`` for the cheapest networks,
-            ``"paper"`` for the paper's.
-        hard_fraction: Fraction of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the
-            hardest. 1 for all, as eq. 7.
-        light_jitter: Strength of random changes of the light in training images, see
-            :func:`~anomalib_students.model.augment.jitter_light`; 0 for none.
-        synthetic_defects: Fraction of the training images, in ``[0, 1]``, that are painted with synthetic defects for
-            only the students, see :func:`~anomalib_students.model.augment.paint_defects`.
-        score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
-            1 for the maximum of the map.
-        shared_layers: First layers of the teacher, whose output the students continue from.
+    For the arguments see :class:`~anomalib_students.model.lightning_model.UninformedStudents`.
 
     Attributes:
         tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then replaces ``max_tile``, and
@@ -76,16 +59,24 @@ class UninformedStudentsModel(nn.Module):
         shared_layers: int = 2,
     ) -> None:
         super().__init__()
-        for patch_size in patch_sizes:
-            check_architecture(architecture, patch_size)
-        _check_arguments(patch_sizes, n_students, training_mode, hard_fraction, light_jitter, synthetic_defects)
-        check_score_window(score_window)
+        sizes, modes = tuple(patch_sizes), get_args(TrainingMode)
+        is_unique = 0 < len({*sizes}) == len(sizes)
+        _check(is_unique, f"patch_sizes must name at least one patch size, each once; got {sizes}.")
+        _check(n_students >= 1, f"n_students must be at least 1, got {n_students}.")
+        _check(training_mode in modes, f"training_mode must be one of {modes}, got {training_mode!r}.")
+        _check(0 < hard_fraction <= 1, f"hard_fraction must lie in (0, 1], got {hard_fraction}.")
+        _check(0 <= light_jitter < inf, f"light_jitter must be at least 0 and finite, got {light_jitter}.")
+        _check(0 <= synthetic_defects <= 1, f"synthetic_defects must lie in [0, 1], got {synthetic_defects}.")
+        _check(
+            score_window > 0 and score_window % 2 == 1,
+            f"score_window must be a positive odd number of pixels, got {score_window}.",
+        )
         check_dense(output_stride, max_tile)
         self.hard_fraction = hard_fraction
         self.score_window = score_window
         self.light_jitter = light_jitter
         self.synthetic_defects = synthetic_defects
-        self.patch_sizes = tuple(patch_sizes)
+        self.patch_sizes = sizes
         self.architecture = architecture
         self.output_stride = output_stride
         self.training_mode = training_mode
@@ -94,7 +85,7 @@ class UninformedStudentsModel(nn.Module):
         # Keyed by the patch size, which identifies the scales of a checkpoint.
         self.ensembles = nn.ModuleDict()
         seed = _draw_seed()
-        for size in patch_sizes:
+        for size in sizes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
                 self.ensembles[f"p{size}"] = StudentTeacher(
@@ -170,29 +161,6 @@ def _draw_seed() -> int:
     return int(torch.randint(2**62, ()))
 
 
-def _check_arguments(
-    patch_sizes: Sequence[int],
-    n_students: int,
-    training_mode: str,
-    hard_fraction: float,
-    light_jitter: float,
-    synthetic_defects: float,
-) -> None:
-    if not patch_sizes or len(set(patch_sizes)) != len(patch_sizes):
-        msg = f"patch_sizes must name at least one patch size, each once; got {tuple(patch_sizes)}."
-        raise ValueError(msg)
-    if n_students < 1:
-        msg = f"n_students must be at least 1, got {n_students}."
-        raise ValueError(msg)
-    if training_mode not in get_args(TrainingMode):
-        msg = f"training_mode must be one of {get_args(TrainingMode)}, got {training_mode!r}."
-        raise ValueError(msg)
-    if not 0 < hard_fraction <= 1:
-        msg = f"hard_fraction must lie in (0, 1], got {hard_fraction}."
-        raise ValueError(msg)
-    if not 0 <= light_jitter < float("inf"):
-        msg = f"light_jitter must be at least 0 and finite, got {light_jitter}."
-        raise ValueError(msg)
-    if not 0 <= synthetic_defects <= 1:
-        msg = f"synthetic_defects must lie in [0, 1], got {synthetic_defects}."
-        raise ValueError(msg)
+def _check(is_valid: bool, requirement: str) -> None:
+    if not is_valid:
+        raise ValueError(requirement)

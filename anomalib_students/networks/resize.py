@@ -9,9 +9,21 @@ __all__ = ["antialiased_resize"]
 
 
 def antialiased_resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize images of shape ``(B, C, H, W)`` with a triangular filter as wide as the scale.
+    """Resize images with a triangular filter as wide as the scale.
 
     The result is that of torch's antialiased bilinear interpolation.
+
+    Args:
+        images: Images of shape ``(B, C, H, W)``; H and W may be symbols of an export.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+
+    Returns:
+        Images of shape ``(B, C, height, width)``.
+
+    Example:
+        >>> antialiased_resize(torch.tensor([[[[0.0, 0.0, 2.0, 2.0]]]]), 1, 2)
+        tensor([[[[0.2857, 1.7143]]]])
     """
     rows = _resampling_matrix(images.shape[-2], height, images)
     columns = _resampling_matrix(images.shape[-1], width, images)

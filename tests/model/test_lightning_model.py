@@ -8,7 +8,7 @@ from anomalib.metrics import AUPRO, Evaluator
 from anomalib.models import UninformedStudents
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from torchvision.transforms.v2 import Normalize
@@ -156,3 +156,16 @@ def test_a_resumed_training_goes_on_with_the_layers_that_it_trained(saved, resum
     assert {name for name in weights if not torch.equal(before[name], after[name])} == {
         name for name in weights if ".students." in name
     }
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_trained_as_any(tmp_path):
+    states = []
+    for compiles in (False, True):
+        seed_everything(3)
+        model = small_model(shared_layers=1, light_jitter=1.0, synthetic_defects=0.5)
+        if compiles:
+            model.model.compile(backend="aot_eager")
+        small_engine(tmp_path / str(compiles)).fit(model, datamodule=small_data(tmp_path / "data"))
+        states.append(model.model.state_dict())
+    torch.testing.assert_close(*states)

@@ -251,6 +251,8 @@ def test_exported_program_equals_eager():
         ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
         ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light', 'medium'\), got 'heavy'"),
+        ({"score_window": 2}, "score_window must be a positive odd number of pixels, got 2"),
+        ({"score_window": -3}, "score_window must be a positive odd number of pixels, got -3"),
         ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
         ({"light_jitter": -0.1}, "light_jitter must be at least 0 and finite, got -0.1"),
