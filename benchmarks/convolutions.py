@@ -2,7 +2,7 @@
 
 The network for p = 17 has no pooling: its 5 x 5 convolutions at full resolution are nearly all of its cost. The first
 table compares the convolutions of the libraries with fast algorithms (Winograd's minimal filtering, Fourier transforms)
-and with tiles that fit into caches. The error is the largest difference from float64, as a part of the largest value.
+and with tiles that fit into caches. The error is the largest difference from float64, relative to the largest value.
 The second table compares teacher and students one after the other with one convolution for all of them: a plain one for
 the first layers, which see the same image, and grouped ones for the others.
 

@@ -1,4 +1,4 @@
-"""Compare rules that choose the threshold of images from held-out good images alone.
+"""Compare rules that choose the threshold of images from only held-out good images.
 
 There are two sources of scores: the results of ``detection.py``, and models that are trained here on digits of MNIST.
 400 images of a digit are held out, and each rule sees 25 of them, a thousand times. The thousand good test images of a

@@ -9,7 +9,7 @@
   BMVC 2017).
 
 All describe the same pixels, which is checked first. The floating point operations of ours and of the patches are
-counted, and the rate of ours is compared with that of large convolutions alone (256 channels, kernel 5).
+counted, and the rate of ours is compared with that of large convolutions (256 channels, kernel 5).
 
     python benchmarks/dense.py --patch_sizes "[17,33,65]" --sides "[128,256]"
 """

@@ -3,7 +3,7 @@
 Fresh processes import torch with the plugin's entry point and without it, in turns, so that a drift of the machine's
 speed affects both. The first turn warms the caches and is dropped. The times are CPU times, which other work on the
 machine doesn't affect. The difference includes torch's search for entry points, which every program pays, and the noise
-of an import that takes a second. The plugin's part is therefore timed alone too: what torch does with the entry point.
+of an import that takes a second. The plugin's share is therefore timed too: what torch does with the entry point.
 
     python benchmarks/import_time.py --runs 15
 """
@@ -51,7 +51,7 @@ def main() -> None:
     series = {
         "import torch, no entry points": (IMPORT_TORCH, False),
         "import torch, with the plugin": (IMPORT_TORCH, True),
-        "the plugin alone": (PLUGIN_ALONE, False),
+        "only the plugin": (PLUGIN_ALONE, False),
     }
     times: dict[str, list[float]] = {name: [] for name in series}
     for run in range(runs + 1):

@@ -39,7 +39,7 @@ Hint = Literal["latency", "throughput"]
 
 TRAINING_IMAGES = 240
 CORESET = 0.1
-"""Part of the training images' descriptors in Patchcore's memory bank, anomalib's default."""
+"""Fraction of the training images' descriptors in Patchcore's memory bank, anomalib's default."""
 BATCHES_IN_FLIGHT = 8
 """Batches that are timed together where OpenVINO may work at several."""
 
@@ -165,7 +165,7 @@ def prepare_openvino(
     exported = openvino.Core().read_model(model.to_openvino(folder, input_size=images.shape[-2:], **quantisation))
     batch_size = exported.input(0).partial_shape[0]
     if batch_size.is_static:
-        # anomalib exports Patchcore for a batch of 2 alone.
+        # anomalib exports Patchcore only for a batch of 2.
         images = images[:1].expand(batch_size.get_length(), -1, -1, -1)
     exported.reshape(list(images.shape))
     settings = {"PERFORMANCE_HINT": hint.upper()}
@@ -195,7 +195,7 @@ def random_efficientad(side: int) -> EfficientAd:
 
 
 def random_patchcore(side: int, coreset: float = CORESET) -> Patchcore:
-    """Make Patchcore with a memory bank of the usual size, or of another part of the descriptors."""
+    """Make Patchcore with a memory bank of the usual size, or of another fraction of the descriptors."""
     model = Patchcore(backbone="resnet18", pre_trained=False, **parts(Patchcore, side))
     model.model.memory_bank = torch.rand(int(TRAINING_IMAGES * coreset * (side // 8) ** 2), 384)
     return model

@@ -2,7 +2,7 @@
 
 For networks without poolings, the training mode ``phase`` draws patches from several tiles. One student each is trained
 with tiles of the sides that are named, and as many patches a step, and its loss (eq. 7) on held-out images is measured
-after equal parts of the steps: the squared distance to the teacher's normalised descriptors, which is their dimension
+at equal distances: the squared distance to the teacher's normalised descriptors, which is their dimension
 for a student that says always the same.
 
     python benchmarks/places.py --root datasets/MVTecAD --category pill --sides "[32,8]" --steps 500
@@ -46,7 +46,7 @@ def places(
         category: Category to train on.
         sides: Sides of the tiles that patches are drawn from, in patches; 32 for one tile.
         steps: Steps of each training, of one image.
-        tests: How often the loss is measured, after equal parts of the steps.
+        tests: How often the loss is measured, at equal distances.
     """
     training, held_out = load_images(root, category)
     table = Table("tile", *(f"after {steps * (test + 1) // tests} steps" for test in range(tests)), "seconds")

@@ -1,6 +1,6 @@
 """Measure whether the networks or the patches limit the speed of a teacher's pretraining.
 
-For each patch size it prints the patches a second of the drawing alone, of the source network, and of a whole training
+For each patch size it prints the patches a second of only the drawing, of the source network, and of a whole training
 step on patches that are already drawn, and how many times faster the drawing is than the step. ``--triplets`` adds
 metric learning, of which a step draws and describes three patches for each.
 

@@ -175,7 +175,7 @@ def lit(surface: Surface, exposure: float) -> Array:
 
 
 def render(texture: str, split: str, label: str, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Render an image and the mask of its defect, by random numbers of its name alone."""
+    """Render an image and the mask of its defect, by random numbers that depend only on its name."""
     seeds = np.random.SeedSequence((zlib.crc32(f"{texture}/{split}/{label}".encode()), index)).spawn(3)
     rng, defect_rng, noise_rng = map(np.random.default_rng, seeds)
     surface = TEXTURES[texture](rng, *grid())

@@ -1,8 +1,8 @@
-"""Compare training on a random part of the pixels in each step (``phase``) with training on every pixel (``dense``).
+"""Compare training on random pixels in each step (``phase``) with training on every pixel (``dense``).
 
-Each mode trains the same students from the same seed, on one image a step, and is tested on all test images after
-equal parts of its steps. The time is that of the training alone, with its data loading. The floating point operations
-of a step are reported too, and their rate as a part of that of large convolutions alone.
+Each mode trains the same students from the same seed, on one image a step, and is tested on all test images at
+equal distances. The time is only that of the training, with its data loading. The floating point operations
+of a step are reported too, and their rate as a fraction of that of large convolutions.
 
 A row for each test is appended to a CSV file, so that an interrupted run keeps its results.
 
@@ -54,7 +54,7 @@ def training(
         patch_size: Receptive field p.
         n_students: Number M of students.
         architecture: Networks of the model.
-        tests: How often each mode is tested, after equal parts of its steps.
+        tests: How often each mode is tested, after equal fractions of its steps.
         side: Side in pixels that images are resized to.
         lr: Learning rate, constant.
         precision: Precision of Lightning's trainer.

@@ -25,7 +25,7 @@ LONG = 3600.0
 class TrainingTime(Callback):
     """Show the remaining time of the whole training in the progress bar, and warn of a training of over an hour.
 
-    The estimate counts training steps alone, not statistics and validation. A training without an end has none.
+    The estimate counts only training steps, not statistics and validation. A training without an end has none.
     """
 
     def __init__(self) -> None:

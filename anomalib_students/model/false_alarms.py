@@ -1,4 +1,4 @@
-"""Thresholds for a rate of false alarms, from good images alone.
+"""Thresholds for a rate of false alarms, from only good images.
 
 The score of an image is a maximum, over its windows or its pixels, and maxima approximately follow Gumbel's
 distribution. It is fitted to the scores of the held-out good images. A few of them give only rough estimates of
@@ -22,7 +22,7 @@ LARGEST_SAMPLE = 500
 """Margins for more images hardly differ from the margin for this number, which is used instead."""
 INTERVAL = (0.05, 0.95)
 RELATIVE_FLOOR = 0.02
-"""Least scale as a part of the location, for images that hardly differ."""
+"""Least scale as a fraction of the location, for images that hardly differ."""
 QUARTILES = (0.25, 0.5, 0.75)
 OUTLIER_RATE = 1e-4
 """Rate at which good images would score as high as those that are taken for mislabelled."""
@@ -31,7 +31,7 @@ FEWEST_FOR_OUTLIERS = 10
 FEWEST = 5
 """Fewest images whose own spread is trusted."""
 ASSUMED_SCALE = 0.25
-"""Scale as a part of the location, assumed for fewer images."""
+"""Scale as a fraction of the location, assumed for fewer images."""
 
 
 class Gumbel(NamedTuple):

@@ -39,7 +39,7 @@ class AUROC(metrics.AUROC):
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """Compute the area, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
-        return super().compute() if _tells_apart(self) else _not_a_number(self)
+        return super().compute() if _has_both_classes(self) else _not_a_number(self)
 
 
 class AUPRO(metrics.AUPRO):
@@ -50,7 +50,7 @@ class AUPRO(metrics.AUPRO):
         if len({target.shape[-2:] for target in self.target}) > 1:
             logger.warning("%s can't be measured, and is NaN: the test images differ in size.", self.name)
             return _not_a_number(self)
-        return super().compute() if _tells_apart(self) else _not_a_number(self)
+        return super().compute() if _has_both_classes(self) else _not_a_number(self)
 
 
 class F1Score(metrics.F1Score):
@@ -74,7 +74,7 @@ def create_metrics(prefix: str = "", fpr_limit: float = 0.3) -> list[AnomalibMet
     ]
 
 
-def _tells_apart(metric: AUROC | AUPRO) -> bool:
+def _has_both_classes(metric: AUROC | AUPRO) -> bool:
     """Check that the ground truth, if there is any, has both good and anomalous items."""
     if not metric.update_called:
         return True

@@ -1,4 +1,4 @@
-"""Thresholds from good images alone, and scores that mean the same for every part."""
+"""Thresholds from only good images, and scores that mean the same for every workpiece."""
 
 import logging
 from typing import Any, Literal, NamedTuple, get_args
@@ -16,7 +16,7 @@ __all__ = ["Decision", "FalseAlarmPostProcessor", "Threshold"]
 logger = logging.getLogger(__name__)
 
 Threshold = Literal["normal", "f1"]
-"""Source of a threshold: normal images alone, or the best F1 on validation images."""
+"""Source of a threshold: only normal images, or the best F1 on validation images."""
 
 FALSE_ALARM_RATE = 0.01
 
@@ -26,7 +26,7 @@ class Decision(NamedTuple):
 
     Attributes:
         rule: ``"normal"`` for a rate of false alarms on good images, ``"f1"`` for the best F1 on validation images.
-        false_alarm_rate: Part of the good images that is expected to be called anomalous; NaN for ``"f1"``.
+        false_alarm_rate: Fraction of the good images that is expected to be called anomalous; NaN for ``"f1"``.
         n_images: Number of held-out good images that it was estimated from; 0 for ``"f1"``.
         lower: Lower end of the interval that the true rate lies in with a probability of 90 %; NaN for ``"f1"``.
         upper: Its upper end.
@@ -50,7 +50,7 @@ class Decision(NamedTuple):
 
 
 class FalseAlarmPostProcessor(PostProcessor):
-    """Post-processor with thresholds for a rate of false alarms, from good images alone.
+    """Post-processor with thresholds for a rate of false alarms, from only good images.
 
     Scores are normalised to ``[0, 1]`` with the threshold at 0.5, as anomalib's. They are not cut off at the ends, but
     approach them, so that no two scores become equal, and a score does not depend on the worst image: with
@@ -60,7 +60,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         threshold: ``"normal"`` to choose thresholds from held-out good images, ``"f1"`` for those with the best F1 on
             the validation images, if some of these are anomalous. None for ``"normal"``, or for what the checkpoint
             that is loaded says.
-        false_alarm_rate: Part of the good images that may be called anomalous, in ``(0, 1)``. None for 0.01, or for
+        false_alarm_rate: Fraction of the good images that may be called anomalous, in ``(0, 1)``. None for 0.01, or for
             what the checkpoint says.
         kwargs: Arguments of anomalib's ``PostProcessor``.
 

@@ -1,4 +1,4 @@
-"""Metrics of each patch size alone, beside those of all together."""
+"""Metrics of each patch size by itself, beside those of all together."""
 
 from functools import partial
 from typing import Any, cast
@@ -16,7 +16,7 @@ __all__ = ["ScaleMetrics"]
 
 
 class ScaleMetrics(Callback):
-    """Log what each scale of a multi-scale model would reach alone, in the one pass of the test.
+    """Log what each scale of a multi-scale model would reach by itself, in the one pass of the test.
 
     The names are those of the model's own metrics with the scale before them, as ``p33_pixel_AUPRO``. A model with a
     single scale is left alone.

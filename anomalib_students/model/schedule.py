@@ -11,7 +11,7 @@ LearningRateSchedule = Literal["constant", "cosine"]
 def cosine_with_warm_up(step: int, steps: float, warm_up: float = 0) -> float:
     """Factor of the learning rate, in ``[0, 1]``: a linear rise over ``warm_up`` steps, and half a cosine down to zero.
 
-    It depends on the step alone, so that a training can be resumed with more steps.
+    It depends only on the step, so that a training can be resumed with more steps.
 
     Example:
         >>> [round(cosine_with_warm_up(step, 4), 2) for step in range(5)]

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and covariance of vectors that arrive in parts, in double precision."""
+"""Mean, standard deviation and covariance of vectors that arrive in chunks, in double precision."""
 
 import torch
 
@@ -8,7 +8,7 @@ __all__ = ["RunningStatistics", "effective_dimension"]
 class RunningStatistics:
     """Accumulate mean and standard deviation of each of d components over any number of vectors.
 
-    Parts are merged with the update of Chan, Golub and LeVeque (1979), which loses no precision where a sum of squares
+    Chunks are merged with the update of Chan, Golub and LeVeque (1979), which loses no precision where a sum of squares
     would. The same update merges the accumulators of several workers.
 
     Args:

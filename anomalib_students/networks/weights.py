@@ -19,7 +19,7 @@ BUNDLED = "bundled"
 """Name that stands for the teachers that come with the package."""
 
 DTYPES = ("F16", "BF16", "F32", "F64")
-"""Types of weights, in the words of safetensors: the others lose a part of what they hold in float32."""
+"""Types of weights, in the words of safetensors: the others lose some of what they hold in float32."""
 MAX_ENTRIES = 100
 """Most entries that the metadata of a teacher file may have. Ours have 18."""
 MAX_CHARACTERS = 16_384

@@ -23,7 +23,7 @@ PATCHES_AT_ONCE = 64
 class FeatureDictionary(nn.Module):
     """Score each pixel by the distance of the features of the patch around it to the nearest entry of a dictionary.
 
-    The network sees every patch alone. Its convolutions pad with zeros, so that the features of a patch are not among
+    The network sees only the patch. Its convolutions pad with zeros, so that the features of a patch are not among
     those of the whole image, and cannot be computed in one pass. Features are normalised to an l1 norm of one, and
     reduced to their principal components (Napoletano et al., Sections 4 and 6).
 
