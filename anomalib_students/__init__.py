@@ -6,8 +6,8 @@ The public names are loaded on first use, so that importing the package, as its 
 Example:
     >>> import anomalib_students
     >>> anomalib_students.__all__
-    ['FalseAlarmPostProcessor', 'MVTec', 'Parts', 'SampleParts', 'ScaleMetrics', 'UninformedStudents',
-     'UninformedStudentsModel', '__version__']
+    ['FalseAlarmPostProcessor', 'MVTec', 'Parts', 'SampleParts', 'UninformedStudents', 'UninformedStudentsModel',
+     '__version__']
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .data import MVTec, Parts, SampleParts
     from .model.lightning_model import UninformedStudents
     from .model.post_processor import FalseAlarmPostProcessor
-    from .model.scale_metrics import ScaleMetrics
     from .model.torch_model import UninformedStudentsModel
 
 __version__ = "0.1.0"
@@ -29,7 +28,6 @@ __all__ = [
     "MVTec",
     "Parts",
     "SampleParts",
-    "ScaleMetrics",
     "UninformedStudents",
     "UninformedStudentsModel",
     "__version__",
@@ -40,7 +38,6 @@ _HOME = {
     "MVTec": ".data",
     "Parts": ".data",
     "SampleParts": ".data",
-    "ScaleMetrics": ".model.scale_metrics",
     "UninformedStudents": ".model.lightning_model",
     "UninformedStudentsModel": ".model.torch_model",
 }

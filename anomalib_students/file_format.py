@@ -15,14 +15,14 @@ CHECKPOINT_KEY = "anomalib_students_format"
 
 
 def check_format(saved: object, newest: int, what: str) -> None:
-    """Raise a ``ValueError`` if a file is of a newer format, or of none; files of the first versions have None.
+    """Raise a ``ValueError`` if a file is of a newer format, or of none.
 
     ``what`` names the file in the error: ``"The teacher p17.safetensors"``.
 
     Example:
         >>> check_format("1", TEACHER_FORMAT, "The teacher p17.safetensors")
     """
-    name = "1" if saved is None else str(saved)
+    name = str(saved)
     if not (name.isdecimal() and 1 <= int(name) <= newest):
         msg = (
             f"{what} has format {name[:20]}, but anomalib-students {__version__} knows formats up to {newest}: install "
@@ -32,5 +32,5 @@ def check_format(saved: object, newest: int, what: str) -> None:
 
 
 def check_checkpoint_format(checkpoint: Mapping[str, object], what: str) -> None:
-    """Raise a ``ValueError`` if a checkpoint is of a newer format; ``what`` names it in the error."""
+    """Raise a ``ValueError`` if a checkpoint is of a newer format, or of none; ``what`` names it in the error."""
     check_format(checkpoint.get(CHECKPOINT_KEY), CHECKPOINT_FORMAT, what)

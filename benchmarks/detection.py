@@ -39,7 +39,6 @@ from rich.console import Console
 
 from anomalib_students.data.mvtec import check_layout
 from anomalib_students.files import replace_file
-from anomalib_students.model.lightning_model import PAPER
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # A row has the class of the model ("model", UninformedStudents if there is none) and its "arguments", and may have
@@ -59,7 +58,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # The light network with the paper's loss and scores, in 12 epochs.
     "paper's loss": {
         "arguments": {
-            **PAPER,
+            "preset": "paper",
             "architecture": "light",
             "patch_sizes": [33],
             "lr": 1e-3,

@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 import time
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,10 +35,11 @@ from torchvision.tv_tensors import Mask
 from anomalib_students.data.parts import Parts
 from anomalib_students.files import replace_file
 from anomalib_students.model.anomaly_map import image_score
-from anomalib_students.model.lightning_model import TRAINING_IMAGES
+from anomalib_students.model.hold_out import split_indices
 from anomalib_students.model.metrics import create_metrics
-from anomalib_students.model.normalization_split import split_indices
 from anomalib_students.model.post_processor import FalseAlarmPostProcessor
+from anomalib_students.model.settings import PRESETS, Preset
+from anomalib_students.model.training import TRAINING_IMAGES
 from anomalib_students.networks.weights import teacher_path
 
 MODELS: dict[str, type[AnomalibModule]] = {
@@ -116,8 +118,10 @@ def settings(configuration: dict[str, Any], resnet18: str | None) -> dict[str, A
     else:
         if not {"max_epochs", "max_steps", "max_time"} & configuration.get("trainer", {}).keys():
             described["images"] = TRAINING_IMAGES
+        named = students(**{**configuration.get("arguments", {}), "teacher": None}).settings
+        described["arguments"] = {**arguments, **asdict(named)}
         if (teacher := arguments["teacher"]) is not None:
-            paths = {size: teacher_path(teacher, size, arguments["architecture"]) for size in arguments["patch_sizes"]}
+            paths = {size: teacher_path(teacher, size, named.architecture) for size in named.patch_sizes}
             described["weights"] = {size: digest(path) for size, path in paths.items()}
     return json.loads(json.dumps(described, default=str))
 
@@ -128,6 +132,14 @@ def digest(path: str | Path | None) -> str | None:
     return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
+def students(preset: Preset = "default", **arguments: Any) -> UninformedStudents:
+    """Make an untrained model of ours; settings that are no arguments of the model may be named too."""
+    parameters = inspect.signature(UninformedStudents).parameters
+    others = {name: value for name, value in arguments.items() if name not in parameters}
+    named = {name: value for name, value in arguments.items() if name in parameters}
+    return UninformedStudents(replace(PRESETS[preset], **others), **named)
+
+
 def make_model(configuration: dict[str, Any], resnet18: str | None) -> AnomalibModule:
     """Make an untrained model."""
     model_class = MODELS[configuration.get("model", "UninformedStudents")]
@@ -135,7 +147,8 @@ def make_model(configuration: dict[str, Any], resnet18: str | None) -> AnomalibM
     if "side" in configuration:
         side = configuration["side"]
         arguments["pre_processor"] = model_class.configure_pre_processor((side, side))
-    model = model_class(**arguments, visualizer=False)
+    make = students if model_class is UninformedStudents else model_class
+    model = make(**arguments, visualizer=False)
     if resnet18 is not None and not isinstance(model, UninformedStudents):
         load_backbone(model, resnet18)
     return model
@@ -267,7 +280,7 @@ def decision(
     model: UninformedStudents, dataset: AnomalibDataset, scores: torch.Tensor, masks: torch.Tensor
 ) -> dict[str, Any]:
     """Return the scores of good images for thresholds, and the F1 of the test's pixels at thresholds."""
-    training, held_out = split_indices(len(dataset), model.normalization_split.fraction)
+    training, held_out = split_indices(len(dataset), model.settings.normalization_split)
     images = good_scores(model, dataset, held_out)
     thresholds = {
         "that of the images": chosen_threshold(images["score"]),

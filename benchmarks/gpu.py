@@ -64,7 +64,11 @@ def gpu(
         torch.manual_seed(0)
         # Tiles as large as the images: they are scored in one piece, and as many together as the batch has.
         model = UninformedStudentsModel(
-            patch_sizes, n_students, stride, max_tile=batch * side, architecture=architecture
+            patch_sizes=patch_sizes,
+            n_students=n_students,
+            output_stride=stride,
+            max_tile=batch * side,
+            architecture=architecture,
         )
         model = model.eval().to(on)
         images = torch.rand(batch, 3, side, side, device=on)

@@ -27,9 +27,9 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.model.augment import jitter_light, paint_defects
 from anomalib_students.networks.dense import pad_border
+from anomalib_students.trainings import has_bfloat16
 
 PATCH_SIZE = 83
 STRIDE = 8

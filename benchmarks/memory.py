@@ -71,7 +71,11 @@ def measure(
 ) -> tuple[float, float]:
     """Score an image; return the peak megabytes of this process before and after."""
     model = UninformedStudentsModel(
-        patch_sizes, n_students, output_stride, max_tile=max_tile, architecture=architecture
+        patch_sizes=patch_sizes,
+        n_students=n_students,
+        output_stride=output_stride,
+        max_tile=max_tile,
+        architecture=architecture,
     ).eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         model(torch.rand(1, 3, SMALL_SIDE, SMALL_SIDE))

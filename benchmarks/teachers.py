@@ -27,9 +27,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur, normalize, to_dtype, to_image
 
-from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
+from anomalib_students.trainings import has_bfloat16
 
 SIDE = 320
 """Side in pixels that images are resized to."""

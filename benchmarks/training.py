@@ -25,7 +25,6 @@ from measuring import count_operations, machine, rate_of_convolutions
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.model.lightning_model import PAPER
 from anomalib_students.model.metrics import create_metrics
 
 Mode = Literal["phase", "dense"]
@@ -74,7 +73,8 @@ def training(
             "lr": lr,
         }
         model = UninformedStudents(
-            **{**PAPER, **settings},
+            "paper",
+            **settings,
             pre_processor=UninformedStudents.configure_pre_processor((side, side)),
             evaluator=Evaluator(val_metrics=create_metrics()),
             visualizer=False,

@@ -11,10 +11,10 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from anomalib_students.cluster.storage import Storage
-from anomalib_students.engine.plain_settings import PlainSettings
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.teacher.data import find_images
 from anomalib_students.teacher.pretrain import PretrainSettings
+from anomalib_students.teacher.training import PlainSettings
 
 __all__ = ["SET_BY_JOBS", "add_cluster", "add_training", "parse", "pretraining_of"]
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,12 +19,13 @@ from tqdm import tqdm
 
 from anomalib_students.data import MVTec
 from anomalib_students.model.anomaly_map import upsample
-from anomalib_students.model.lightning_model import PAPER, UninformedStudents
+from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.model.metrics import create_metrics
-from anomalib_students.model.scale_metrics import ScaleMetrics
+from anomalib_students.model.settings import PRESETS
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.patch_network import PatchNetwork
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
+from reproduction.scale_metrics import ScaleMetrics
 
 from .baselines.descriptor_methods import TRAINED, DescriptorMethod, Method
 from .baselines.feature_dictionary import FeatureDictionary
@@ -39,6 +41,8 @@ PatchSize = Literal[17, 33, 65]
 
 IMAGE_SIZE = 256
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+PAPER_EPOCHS = 100
+"""Epochs that the paper trains students for (Section 4.2)."""
 SSIM_BATCH = 16
 SSIM_EPOCHS = 200
 WORKERS = min(4, (os.cpu_count() or 1) - 1)
@@ -148,12 +152,11 @@ def _heading(scale: str) -> str:
 def _ours(settings: Mapping[str, Any], root: Path, category: str, folder: Path) -> dict[str, float]:
     """Train and test our method at all scales, which are independent of each other."""
     names = ("patch_sizes", "output_stride", "training_mode", "lr", "lr_schedule")
-    model = UninformedStudents(
-        **{**PAPER, **{name: settings[name] for name in names}, "image_size": IMAGE_SIZE}, visualizer=False
-    )
+    named = {name: settings[name] for name in names}
+    model = UninformedStudents(replace(PRESETS["paper"], image_size=IMAGE_SIZE, **named), visualizer=False)
     engine = Engine(
         default_root_dir=folder,
-        max_epochs=settings["epochs"] or UninformedStudents.paper_epochs,
+        max_epochs=settings["epochs"] or PAPER_EPOCHS,
         precision=settings["precision"],
         devices=1,
         logger=False,

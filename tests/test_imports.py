@@ -9,10 +9,10 @@ import anomalib_students
 
 PACKAGE = Path(anomalib_students.__file__).parent
 LAYERS = (
-    {"files", "file_format", "image_files", "user_errors"},
+    {"files", "file_format", "image_files", "trainings", "user_errors", "wrappers"},
     {"networks"},
     {"mends"},
-    {"data", "engine"},
+    {"data"},
     {"export"},
     {"teacher"},
     {"model"},

@@ -5,15 +5,13 @@ They apply to every model of anomalib in a program. A fix is removed when anomal
 
 from functools import cache
 
+from anomalib_students.wrappers import wrap_anomalib
+
 from .class_paths import name_models_as_anomalib
 from .compression_names import take_lower_case
 from .one_line_errors import end_in_one_line
-from .results_folders import keep_untrained_results
-from .resumed_training import measure_what_was_trained
-from .seed import seed_before_models
 from .signal_stacks import keep_signal_stacks
 from .telemetry import report_only_if_asked
-from .trainer_settings import let_models_choose
 
 __all__ = ["apply_mends"]
 
@@ -23,10 +21,7 @@ def apply_mends() -> None:
     """Fix the modules, now or as soon as they are imported. A second call changes nothing."""
     end_in_one_line()
     keep_signal_stacks()
-    keep_untrained_results()
-    let_models_choose()
     name_models_as_anomalib()
     report_only_if_asked()
-    seed_before_models()
     take_lower_case()
-    measure_what_was_trained()
+    wrap_anomalib()

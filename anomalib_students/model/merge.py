@@ -1,25 +1,19 @@
 """Join models of single scales into one multi-scale model (eq. 12)."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import cast
 
 from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
 from torch import nn
 
 from .lightning_model import UninformedStudents
 
 __all__ = ["merge_scales"]
 
-ALIKE = (
-    "architecture",
-    "n_students",
-    "shared_layers",
-    "expected_error",
-    "descriptor_dim",
-    "output_stride",
-    "score_window",
-    "normalization_split",
-)
-"""Arguments in which the models must not differ."""
+MAY_DIFFER = {"patch_sizes", "lr", "lr_schedule"}
+"""Settings in which the models may differ."""
 
 
 def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
@@ -47,21 +41,19 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         msg = f"Each patch size can be merged once, got {[model.model.patch_sizes for model in models]}."
         raise ValueError(msg)
     first = models[0]
-    for name in ALIKE:
-        values = [model.hparams.get(name) for model in models]
-        if any(value != values[0] for value in values):
+    for name, value in asdict(first.settings).items():
+        values = [getattr(model.settings, name) for model in models]
+        if name not in MAY_DIFFER and any(other != value for other in values):
             msg = f"The models to be merged must have the same {name}, got {values}."
             raise ValueError(msg)
-    arguments = {
-        **first.hparams,
-        "patch_sizes": tuple(sorted(ensembles)),
-        "teacher": None,
-        "pre_processor": first.pre_processor or False,
-        "post_processor": _unmeasured(first.post_processor),
-        "evaluator": first.evaluator is not None,
-        "visualizer": first.visualizer is not None,
-    }
-    merged = UninformedStudents(**arguments)
+    merged = UninformedStudents(
+        replace(first.settings, patch_sizes=tuple(sorted(ensembles))),
+        teacher=None,
+        pre_processor=cast("PreProcessor | None", first.pre_processor) or False,
+        post_processor=_unmeasured(first.post_processor),
+        evaluator=first.evaluator is not None,
+        visualizer=first.visualizer is not None,
+    )
     for size, ensemble in ensembles.items():
         merged.model.ensembles[f"p{size}"].load_state_dict(ensemble.state_dict())
     return merged.eval()

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from anomalib import metrics
 from anomalib.data import Batch
-from anomalib.metrics import AnomalibMetric
+from anomalib.metrics import AnomalibMetric, Evaluator
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = ["AUPRO", "AUROC", "F1Score", "create_metrics"]
+__all__ = ["AUPRO", "AUROC", "F1Score", "create_evaluator", "create_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,14 @@ def create_metrics(prefix: str = "", fpr_limit: float = 0.3) -> list[AnomalibMet
         AUROC(fields=pixel_fields, prefix=f"{prefix}pixel_", strict=False),
         AUPRO(fields=pixel_fields, prefix=f"{prefix}pixel_", strict=False, fpr_limit=fpr_limit),
     ]
+
+
+def create_evaluator() -> Evaluator:
+    """Create an evaluator with AUROC and F1 of images and pixels, and the paper's AUPRO."""
+    image_f1 = F1Score(fields=["pred_label", "gt_label"], prefix="image_")
+    pixel_f1 = F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False)
+    image_auroc, pixel_auroc, pixel_aupro = create_metrics()
+    return Evaluator(test_metrics=[image_auroc, image_f1, pixel_auroc, pixel_f1, pixel_aupro])
 
 
 def _has_both_classes(metric: AUROC | AUPRO) -> bool:

@@ -11,7 +11,7 @@ import logging
 
 import torch
 
-from .statistics import RunningStatistics
+from anomalib_students.networks.statistics import RunningStatistics
 
 __all__ = ["descriptor_divisor", "score_divisor", "score_statistics"]
 

@@ -95,8 +95,6 @@ class FalseAlarmPostProcessor(PostProcessor):
         self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
         margin(1, self.false_alarm_rate)
         self.rule: Threshold = "normal"
-        # Scores of models that were saved before this class existed stay as they were.
-        self.clamps = False
         self.register_buffer("good_images", torch.tensor([0.0, torch.nan, torch.nan]))
 
     @property
@@ -156,15 +154,14 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the settings of a checkpoint, except those that were named when this post-processor was made."""
-        super().load_checkpoint_config({"threshold": "f1", "rule": "f1", "clamps": True, **config, **self._named})
+        super().load_checkpoint_config({**config, **self._named})
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule", "clamps")
+        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load the statistics; models that were saved before these existed have none."""
-        state_dict.setdefault(f"{prefix}good_images", self.good_images)
+        """Load the statistics, and apply a rate that was named to them."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.rule == "normal" and "false_alarm_rate" in self._named and self.good_images[0]:
             self._set_thresholds()
@@ -186,8 +183,8 @@ class FalseAlarmPostProcessor(PostProcessor):
         threshold: torch.Tensor,
     ) -> torch.Tensor | None:
         """Normalise as anomalib near the threshold, and never reach 0 or 1 by a finite score."""
-        if self.clamps or preds is None:
-            return super()._normalize(preds, norm_min, norm_max, threshold)
+        if preds is None:
+            return None
         threshold = torch.where(threshold.isnan(), (norm_max + norm_min) / 2, threshold)
         # A softsign in a form that takes infinity, the score of broken images in exported models.
         distance = (preds - threshold) / (norm_max - norm_min).clamp_min(torch.finfo(torch.float32).tiny)

@@ -8,11 +8,11 @@ from torch.utils.checkpoint import checkpoint
 
 from anomalib_students.networks.dense import cut_tiles, dense_descriptors, fill_phases, join_phases
 from anomalib_students.networks.patch_network import Architecture, PatchNetwork
+from anomalib_students.networks.statistics import RunningStatistics
 
 from .anomaly_map import normalised_score, predictive_uncertainty, regression_error, upsample
 from .loss import regression_loss, squared_distances
 from .normalisation import descriptor_divisor, score_statistics
-from .statistics import RunningStatistics
 
 __all__ = ["StudentTeacher", "split_batch"]
 

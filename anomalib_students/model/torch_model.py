@@ -1,9 +1,9 @@
 """Student-teacher ensembles for one or several patch sizes (Sections 3.2 and 3.3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
-from math import inf
-from typing import cast, get_args
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -11,11 +11,11 @@ from anomalib.data.utils.tiler import Tiler
 from torch import nn
 
 from anomalib_students.networks.dense import SMALLEST_TILE, check_dense, cut_tiles
-from anomalib_students.networks.patch_network import Architecture
 
 from .anomaly_map import combine_scales, prediction
-from .augment import TrainingMode, jitter_light, training_tiles
+from .augment import jitter_light, training_tiles
 from .loss import painted_hard_fraction
+from .settings import PRESETS, Settings
 from .student_teacher import StudentTeacher, split_batch
 
 __all__ = ["UninformedStudentsModel"]
@@ -27,7 +27,9 @@ class UninformedStudentsModel(nn.Module):
     The scales are independent of each other: from the same seed, each gets the same weights and sees the same samples
     of the images as in a model of its own, so that models of single scales can be merged.
 
-    For the arguments see :class:`~anomalib_students.model.lightning_model.UninformedStudents`.
+    Args:
+        settings: Settings, by default those of the default preset.
+        changes: Settings that differ from these.
 
     Attributes:
         tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then replaces ``max_tile``, and
@@ -43,53 +45,32 @@ class UninformedStudentsModel(nn.Module):
         (torch.Size([1, 1, 64, 64]), torch.Size([1]))
     """
 
-    def __init__(
-        self,
-        patch_sizes: Sequence[int] = (65,),
-        n_students: int = 1,
-        output_stride: int = 4,
-        training_mode: TrainingMode = "phase",
-        descriptor_dim: int = 128,
-        max_tile: int = 512,
-        architecture: Architecture = "medium",
-        hard_fraction: float = 0.1,
-        light_jitter: float = 1.0,
-        synthetic_defects: float = 0.5,
-        score_window: int = 33,
-        shared_layers: int = 2,
-    ) -> None:
+    def __init__(self, settings: Settings | None = None, **changes: Any) -> None:
         super().__init__()
-        sizes, modes = tuple(patch_sizes), get_args(TrainingMode)
-        is_unique = 0 < len({*sizes}) == len(sizes)
-        _check(is_unique, f"patch_sizes must name at least one patch size, each once; got {sizes}.")
-        _check(n_students >= 1, f"n_students must be at least 1, got {n_students}.")
-        _check(training_mode in modes, f"training_mode must be one of {modes}, got {training_mode!r}.")
-        _check(0 < hard_fraction <= 1, f"hard_fraction must lie in (0, 1], got {hard_fraction}.")
-        _check(0 <= light_jitter < inf, f"light_jitter must be at least 0 and finite, got {light_jitter}.")
-        _check(0 <= synthetic_defects <= 1, f"synthetic_defects must lie in [0, 1], got {synthetic_defects}.")
-        _check(
-            score_window > 0 and score_window % 2 == 1,
-            f"score_window must be a positive odd number of pixels, got {score_window}.",
-        )
-        check_dense(output_stride, max_tile)
-        self.hard_fraction = hard_fraction
-        self.score_window = score_window
-        self.light_jitter = light_jitter
-        self.synthetic_defects = synthetic_defects
-        self.patch_sizes = sizes
-        self.architecture = architecture
-        self.output_stride = output_stride
-        self.training_mode = training_mode
-        self.max_tile = max_tile
+        settings = replace(settings or PRESETS["default"], **changes)
+        check_dense(settings.output_stride, settings.max_tile)
+        self.hard_fraction = settings.hard_fraction
+        self.score_window = settings.score_window
+        self.light_jitter = settings.light_jitter
+        self.synthetic_defects = settings.synthetic_defects
+        self.patch_sizes = settings.patch_sizes
+        self.architecture = settings.architecture
+        self.output_stride = settings.output_stride
+        self.training_mode = settings.training_mode
+        self.max_tile = settings.max_tile
         self.tiler: Tiler | None = None
         # Keyed by the patch size, which identifies the scales of a checkpoint.
         self.ensembles = nn.ModuleDict()
         seed = _draw_seed()
-        for size in sizes:
+        for size in settings.patch_sizes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
                 self.ensembles[f"p{size}"] = StudentTeacher(
-                    size, n_students, descriptor_dim, architecture, shared_layers
+                    size,
+                    settings.n_students,
+                    settings.descriptor_dim,
+                    settings.architecture,
+                    settings.shared_layers,
                 )
 
     @property
@@ -159,8 +140,3 @@ class UninformedStudentsModel(nn.Module):
 def _draw_seed() -> int:
     """Draw a seed from which each patch size derives its own, so that none of them depends on the others' presence."""
     return int(torch.randint(2**62, ()))
-
-
-def _check(is_valid: bool, requirement: str) -> None:
-    if not is_valid:
-        raise ValueError(requirement)

@@ -174,7 +174,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             check_metadata(metadata, f"The teacher {path}")
-            check_format(metadata.get("teacher_format"), TEACHER_FORMAT, f"The teacher {path}")
+            check_format(metadata.get("teacher_format", "1"), TEACHER_FORMAT, f"The teacher {path}")
             names = list(file.keys())
             for name in names:
                 dtype = file.get_slice(name).get_dtype()

@@ -8,9 +8,9 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
-from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.patch_network import NEGATIVE_SLOPE
+from anomalib_students.trainings import has_bfloat16
 
 from .sources import GRID_STRIDE, FeatureSource
 from .targets import Batch, DistillationData, DistilSettings

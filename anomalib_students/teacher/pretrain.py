@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from anomalib_students.engine.precision import Precision
+from anomalib_students.trainings import Precision
 
 from .data import ImageStore, PatchSampler, load_images
 from .losses import compactness_loss, distillation_loss, triplet_distances, triplet_loss

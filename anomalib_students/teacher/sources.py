@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.engine.precision import has_bfloat16
 from anomalib_students.networks.weights import BUNDLED, load_teacher, read_metadata, teacher_path
+from anomalib_students.trainings import has_bfloat16
 
 __all__ = ["GRID_STRIDE", "STRIDES", "DistillationSource", "FeatureSource", "feature_blocks"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from jsonargparse.typing import restricted_string_type
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -18,18 +19,29 @@ from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students import __version__
-from anomalib_students.engine.atomic_checkpoints import AtomicCheckpointIO
-from anomalib_students.engine.plain_settings import PlainSettings
-from anomalib_students.engine.termination import Termination
 from anomalib_students.files import check_output
 from anomalib_students.networks.patch_network import Architecture, PatchNetwork
 from anomalib_students.networks.weights import check_metadata, save_teacher
+from anomalib_students.trainings import AtomicCheckpointIO, Termination
 
 from .data import find_images
 
-__all__ = ["BatchNumbers", "TeacherSettings", "TeacherTraining", "check_run", "make_teacher", "normalise"]
+__all__ = [
+    "BatchNumbers",
+    "PlainSettings",
+    "TeacherSettings",
+    "TeacherTraining",
+    "check_run",
+    "make_teacher",
+    "normalise",
+]
 
 logger = logging.getLogger(__name__)
+
+# jsonargparse would take a mapping that fits nothing else as text.
+Text = restricted_string_type("Text", r"[^{}]*", docstring="Text without braces.")
+PlainSettings = dict[str, bool | int | float | Text | list[int] | list[Text] | None]  # type: ignore[valid-type]
+"""Type of the trainer's settings. With ``Any``, jsonargparse would instantiate any class that a file names."""
 
 
 @dataclass(frozen=True, kw_only=True)

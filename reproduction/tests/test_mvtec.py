@@ -1,6 +1,7 @@
 """The command that makes Tables 1 and 3."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from safetensors.torch import save_file
 
-from anomalib_students.model.lightning_model import PAPER
+from anomalib_students.model.settings import PRESETS
 from reproduction import mvtec as module
 from reproduction.__main__ import main
 from tests.integration.conftest import write_category
@@ -27,7 +28,7 @@ def run(tmp_path, monkeypatch):
         image.write_bytes(b"no image")
     monkeypatch.setattr(module, "IMAGE_SIZE", 64)
     monkeypatch.setattr(module, "WORKERS", 0)
-    monkeypatch.setitem(PAPER, "n_students", 1)
+    monkeypatch.setitem(PRESETS, "paper", replace(PRESETS["paper"], n_students=1))
 
     def run(**settings):
         where = {"root": tmp_path / "data", "results": tmp_path / "out", "baseline_descriptors": 200}
@@ -48,7 +49,7 @@ def test_a_category_that_cannot_be_read_fails_and_the_others_are_measured(run, t
     model = UninformedStudents.load_from_checkpoint(tmp_path / "out" / "pill" / "ours" / "model.ckpt")
     assert model.model.patch_sizes == (17, 33)
     for size in (17, 33):
-        single = UninformedStudents(**{**model.hparams, "patch_sizes": (size,), "visualizer": False})
+        single = UninformedStudents(replace(model.settings, patch_sizes=(size,)), teacher=None, visualizer=False)
         weights = model.model.ensembles[f"p{size}"].state_dict()
         single.model.ensembles[f"p{size}"].load_state_dict(weights)
         engine = Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False)

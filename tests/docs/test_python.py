@@ -8,7 +8,7 @@ from anomalib.deploy import ExportType
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 
-from anomalib_students.model import lightning_model
+from anomalib_students.model import training
 
 from ..reliability.small import small_data, small_engine, small_model
 from .documents import blocks
@@ -44,7 +44,7 @@ def place(tmp_path_factory):
 def _small(place, monkeypatch):
     """Images of 72 pixels and one step of training, where the blocks leave both to the defaults."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(lightning_model, "TRAINING_IMAGES", 1)
+    monkeypatch.setattr(training, "TRAINING_IMAGES", 1)
     small = AnomalibModule.configure_pre_processor((SIDE, SIDE))
     monkeypatch.setattr(AnomalibModule, "configure_pre_processor", staticmethod(lambda image_size=None: small))
     environment = dict(os.environ)

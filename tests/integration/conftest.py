@@ -1,6 +1,8 @@
 """A tiny inspection task in the layout of MVTec AD, and models small enough to train on it in seconds."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,23 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from PIL import Image
 
+from anomalib_students.model.settings import PRESETS, Preset
+
 SIDE = 72
 SMALL = {"patch_sizes": (33,), "n_students": 2, "output_stride": 8}
 
 
 def small_model(side: int = 64, **arguments: Any) -> UninformedStudents:
-    return UninformedStudents(
-        pre_processor=UninformedStudents.configure_pre_processor((side, side)), **{**SMALL, **arguments}
-    )
+    pre_processor = UninformedStudents.configure_pre_processor((side, side))
+    return students(pre_processor=pre_processor, **{**SMALL, **arguments})
+
+
+def students(preset: Preset = "default", **arguments: Any) -> UninformedStudents:
+    """Model with settings that need not be its arguments."""
+    parameters = signature(UninformedStudents).parameters
+    others = {name: value for name, value in arguments.items() if name not in parameters}
+    named = {name: value for name, value in arguments.items() if name in parameters}
+    return UninformedStudents(replace(PRESETS[preset], **others), **named)
 
 
 def small_engine(folder: Path, **arguments: Any) -> Engine:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from torchvision.transforms.v2 import ColorJitter
 
 from anomalib_students import FalseAlarmPostProcessor
 from anomalib_students.model.false_alarms import fit_gumbel, margin
+from anomalib_students.model.hold_out import split_indices
 from anomalib_students.model.merge import merge_scales
-from anomalib_students.model.normalization_split import split_indices
+from anomalib_students.model.settings import PRESETS
 
 from .conftest import write_category
 
@@ -36,11 +38,11 @@ def small_model(**arguments) -> UninformedStudents:
         "architecture": "light",
         "patch_sizes": (33,),
         "output_stride": 8,
-        "score_window": 9,
         "visualizer": False,
     }
     pre_processor = UninformedStudents.configure_pre_processor((64, 64))
-    return UninformedStudents(pre_processor=pre_processor, **{**settings, **arguments})
+    preset = replace(PRESETS["default"], score_window=9)
+    return UninformedStudents(preset, pre_processor=pre_processor, **{**settings, **arguments})
 
 
 def train(model: UninformedStudents, datamodule: MVTec | Folder, folder: Path) -> Engine:
@@ -110,7 +112,7 @@ def test_a_defective_image_among_the_good_ones_is_named(root: Path, tmp_path: Pa
     Image.fromarray(noise).save(path)
     datamodule = MVTec(root=tmp_path / "data", category="dots", num_workers=0, train_batch_size=2)
     model = small_model()
-    with pytest.warns(UserWarning, match=rf"See whether they are good: {path}\. They have no part"):
+    with pytest.warns(UserWarning, match=rf"See whether they are good: {path}\. They do not count"):
         train(model, datamodule, tmp_path)
     assert model.post_processor.decision.n_images == 9
 
@@ -122,15 +124,15 @@ def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
     )
     model = small_model()
     seen = []
-    normalise = model._normalise_scores
+    calibrate = model._calibrate
 
     def record() -> None:
-        held_out = model.normalization_split.held_out
+        held_out, training = model.hold_out.held_out, model.hold_out.training
         seen.extend(torch.equal(held_out[0].image, held_out[0].image) for _ in range(5))
-        assert not torch.equal(model.normalization_split.training[0].image, model.normalization_split.training[0].image)
-        normalise()
+        assert not torch.equal(training[0].image, training[0].image)
+        calibrate()
 
-    model._normalise_scores = record
+    model._calibrate = record
     train(model, datamodule, tmp_path)
     assert seen
     assert all(seen)

@@ -80,7 +80,7 @@ def test_checkpoint_of_another_model_is_one_clear_error(
 def test_statistics_are_those_of_the_data(expected_error: float, data_root: Path, tmp_path: Path) -> None:
     """Descriptors over the training images, scores over the held-out one: computed here in one piece, in float64."""
     from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
-    from anomalib_students.model.normalization_split import split_indices
+    from anomalib_students.model.hold_out import split_indices
     from anomalib_students.networks.dense import dense_descriptors, pad_border
 
     model = small_model(light_jitter=0.0, lr=1e-3, expected_error=expected_error)
@@ -176,7 +176,7 @@ def test_trains_in_bfloat16_where_that_is_native_and_nothing_else_is_said(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("anomalib_students.model.lightning_model.has_bfloat16", lambda device: native)
+    monkeypatch.setattr("anomalib_students.model.training.has_bfloat16", lambda device: native)
     model = small_model()
     in_bfloat16: set[tuple[bool, bool]] = set()
     # Training steps have gradients, statistics and predictions do not.
@@ -241,7 +241,7 @@ def test_corrupt_training_image_is_one_clear_error(tmp_path: Path) -> None:
         ({"training_mode": "sparse"}, "training_mode"),
         ({"normalization_split": 1.0}, "normalization_split"),
         ({"lr": -1.0}, "lr"),
-        ({"lr_schedule": "linear"}, "lr_schedule"),
+        ({"preset": "best"}, "preset"),
         ({"descriptor_dim": 64}, "descriptor_dim 64"),
     ],
 )

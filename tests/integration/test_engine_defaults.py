@@ -9,14 +9,21 @@ from unittest.mock import Mock
 import pytest
 import torch
 from anomalib.callbacks import ModelCheckpoint
+from anomalib.data import Folder
+from anomalib.pipelines.tiled_ensemble.components.utils.helper_functions import (
+    get_ensemble_datamodule,
+    get_ensemble_engine,
+    get_ensemble_tiler,
+)
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from PIL import Image
 
-from anomalib_students.engine import engine_defaults
-from anomalib_students.model import lightning_model
+from anomalib_students.model import callbacks, training
 from anomalib_students.model.lightning_model import UninformedStudents
 
 from ..reliability.small import small_data, small_engine, small_model
+from .conftest import write_category
 
 
 class Counter(Callback):
@@ -38,15 +45,15 @@ class Counter(Callback):
 def run(tmp_path: Path, **arguments: Any) -> tuple[Counter, Any]:
     """Train the small model on six images in batches of two: of the five that are left, five steps an epoch."""
     counter = Counter()
-    callbacks = [counter, *arguments.pop("callbacks", [])]
-    engine = small_engine(tmp_path, callbacks=callbacks, **{"max_epochs": None, **arguments})
+    added = [counter, *arguments.pop("callbacks", [])]
+    engine = small_engine(tmp_path, callbacks=added, **{"max_epochs": None, **arguments})
     engine.fit(small_model(), datamodule=small_data(tmp_path / "data"))
     return counter, engine
 
 
 @pytest.fixture(autouse=True)
 def _ten_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lightning_model, "TRAINING_IMAGES", 16)
+    monkeypatch.setattr(training, "TRAINING_IMAGES", 16)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
@@ -96,11 +103,11 @@ def test_checkpoints_are_saved_at_the_end_of_epochs_a_while_apart_and_at_the_end
     assert engine.best_model_path.endswith("weights/lightning/model.ckpt")
     checkpoint = torch.load(engine.best_model_path, weights_only=False)
     assert checkpoint["global_step"] == 20
-    monkeypatch.setattr(engine_defaults, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", 0)
     # A checkpoint takes longer than the other two epochs, but not a million times as long.
-    monkeypatch.setattr(engine_defaults, "SHARE_OF_SAVES", 1e-6)
+    monkeypatch.setattr(callbacks, "SHARE_OF_SAVES", 1e-6)
     assert run(tmp_path / "slow")[0].saved == 2
-    monkeypatch.setattr(engine_defaults, "SHARE_OF_SAVES", math.inf)
+    monkeypatch.setattr(callbacks, "SHARE_OF_SAVES", math.inf)
     assert run(tmp_path / "long")[0].saved == 4
 
 
@@ -110,7 +117,7 @@ def test_the_first_process_decides_for_all_when_to_save(decision: bool, monkeypa
     monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *_: saved.append(True))
     trainer = Mock(current_epoch=0, max_epochs=4, should_stop=False, max_steps=-1, global_step=3, is_last_batch=True)
     trainer.strategy.broadcast = lambda own: decision
-    checkpoint = engine_defaults.RegularCheckpoint()
+    checkpoint = callbacks.RegularCheckpoint()
     for _ in range(2):
         # By this process's own clock, the first of two is saved.
         checkpoint.on_train_epoch_end(trainer, Mock())
@@ -177,8 +184,8 @@ def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_320_pixels
 
 def test_images_have_the_size_that_is_named() -> None:
     assert UninformedStudents(image_size=200, teacher=None).input_size == (200, 200)
-    assert UninformedStudents(**lightning_model.PAPER, teacher=None).input_size == (256, 256)
-    with pytest.raises(ValueError, match="image_size must be a positive number of pixels, got 0"):
+    assert UninformedStudents("paper", teacher=None).input_size == (256, 256)
+    with pytest.raises(ValueError, match="image_size must be positive, got 0"):
         UninformedStudents(image_size=0, teacher=None)
 
 
@@ -190,14 +197,37 @@ def test_every_default_trains_tests_and_exports(tmp_path: Path) -> None:
     assert engine.export(model, "openvino", export_root=tmp_path / "exported").is_file()
 
 
-def test_older_checkpoints_load_with_the_arguments_that_were_the_only_ones(tmp_path: Path) -> None:
-    paper = {**lightning_model.PAPER, "patch_sizes": (33,), "n_students": 1}
-    engine = small_engine(tmp_path, max_epochs=1)
-    engine.fit(small_model(**paper), datamodule=small_data(tmp_path / "data"))
-    checkpoint = torch.load(engine.best_model_path, weights_only=False)
-    for name in lightning_model.BEFORE_NAMED:
-        del checkpoint["hyper_parameters"][name]
-    torch.save(checkpoint, tmp_path / "old.ckpt")
-    model = UninformedStudents.load_from_checkpoint(tmp_path / "old.ckpt")
-    assert model.hparams["architecture"] == model.model.architecture == "paper"
-    assert (model.model.hard_fraction, model.model.score_window, model.expected_error) == (1.0, 1, 0.0)
+def test_a_tiled_ensemble_of_anomalib_sees_tiles_everywhere(tmp_path: Path) -> None:
+    """In training, statistics and threshold: with the same tile cut out beforehand, the model is the same."""
+    category = tmp_path / "data" / "dots"
+    whole = small_data(tmp_path / "data")
+    tiler = get_ensemble_tiler({"tile_size": (24, 32), "stride": (24, 32), "image_size": (48, 64)})
+    source = {"class_path": "MVTec", "init_args": {"root": str(whole.root), "category": "dots", "num_workers": 0}}
+    tiles = get_ensemble_datamodule({"data": source}, (48, 64), tiler, (1, 0))
+    engine = get_ensemble_engine((1, 0), "cpu", 1, tmp_path / "tiles", {"max_epochs": 1, "logger": False})
+    torch.manual_seed(0)
+    model = small_model(pre_processor=False)
+    engine.fit(model, datamodule=tiles)
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["model1_0.ckpt"]
+    for path in category.rglob("*.png"):
+        Image.open(path).resize((64, 48), Image.Resampling.BILINEAR).crop((0, 24, 32, 48)).save(path)
+    torch.manual_seed(0)
+    expected = small_model(pre_processor=False)
+    small_engine(tmp_path / "cut").fit(expected, datamodule=small_data(tmp_path / "data"))
+    buffers = dict(model.named_buffers())
+    for name, value in expected.named_buffers():
+        if name.startswith(("model", "post_processor")):
+            torch.testing.assert_close(buffers[name], value, rtol=0.05, atol=0.05, equal_nan=True)
+
+
+@pytest.mark.parametrize("n_train", [1, 2, 3, 4])
+def test_a_few_good_images_train_without_a_validation(n_train: int, tmp_path: Path) -> None:
+    write_category(tmp_path / "dots", n_train=n_train)
+    data = Folder(
+        "dots", root=tmp_path / "dots", normal_dir="train/good", test_split_mode="none", val_split_mode="none"
+    )
+    counter = Counter()
+    engine = small_engine(tmp_path, callbacks=[counter])
+    engine.fit(small_model(), datamodule=data)
+    assert (counter.steps, counter.validations) == (max(1, n_train - 1), 0)
+    assert UninformedStudents.load_from_checkpoint(engine.best_model_path).post_processor.decision.n_images == 1

@@ -18,7 +18,6 @@ from openvino import Core
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from anomalib_students.model.lightning_model import PAPER
 from anomalib_students.networks.patch_network import PatchNetwork
 
 SIDE = 64
@@ -27,7 +26,7 @@ SIDE = 64
 @pytest.fixture(scope="module")
 def model(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> UninformedStudents:
     """Trained model of two scales, whose input is smaller than the images."""
-    arguments = {**PAPER, "patch_sizes": (17, 33), "n_students": 2, "output_stride": 4, "lr": 1e-3}
+    arguments = {"preset": "paper", "patch_sizes": (17, 33), "n_students": 2, "output_stride": 4, "lr": 1e-3}
     model = UninformedStudents(pre_processor=UninformedStudents.configure_pre_processor((SIDE, SIDE)), **arguments)
     engine = Engine(default_root_dir=tmp_path_factory.mktemp("run"), max_epochs=1, accelerator="cpu")
     engine.fit(model, datamodule=MVTec(root=data_root, category="dots", num_workers=0))

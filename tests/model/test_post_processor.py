@@ -120,17 +120,6 @@ def test_that_another_rate_can_be_named_after_the_training(chosen: FalseAlarmPos
     assert loaded.pixel_threshold == expected.image_threshold
 
 
-def test_that_models_of_anomalib_s_post_processor_score_as_before() -> None:
-    old = PostProcessor()
-    validate(old, [1.0, 50.0, 70.0, 80.0], [0, 0, 1, 1])
-    loaded = FalseAlarmPostProcessor()
-    loaded.load_checkpoint_config(old.checkpoint_config())
-    loaded.load_state_dict(old.state_dict())
-    raw = torch.tensor([-5.0, 30.0, 60.0, 75.0, 100.0])
-    assert torch.equal(normalise(loaded, raw).pred_score, normalise(old, raw).pred_score)
-    assert loaded.decision.rule == "f1"
-
-
 def test_that_maps_are_optional() -> None:
     post_processor = FalseAlarmPostProcessor()
     post_processor.choose(GOOD_SCORES)

@@ -11,9 +11,9 @@ from anomalib_students.model import student_teacher
 from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error, upsample
 from anomalib_students.model.augment import training_tiles
 from anomalib_students.model.normalisation import RIDGE
-from anomalib_students.model.statistics import RunningStatistics
 from anomalib_students.model.student_teacher import StudentTeacher
 from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, pad_border
+from anomalib_students.networks.statistics import RunningStatistics
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 

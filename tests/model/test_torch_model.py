@@ -1,7 +1,5 @@
 """The model: what it predicts and learns, with several scales, in chunks, exported and saved."""
 
-from inspect import signature
-
 import pytest
 import torch
 from anomalib.callbacks import TilerConfigurationCallback
@@ -32,7 +30,9 @@ EQUATIONS = {
 
 def make_model(patch_sizes=(17, 33, 65), n_students=2, **arguments):
     """A small model in double precision, whose networks and statistics all matter to its output."""
-    model = UninformedStudentsModel(patch_sizes, n_students, **{**EQUATIONS, "descriptor_dim": 4, **arguments}).double()
+    model = UninformedStudentsModel(
+        patch_sizes=patch_sizes, n_students=n_students, **{**EQUATIONS, "descriptor_dim": 4, **arguments}
+    ).double()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -171,7 +171,7 @@ class TestTraining:
             assert torch.equal(first.grad, second.grad)
 
     def test_students_start_from_different_weights(self):
-        model = UninformedStudentsModel((17,), n_students=2, descriptor_dim=4, architecture="paper")
+        model = UninformedStudentsModel(patch_sizes=(17,), n_students=2, descriptor_dim=4, architecture="paper")
         first, second = model.ensembles["p17"].students
         assert not torch.equal(first.convolutions[0].weight, second.convolutions[0].weight)
 
@@ -268,13 +268,6 @@ def test_an_argument_out_of_range_is_refused(arguments, message):
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
-def test_defaults_are_those_of_the_lightning_module():
-    lightning, torch_model = (signature(model).parameters for model in (UninformedStudents, UninformedStudentsModel))
-    shared = lightning.keys() & torch_model.keys()
-    assert shared == torch_model.keys()
-    assert {name: torch_model[name].default for name in shared} == {name: lightning[name].default for name in shared}
-
-
 class TestScalesAreIndependent:
     """From the same seed, a scale is what it would be in a model of its own."""
 
@@ -282,11 +275,11 @@ class TestScalesAreIndependent:
 
     def test_initial_weights(self):
         torch.manual_seed(5)
-        together = UninformedStudentsModel(self.SIZES, n_students=2, descriptor_dim=4, architecture="paper")
+        together = UninformedStudentsModel(patch_sizes=self.SIZES, n_students=2, descriptor_dim=4, architecture="paper")
         after = torch.rand(())
         for size in self.SIZES:
             torch.manual_seed(5)
-            alone = UninformedStudentsModel((size,), n_students=2, descriptor_dim=4, architecture="paper")
+            alone = UninformedStudentsModel(patch_sizes=(size,), n_students=2, descriptor_dim=4, architecture="paper")
             assert torch.rand(()) == after
             for name, weight in alone.state_dict().items():
                 assert torch.equal(together.state_dict()[name], weight), name
@@ -294,7 +287,7 @@ class TestScalesAreIndependent:
         assert not torch.equal(first, second)
 
     def test_two_models_without_a_seed_between_them_differ(self):
-        first, second = (UninformedStudentsModel((33,), descriptor_dim=4).state_dict() for _ in range(2))
+        first, second = (UninformedStudentsModel(patch_sizes=(33,), descriptor_dim=4).state_dict() for _ in range(2))
         name = "ensembles.p33.students.0.convolutions.0.weight"
         assert not torch.equal(first[name], second[name])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 
+from anomalib_students.model import calibration
 from anomalib_students.teacher.pretrain import TeacherPretraining, pretrain
 
 from .small import small_data, small_engine, small_model
@@ -35,6 +36,22 @@ def test_training_ends_with_status_143(epoch: int, tmp_path: Path, caplog: pytes
     assert ended.value.code == 143
     advice = f"--ckpt_path {engine.best_model_path}" if epoch else "There is no checkpoint yet."
     assert [advice in message for message in caplog.messages if "SIGTERM after" in message] == [True]
+
+
+def test_statistics_end_within_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a validation: the training has handlers for signals then."""
+    seen: list[int] = []
+
+    def terminate(module, held_out) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        seen.extend(index for index, _ in calibration._sampled(module, held_out, ""))
+
+    monkeypatch.setattr("anomalib_students.model.training.normalise_scores", terminate)
+    with pytest.raises(SystemExit) as ended:
+        small_engine(tmp_path).fit(small_model(), datamodule=small_data(tmp_path / "data"))
+    assert ended.value.code == 143
+    assert not seen
+    assert not list(tmp_path.rglob("*.ckpt*"))
 
 
 def test_pretraining_ends_with_status_143(

@@ -9,12 +9,9 @@ from anomalib.data import MVTec
 from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 
-from anomalib_students.model.lightning_model import PAPER
-
-from ..integration.conftest import write_category
+from ..integration.conftest import students, write_category
 
 SMALL = {
-    **PAPER,
     "patch_sizes": (17,),
     "n_students": 1,
     "output_stride": 8,
@@ -25,8 +22,9 @@ SIDE = 32
 
 
 def small_model(**arguments: Any) -> UninformedStudents:
+    """Model with the paper's settings but for a few; those that are no arguments of the model are settings too."""
     pre_processor = UninformedStudents.configure_pre_processor((SIDE, SIDE))
-    return UninformedStudents(**{"pre_processor": pre_processor, "visualizer": False, **SMALL, **arguments})
+    return students("paper", **{"pre_processor": pre_processor, "visualizer": False, **SMALL, **arguments})
 
 
 def small_engine(folder: Path, **arguments: Any) -> Engine:
@@ -47,7 +45,7 @@ def small_config(root: Path, path: Path, **trainer: Any) -> Path:
     transform = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [SIDE, SIDE]}}
     pre_processor = {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {"transform": transform}}
     arguments = {"root": str(root), "category": "dots", "num_workers": 0, "train_batch_size": 2}
-    model = {**SMALL, "patch_sizes": [17], "pre_processor": pre_processor, "visualizer": False}
+    model = {"preset": "paper", **SMALL, "patch_sizes": [17], "pre_processor": pre_processor, "visualizer": False}
     config = {
         "model": {"class_path": "UninformedStudents", "init_args": model},
         "data": {"class_path": "MVTec", "init_args": arguments},

@@ -1,5 +1,6 @@
 """A small inspection task, a model that was trained on it, and results to make pages of without a model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from anomalib.models import UninformedStudents
 from lightning.pytorch import seed_everything
 from PIL import Image
 
+from anomalib_students.model.settings import PRESETS
 from anomalib_students.report.results import ImageResult
 from tests.integration.conftest import write_category
 
@@ -57,10 +59,10 @@ def checkpoint(data_root, tmp_path_factory):
     """Checkpoint of a model that was trained for a few steps, and has its threshold from a held-out good image."""
     seed_everything(0)
     model = UninformedStudents(
+        replace(PRESETS["default"], score_window=1),
         architecture="light",
         patch_sizes=(17,),
         output_stride=4,
-        score_window=1,
         pre_processor=UninformedStudents.configure_pre_processor((SIDE, SIDE)),
         visualizer=False,
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalib_students import files
-from anomalib_students.engine.atomic_checkpoints import AtomicCheckpointIO
+from anomalib_students.trainings import AtomicCheckpointIO
 
 CHECKPOINT = {"weights": torch.arange(4), "step": 3}
 

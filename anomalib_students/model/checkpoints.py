@@ -1,7 +1,7 @@
-"""Checkpoints of our models: written whole or not at all, named if they are damaged, and with their format."""
+"""Checkpoints of the model: written whole or not at all, with their format, and independent of other files."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from inspect import signature
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,10 +13,9 @@ from lightning.pytorch import LightningModule
 
 from anomalib_students.file_format import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_checkpoint_format
 from anomalib_students.files import naming_what_is_damaged
+from anomalib_students.trainings import AtomicCheckpointIO
 
-from .checkpoint_io import CheckpointIO
-
-__all__ = ["CheckpointFormat"]
+__all__ = ["CheckpointIO", "Checkpoints"]
 
 METRICS = "evaluator"
 """Component of a model that has its metrics."""
@@ -24,16 +23,29 @@ OURS = "post_processor.good_images"
 """Entry of the state that :class:`~anomalib_students.model.post_processor.FalseAlarmPostProcessor` has."""
 
 
-class CheckpointFormat(LightningModule):
-    """Mixin of anomalib models: save the format in checkpoints, reject newer ones, and complete older ones.
+class CheckpointIO(AtomicCheckpointIO, AnomalibCheckpointIO):
+    """anomalib's checkpoints, written whole or not at all, and refused if they are of another format."""
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Load a checkpoint, and check its format."""
+        checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        check_checkpoint_format(checkpoint, f"The checkpoint {path}")
+        return checkpoint
+
+
+class Checkpoints(LightningModule):
+    """Mixin of anomalib models: checkpoints have a format and no metrics, and are checked before they are loaded.
 
     It goes before ``AnomalibModule`` among the base classes.
 
     Attributes:
-        before_named: Arguments of the model, for checkpoints that were saved before these existed.
+        checked_arguments: Arguments that the weights depend on: checkpoints with another value than a model's are
+            rejected, unless it is None.
+        saved_arguments: Values of arguments in checkpoints, so that they need no file that the model was made from.
     """
 
-    before_named: ClassVar[Mapping[str, Any]] = {}
+    checked_arguments: ClassVar[tuple[str, ...]] = ()
+    saved_arguments: ClassVar[Mapping[str, Any]] = {}
 
     def setup(self, stage: str) -> None:
         """Replace anomalib's way of writing checkpoints by one that writes them whole or not at all."""
@@ -48,6 +60,7 @@ class CheckpointFormat(LightningModule):
         """Save the format, and nothing of the metrics."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[CHECKPOINT_KEY] = CHECKPOINT_FORMAT
+        checkpoint["hyper_parameters"].update(self.saved_arguments)
         if isinstance(metrics := getattr(self, METRICS, None), Evaluator):
             # Its state is also saved as that of a callback.
             checkpoint.get("callbacks", {}).pop(metrics.state_key, None)
@@ -56,16 +69,30 @@ class CheckpointFormat(LightningModule):
         """Restore the pre- and post-processor; the metrics are this model's.
 
         Raises:
-            ValueError: If the checkpoint has thresholds of another kind of post-processor.
+            ValueError: If the checkpoint is of another format, of a model with other arguments that the weights depend
+                on, or has thresholds of another kind of post-processor.
         """
-        checkpoint.get("anomalib_components_enabled", {}).pop(METRICS, None)
-        saved = OURS in checkpoint["state_dict"]
+        check_checkpoint_format(checkpoint, "The checkpoint")
+        saved = checkpoint["hyper_parameters"]
+        for name in self.checked_arguments:
+            own, theirs = (
+                list(value) if isinstance(value, tuple) else value for value in (self.hparams[name], saved[name])
+            )
+            if own is not None and own != theirs:
+                msg = f"The checkpoint is of a model with {name} {theirs}, but the model has {own}: set {name} alike."
+                raise ValueError(msg)
+        has_ours = OURS in checkpoint["state_dict"]
         own = getattr(self, "post_processor", None)
-        if own is not None and hasattr(own, "good_images") != saved:
+        if own is not None and hasattr(own, "good_images") != has_ours:
             kinds = ("anomalib's PostProcessor", "FalseAlarmPostProcessor, the default")
-            msg = f"The checkpoint has the thresholds of {kinds[saved]}: give the model the same post_processor."
+            msg = f"The checkpoint has the thresholds of {kinds[has_ours]}: give the model the same post_processor."
             raise ValueError(msg)
+        checkpoint.get("anomalib_components_enabled", {}).pop(METRICS, None)
         super().on_load_checkpoint(checkpoint)
+
+    def is_named(self, argument: str) -> bool:
+        """Whether an argument has another value than its default."""
+        return self.hparams[argument] != signature(type(self)).parameters[argument].default
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return weights and statistics, without those of metrics: a checkpoint is tested with any."""
@@ -84,29 +111,19 @@ class CheckpointFormat(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load a model as anomalib does, but complete the arguments of older checkpoints.
+        """Load a model as anomalib does.
 
         Raises:
             RuntimeError: If the file is damaged.
-            ValueError: If the checkpoint is of a newer format, or of a model with other networks.
+            ValueError: If the checkpoint is of another format, or of a model with other networks.
         """
-        checkpoint = _read(cast("type[AnomalibModule]", cls), checkpoint_path)
-        # Before its arguments are used, which this version may not know.
-        check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
-        saved = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, cls.before_named)
-        missing = {name: value for name, value in cls.before_named.items() if name not in saved}
         with naming_what_is_damaged(checkpoint_path):
-            return super().load_from_checkpoint(checkpoint_path, *args, **{**missing, **kwargs})
+            with anomalib_safe_globals(extra=cast("type[AnomalibModule]", cls).checkpoint_safe_globals()):
+                checkpoint = torch.load(checkpoint_path, map_location="meta", weights_only=True)
+            # Before its arguments are used, which this version may not know.
+            check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
 
 def _of_metrics(state: Mapping[str, Any]) -> list[str]:
     return [name for name in state if name.startswith(f"{METRICS}.")]
-
-
-def _read(model: type[AnomalibModule], path: str | Path) -> Mapping[str, Any]:
-    """Read a checkpoint without its weights; empty if it is damaged, as reading it with the weights then reports."""
-    try:
-        with anomalib_safe_globals(extra=model.checkpoint_safe_globals()):
-            return torch.load(path, map_location="meta", weights_only=True)
-    except Exception:  # noqa: BLE001
-        return {}

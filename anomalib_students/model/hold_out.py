@@ -8,7 +8,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-__all__ = ["NormalizationSplit", "sample_indices", "split_indices"]
+__all__ = ["HoldOut", "sample_indices", "split_indices"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def _shuffled(n_images: int) -> list[int]:
     return torch.randperm(n_images, generator=torch.Generator().manual_seed(SEED)).tolist()
 
 
-class NormalizationSplit(Callback):
+class HoldOut(Callback):
     """Hold out some training images while a model is fitted, and have each step see one of the others.
 
     The images are taken out of the training set only during the fit, so that the data module can be used again. They
@@ -59,15 +59,9 @@ class NormalizationSplit(Callback):
 
     Attributes:
         training: Images that the students learn from, during a fit.
-
-    Raises:
-        ValueError: If ``fraction`` is out of range.
     """
 
     def __init__(self, fraction: float) -> None:
-        if not 0 < fraction < 1:
-            msg = f"normalization_split must lie between 0 and 1, got {fraction}."
-            raise ValueError(msg)
         self.fraction = fraction
         self.training: AnomalibDataset | None = None
         self._held_out: AnomalibDataset | None = None
@@ -105,6 +99,9 @@ class NormalizationSplit(Callback):
         if training == held_out:
             logger.warning("There is a single training image: the scores are normalised on the image trained on.")
         self.training, self._held_out = dataset, dataset.subsample(held_out)
+        if not hasattr(datamodule, "val_data"):
+            # Without a validation set, data modules of anomalib have no loader for one either.
+            self._set(trainer, "limit_val_batches", 0)
         self._set(dataset, "samples", dataset.samples.iloc[training].reset_index(drop=True))
         for owner, name in ((datamodule, "train_batch_size"), (trainer, "accumulate_grad_batches")):
             if getattr(owner, name) != 1:

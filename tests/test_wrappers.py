@@ -1,4 +1,4 @@
-"""The option ``seed_everything`` of the command line."""
+"""What anomalib's functions do that this package wraps: the option ``seed_everything`` of the command line."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from anomalib.cli import AnomalibCLI
 
-from ..reliability.small import small_config, weights_of
+from .reliability.small import small_config, weights_of
 
 
 def run(config: Path, folder: Path, seed: str, run: bool = True) -> AnomalibCLI:

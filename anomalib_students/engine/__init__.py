@@ -1,1 +1,0 @@
-"""How anomalib's engine trains our models: length, time, checkpoints, resuming, precision."""

@@ -1,0 +1,103 @@
+"""Passes over images beside the training: statistics of descriptors and of scores, and scores for a threshold."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import DataLoader, Subset
+from torchmetrics.aggregation import CatMetric
+from tqdm import tqdm
+
+from anomalib_students.networks.statistics import RunningStatistics
+
+from .hold_out import sample_indices
+
+if TYPE_CHECKING:
+    from .training import StudentTraining
+
+__all__ = ["normalise_descriptors", "normalise_scores", "scores_of"]
+
+
+@torch.no_grad()
+def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) -> None:
+    """Set mean and standard deviation of the teachers' descriptors over a sample of the training images (eq. 7)."""
+    scales = module.model.scales
+    statistics = [RunningStatistics(scale.descriptor_mean.numel()).to(_double_device(module)) for scale in scales]
+    sizes = set()
+    for index, images in _sampled(module, training, "Descriptors of training images"):
+        sizes.add(images.shape[-2:])
+        # In the light of the training: otherwise components that follow it would count as nearly constant. The same
+        # light for an image with any number of processes.
+        jittered = module.model.jitter(images, seed=index)
+        for scale, of_scale in zip(scales, statistics, strict=True):
+            for tile in module.model.tiles(scale, jittered):
+                of_scale.update(scale.descriptor_vectors(tile, module.model.output_stride))
+    for scale, of_scale in zip(scales, statistics, strict=True):
+        with of_scale.sync_context():
+            scale.normalise_descriptors(of_scale)
+    if len(sizes) > 1:
+        rank_zero_warn("The images differ in size, and are not resized: a test can't measure AUPRO, which is NaN.")
+
+
+@torch.no_grad()
+def normalise_scores(module: "StudentTraining", held_out: AnomalibDataset) -> None:
+    """Set mean and standard deviation of the scores over the held-out images (eq. 11)."""
+    scales = module.model.scales
+    statistics = [
+        RunningStatistics(len(scale.error_weight) + 2, covariance=True).to(_double_device(module)) for scale in scales
+    ]
+    for _, images in _sampled(module, held_out, "Scores of held-out images"):
+        for scale, of_scale in zip(scales, statistics, strict=True):
+            for tile in module.model.tiles(scale, images):
+                of_scale.update(scale.score_vectors(tile, module.model.output_stride))
+    for scale, of_scale in zip(scales, statistics, strict=True):
+        with of_scale.sync_context():
+            scale.normalise_scores(of_scale, module.settings.expected_error)
+
+
+@torch.no_grad()
+def scores_of(module: "StudentTraining", held_out: AnomalibDataset) -> torch.Tensor:
+    """Score the held-out images; returns scores of shape ``(n,)`` in the order of the data set, the same everywhere."""
+    scores = CatMetric(nan_strategy="disable").to(module.device)
+    for index, images in _sampled(module, held_out, "Threshold by held-out images"):
+        score = cast("torch.Tensor", module.model.predict(images).pred_score)
+        scores.update(torch.stack([torch.full_like(score, index), score], dim=1))
+    # Of several processes, those of each are together.
+    indexed = scores.compute()
+    return indexed[indexed[:, 0].argsort(), 1].cpu()
+
+
+def _sampled(
+    module: "StudentTraining", dataset: AnomalibDataset, description: str
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Iterate over this process's share of a sample of a data set: indices, and pre-processed images, one at a time.
+
+    Raises:
+        SIGTERMException: If the process is to end.
+    """
+    trainer = module.trainer
+    sample = sample_indices(len(dataset))[trainer.global_rank :: trainer.world_size]
+    # Tiled ensembles have a function that cuts tiles out of the images.
+    datamodule = cast("AnomalibDataModule", getattr(trainer, "datamodule", None))
+    collate = datamodule.external_collate_fn or dataset.collate_fn
+    # Without a generator of its own, it would draw from that of the training.
+    loader = DataLoader(Subset(dataset, sample), collate_fn=collate, generator=torch.Generator())
+    for index, batch in zip(
+        sample, tqdm(loader, description, leave=False, disable=trainer.global_rank > 0), strict=True
+    ):
+        if trainer.received_sigterm:
+            raise SIGTERMException
+        images = batch.image.to(module.device)
+        if isinstance(module.pre_processor, PreProcessor) and module.pre_processor.transform is not None:
+            images = module.pre_processor.transform(images)
+        with trainer.precision_plugin.forward_context():
+            yield index, images
+
+
+def _double_device(module: "StudentTraining") -> torch.device:
+    """The device of a model, or the CPU, if the device does not compute in float64."""
+    return torch.device("cpu") if module.device.type == "mps" else module.device

@@ -1,0 +1,136 @@
+"""Settings of the model and its training: what the command line names, and what only research changes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from math import cos, inf, pi
+from typing import Any, Literal, get_args
+
+from anomalib_students.networks.patch_network import Architecture
+
+from .augment import TrainingMode
+
+__all__ = ["PRESETS", "Preset", "Settings", "cosine_with_warm_up", "named_settings", "settings_of"]
+
+LearningRateSchedule = Literal["constant", "cosine"]
+Preset = Literal["default", "paper"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of :class:`~anomalib_students.model.lightning_model.UninformedStudents`, which has most as arguments.
+
+    Attributes:
+        hard_fraction: Fraction of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the
+            hardest. 1 for all, as in eq. 7.
+        light_jitter: Strength of random changes of contrast, brightness, colour and exposure in training, so that a
+            drift of the light is no defect; 0 for none.
+        synthetic_defects: Fraction of the training images, in ``[0, 1]``, that are painted with synthetic defects for
+            only the students, so that they do not learn to imitate the teacher on defects; 0 for none.
+        shared_layers: First layers of the teacher, whose output the students continue from; 0 for none.
+        expected_error: Fraction in ``[0, 1]``, that is subtracted, of the regression error that a linear model predicts
+            from the teacher's descriptor; 0 for none, as in eq. 11.
+        score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
+            1 for the maximum of the map.
+        lr_schedule: ``"cosine"`` to let the learning rate decay to zero over the training, or ``"constant"``.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    patch_sizes: tuple[int, ...] = (65,)
+    image_size: int = 320
+    n_students: int = 1
+    output_stride: int = 4
+    training_mode: TrainingMode = "phase"
+    architecture: Architecture = "medium"
+    descriptor_dim: int = 128
+    max_tile: int = 512
+    lr: float = 1e-3
+    normalization_split: float = 0.1
+    hard_fraction: float = 0.1
+    light_jitter: float = 1.0
+    synthetic_defects: float = 0.5
+    shared_layers: int = 2
+    expected_error: float = 0.25
+    score_window: int = 33
+    lr_schedule: LearningRateSchedule = "cosine"
+
+    def __post_init__(self) -> None:
+        # Command lines and checkpoints give lists.
+        object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
+        sizes, modes, schedules = self.patch_sizes, get_args(TrainingMode), get_args(LearningRateSchedule)
+        is_unique = 0 < len({*sizes}) == len(sizes)
+        _check(is_unique, f"patch_sizes must name at least one patch size, each once; got {sizes}.")
+        _check(self.n_students >= 1, f"n_students must be at least 1, got {self.n_students}.")
+        _check(self.training_mode in modes, f"training_mode must be one of {modes}, got {self.training_mode!r}.")
+        _check(self.lr_schedule in schedules, f"lr_schedule must be one of {schedules}, got {self.lr_schedule!r}.")
+        for name in ("image_size", "lr"):
+            _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}.")
+        _check(0 < self.hard_fraction <= 1, f"hard_fraction must lie in (0, 1], got {self.hard_fraction}.")
+        _check(0 <= self.light_jitter < inf, f"light_jitter must be at least 0 and finite, got {self.light_jitter}.")
+        for name in ("synthetic_defects", "expected_error"):
+            _check(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        is_fraction = 0 < self.normalization_split < 1
+        _check(is_fraction, f"normalization_split must lie between 0 and 1, got {self.normalization_split}.")
+        _check(
+            self.score_window > 0 and self.score_window % 2 == 1,
+            f"score_window must be a positive odd number of pixels, got {self.score_window}.",
+        )
+
+
+def _check(is_valid: bool, requirement: str) -> None:
+    if not is_valid:
+        raise ValueError(requirement)
+
+
+PRESETS: Mapping[str, Settings] = {
+    "default": Settings(),
+    "paper": Settings(
+        patch_sizes=(17, 33, 65),
+        image_size=256,
+        n_students=3,
+        architecture="paper",
+        lr=1e-4,
+        hard_fraction=1.0,
+        light_jitter=0.0,
+        synthetic_defects=0.0,
+        shared_layers=0,
+        expected_error=0.0,
+        score_window=1,
+        lr_schedule="constant",
+    ),
+}
+"""With the paper's, descriptors, loss and scores are those of eqs. 7 to 12.
+
+``output_stride=1`` and ``training_mode="dense"`` compute them at every pixel."""
+
+
+def settings_of(preset: Preset | Settings, arguments: Mapping[str, Any]) -> Settings:
+    """Settings of a preset, except those that are named among arguments.
+
+    Raises:
+        ValueError: If there is no such preset, or a setting is out of range.
+    """
+    if not isinstance(preset, Settings) and preset not in PRESETS:
+        msg = f"preset must be one of {get_args(Preset)}, got {preset!r}."
+        raise ValueError(msg)
+    base = preset if isinstance(preset, Settings) else PRESETS[preset]
+    return replace(base, **named_settings(arguments))
+
+
+def named_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the settings among arguments, except those that are None."""
+    names = {field.name for field in fields(Settings)}
+    return {name: value for name, value in arguments.items() if name in names and value is not None}
+
+
+def cosine_with_warm_up(step: int, steps: float, warm_up: float = 0) -> float:
+    """Factor of the learning rate, in ``[0, 1]``: a linear rise over ``warm_up`` steps, and half a cosine down to zero.
+
+    It depends on the step alone, so that a training can be resumed with more steps.
+
+    Example:
+        >>> [round(cosine_with_warm_up(step, 4), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2

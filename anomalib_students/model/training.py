@@ -1,0 +1,141 @@
+"""The training of the students: its length, learning rate and precision, and what is measured of it."""
+
+import logging
+from collections.abc import Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
+from math import ceil, inf
+from typing import Any, cast
+
+import torch
+from anomalib.data import Batch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from anomalib_students.data.data_check import ImageCheck
+from anomalib_students.trainings import Termination, has_bfloat16
+
+from .calibration import normalise_descriptors, normalise_scores, scores_of
+from .callbacks import LastValidation, RandomState, RegularCheckpoint, TrainingTime, has_open_length
+from .hold_out import HoldOut
+from .post_processor import FalseAlarmPostProcessor
+from .settings import Settings, cosine_with_warm_up
+from .torch_model import UninformedStudentsModel
+
+__all__ = ["StudentTraining"]
+
+logger = logging.getLogger(__name__)
+
+TRAINING_IMAGES = 15_000
+"""Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
+WARM_UP_STEPS = 100
+"""Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
+WEIGHT_DECAY = 1e-5
+
+
+class StudentTraining(LightningModule):
+    """Mixin of anomalib models: train students on good images, and choose a threshold by held-out ones.
+
+    Attributes:
+        settings: All settings of the model.
+        model: The torch model.
+        hold_out: Callback that holds images out.
+        named_by_user: Names of the trainer's arguments that the user has given a value. A trainer does not tell them
+            from its own defaults. Without ``max_epochs``, ``max_steps`` and ``max_time``, the training lasts as many
+            epochs as show 15,000 images; without ``precision``, its steps compute in bfloat16 where the device does so
+            natively; and without ``val_check_interval``, the only validation is that of the final students.
+    """
+
+    settings: Settings
+    model: UninformedStudentsModel
+    hold_out: HoldOut
+    named_by_user: Set[str] = frozenset()
+    _steps: float = inf
+    _calibrated_at: int | None = None
+    _unusual: Sequence[str] = ()
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add what a training needs beside anomalib's callbacks; data are checked before images are held out."""
+        components = cast("Sequence[Callback]", super().configure_callbacks())
+        callbacks = [ImageCheck(), *components, self.hold_out, RandomState(), Termination()]
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return callbacks
+        regular = RegularCheckpoint.instead_of_default(self.trainer)
+        validation = [] if "val_check_interval" in self.named_by_user else [LastValidation()]
+        return [*callbacks, TrainingTime(), *validation, *regular]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Configure Adam over the students; :meth:`on_train_batch_start` sets its learning rate."""
+        students = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        return torch.optim.Adam(students, lr=self.settings.lr, weight_decay=WEIGHT_DECAY)
+
+    def on_fit_start(self) -> None:
+        """Compute the statistics of the teacher's descriptors, unless a checkpoint contains them."""
+        self._calibrated_at = None
+        if self.trainer.ckpt_path is None and self.hold_out.training is not None:
+            normalise_descriptors(self, self.hold_out.training)
+
+    def on_train_start(self) -> None:
+        """Set the length of a training whose length is open, now that the number of images is known."""
+        trainer = self.trainer
+        if has_open_length(trainer, self.named_by_user):
+            images = trainer.num_training_batches * trainer.world_size
+            trainer.fit_loop.max_epochs = ceil(TRAINING_IMAGES / images)
+            rank_zero_info(f"The training lasts {trainer.max_epochs} epochs of {images} images.")
+        decays = self.settings.lr_schedule == "cosine"
+        self._steps = trainer.estimated_stepping_batches if decays else inf
+        if self._steps == inf and decays:
+            logger.warning("The learning rate stays constant: to decay, it needs max_epochs or max_steps.")
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Set the learning rate of the step."""
+        factor = 1.0
+        if self._steps < inf:
+            factor = cosine_with_warm_up(self.global_step, self._steps, min(WARM_UP_STEPS, self._steps / 20))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.settings.lr * factor
+
+    def training_step(self, batch: Batch) -> STEP_OUTPUT:
+        """Compute the students' loss (eq. 7) of a batch with images of shape ``(B, 3, H, W)``."""
+        images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
+        with self._training_precision():
+            loss = self.model(images)
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))
+        return {"loss": loss}
+
+    def on_validation_start(self) -> None:
+        """Normalise the scores of students in training, and choose their threshold, by the held-out images."""
+        self._calibrate()
+
+    def on_train_end(self) -> None:
+        """Normalise the scores of the final students, unless a validation has done so, and log the decision."""
+        self._calibrate()
+        if isinstance(self.post_processor, FalseAlarmPostProcessor):
+            rank_zero_info(self.post_processor.decision)
+        if self._unusual:
+            rank_zero_warn(
+                f"These training images score far from all other good ones. See whether they are good: "
+                f"{', '.join(self._unusual)}. They do not count for the threshold."
+            )
+
+    def _training_precision(self) -> AbstractContextManager[object]:
+        """Compute in bfloat16 if that is native and the user has not named a precision."""
+        is_open = "precision" not in self.named_by_user and self.trainer.precision == "32-true"
+        return (
+            torch.autocast(self.device.type, torch.bfloat16) if is_open and has_bfloat16(self.device) else nullcontext()
+        )
+
+    def _calibrate(self) -> None:
+        """Normalise the scores if the students have learnt since, and choose the threshold, by the held-out images."""
+        held_out = self.hold_out.held_out
+        is_fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if held_out is None or (is_fitting and self._calibrated_at == self.global_step):
+            return
+        if is_fitting:
+            normalise_scores(self, held_out)
+            self._calibrated_at = self.global_step
+        if isinstance(self.post_processor, FalseAlarmPostProcessor):
+            usual = self.post_processor.choose(scores_of(self, held_out)).tolist()
+            paths = held_out.samples.image_path
+            self._unusual = [str(path) for path, is_usual in zip(paths, usual, strict=True) if not is_usual]

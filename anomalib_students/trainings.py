@@ -1,0 +1,108 @@
+"""What all trainings of this package have in common, of models and of teachers: checkpoints, SIGTERM, bfloat16."""
+
+import io
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from .files import naming_what_is_damaged, replace_file
+
+__all__ = ["AtomicCheckpointIO", "HowToResume", "Precision", "Termination", "has_bfloat16"]
+
+logger = logging.getLogger(__name__)
+
+STATUS = 128 + signal.SIGTERM
+"""Exit status of a process that SIGTERM has ended, as shells report it."""
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Precisions by their names in Lightning's trainer."""
+LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""Environment variable that limits the instructions which oneDNN uses."""
+LIMITS_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
+"""Parts of the values that leave it those for bfloat16."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Save checkpoints so that a kill leaves the previous one, and raise an error that names a damaged one.
+
+    Lightning writes the file to the temporary folder and moves it. If that is on another file system, the move is a
+    copy, which can be cut short.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
+    ) -> None:
+        """Write the whole checkpoint before it replaces an older one."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        replace_file(path, content.getvalue())
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint, and raise an error that names it if it is damaged."""
+        with naming_what_is_damaged(path):
+            return super().load_checkpoint(path, *args, **kwargs)
+
+
+class HowToResume(Callback):
+    """Advice of a command on how to resume its trainings, as a sentence."""
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+
+
+class Termination(Callback):
+    """End a process that got SIGTERM with status 143, and log how to resume.
+
+    Lightning ends it with 0 [1]_, and a scheduler would take the training for complete.
+
+    Args:
+        resume: How to resume, by default with ``--ckpt_path`` and the last checkpoint. :class:`HowToResume` takes
+            precedence.
+
+    References:
+        .. [1] ``SIGTERMException`` of Lightning 2.6 is a ``SystemExit`` without a status.
+    """
+
+    def __init__(self, resume: str | None = None) -> None:
+        self._resume = resume
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Set the exit status, and log how to resume."""
+        if isinstance(exception, SIGTERMException):
+            exception.code = STATUS
+            if trainer.is_global_zero:
+                logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._advice(trainer))
+
+    def _advice(self, trainer: Trainer) -> str:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, HowToResume):
+                return callback.advice
+        if self._resume is not None:
+            return self._resume
+        last = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        return f"Resume with --ckpt_path {last}" if last and Path(last).is_file() else "There is no checkpoint yet."
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16 that may be used; their emulation is slower than float32.
+
+    These are AVX512-BF16, AMX, ARM's extension, or those of a GPU. Older versions of torch report none of a processor.
+    ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY`` can forbid those of x86 processors.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities.get("bf16"):
+        return True
+    allowed = any(name in os.environ.get(LIMIT, "ALL").upper() for name in LIMITS_WITH_BFLOAT16)
+    allowed &= torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
+    return allowed and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
