@@ -160,17 +160,17 @@ class StudentTeacher(nn.Module):
         output_stride: int,
         painted: torch.Tensor | None = None,
         hard_fraction: float = 1.0,
-        grad_checkpointing: bool = True,
     ) -> torch.Tensor:
         """Compute the loss of all students (eq. 7).
+
+        A batch of more than :data:`TRAINING_PIXELS` is processed in chunks, whose activations are not kept, but
+        computed once more in the backward pass.
 
         Args:
             tiles: Tiles with border, see :meth:`describe`.
             output_stride: Distance s in pixels between described pixels.
             painted: What the students see instead.
             hard_fraction: Fraction of the pixels of the batch, the hardest, that the loss is the mean of; 1 for all.
-            grad_checkpointing: Whether a batch of more than :data:`TRAINING_PIXELS` is processed in chunks, whose
-                activations are not kept, but computed once more in the backward pass.
 
         Returns:
             Sum of the students' losses; a scalar.
@@ -181,7 +181,7 @@ class StudentTeacher(nn.Module):
 
         seen = [tiles] if painted is None else [tiles, painted]
         chunks = list(zip(*(split_batch(each, TRAINING_PIXELS * min(output_stride, 4)) for each in seen), strict=True))
-        if len(chunks) == 1 or not grad_checkpointing:
+        if len(chunks) == 1:
             return regression_loss(distances(*seen), hard_fraction)
         parts = [checkpoint(distances, *chunk, use_reentrant=False) for chunk in chunks]
         return regression_loss(torch.cat(parts, dim=1), hard_fraction)
