@@ -43,38 +43,27 @@ def changed(tmp_path: Path):
     return changed
 
 
-def checkpoint_of(file_format: int) -> Path:
-    """Fixture of a format."""
-    return FIXTURES / f"format{file_format}.ckpt"
+def assert_scores(model: UninformedStudents, names=("raw_scores", "scores", "mean_of_map")) -> None:
+    """The model gives the scores that it gave when the checkpoint was made."""
+    scores, expected = predict(model), read_scores(CHECKPOINT_FORMAT)
+    for name in names:
+        assert scores[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
-@pytest.mark.parametrize("file_format", range(1, CHECKPOINT_FORMAT + 1))
-class TestOlder:
-    def assert_scores(self, model: UninformedStudents, file_format: int) -> None:
-        scores = predict(model)
-        for name, expected in read_scores(file_format).items():
-            assert scores[name] == pytest.approx(expected, rel=1e-4), name
+def test_a_checkpoint_gives_the_scores_that_it_gave() -> None:
+    assert_scores(UninformedStudents.load_from_checkpoint(CHECKPOINT))
+    assert_scores(merge_scales([UninformedStudents.load_from_checkpoint(CHECKPOINT)]), ["raw_scores"])
 
-    def test_a_checkpoint_gives_the_scores_that_it_gave(self, file_format: int) -> None:
-        self.assert_scores(UninformedStudents.load_from_checkpoint(checkpoint_of(file_format)), file_format)
 
-    def test_a_checkpoint_is_tested(self, file_format: int, tmp_path: Path) -> None:
-        model = fixture_model(teacher=None)
-        small_engine(tmp_path).test(
-            model, datamodule=small_data(tmp_path / "data"), ckpt_path=checkpoint_of(file_format)
-        )
-        self.assert_scores(model.cpu(), file_format)
-
-    def test_a_checkpoint_is_merged(self, file_format: int) -> None:
-        merged = predict(merge_scales([UninformedStudents.load_from_checkpoint(checkpoint_of(file_format))]))
-        assert merged["raw_scores"] == pytest.approx(read_scores(file_format)["raw_scores"], rel=1e-4)
+def test_a_checkpoint_is_tested_by_the_engine(tmp_path: Path) -> None:
+    model = fixture_model(teacher=None)
+    small_engine(tmp_path).test(model, datamodule=small_data(tmp_path / "data"), ckpt_path=CHECKPOINT)
+    assert_scores(model.cpu())
 
 
 def test_a_teacher_is_that_of_the_checkpoint() -> None:
     teacher = load_teacher(TEACHER, 17, MODEL["descriptor_dim"], "light").state_dict()
-    in_checkpoint = (
-        UninformedStudents.load_from_checkpoint(checkpoint_of(1)).model.ensembles["p17"].teacher.state_dict()
-    )
+    in_checkpoint = UninformedStudents.load_from_checkpoint(CHECKPOINT).model.ensembles["p17"].teacher.state_dict()
     assert teacher.keys() == in_checkpoint.keys()
     for name, weight in teacher.items():
         assert torch.equal(weight, in_checkpoint[name])
@@ -84,36 +73,29 @@ def test_the_files_are_small() -> None:
     assert sum(path.stat().st_size for path in FIXTURES.glob("format*")) < 300_000
 
 
-def newer(checkpoint: dict) -> None:
-    checkpoint[CHECKPOINT_KEY] = CHECKPOINT_FORMAT + 1
-
-
 def without_a_format(checkpoint: dict) -> None:
     del checkpoint[CHECKPOINT_KEY]
 
 
 def newer_with_arguments_that_mean_nothing_here(checkpoint: dict) -> None:
-    newer(checkpoint)
+    checkpoint[CHECKPOINT_KEY] = CHECKPOINT_FORMAT + 1
     checkpoint["hyper_parameters"]["architecture"] = "huge"
     checkpoint["state_dict"] = {"model.new": torch.zeros(1)}
 
 
-@pytest.mark.parametrize("change", [newer, without_a_format, newer_with_arguments_that_mean_nothing_here])
-class TestNewerCheckpoints:
+@pytest.mark.parametrize("change", [without_a_format, newer_with_arguments_that_mean_nothing_here])
+def test_checkpoints_of_another_format_are_refused_by_name(change, changed, tmp_path: Path) -> None:
+    path = changed(change)
     refused = (
         rf"The checkpoint .*changed\.ckpt has format ({CHECKPOINT_FORMAT + 1}|None), but anomalib-students \S+ knows"
     )
-
-    def test_are_not_loaded(self, change, changed) -> None:
-        with pytest.raises(ValueError, match=self.refused) as error:
-            UninformedStudents.load_from_checkpoint(changed(change))
-        assert "\n" not in str(error.value)
-
-    @pytest.mark.parametrize("command", ["fit", "test", "predict"])
-    def test_are_not_used_by_the_engine(self, command: str, change, changed, tmp_path: Path) -> None:
-        engine, datamodule = small_engine(tmp_path, max_epochs=4), small_data(tmp_path / "data")
-        with pytest.raises(ValueError, match=self.refused):
-            getattr(engine, command)(fixture_model(teacher=None), datamodule=datamodule, ckpt_path=changed(change))
+    with pytest.raises(ValueError, match=refused) as error:
+        UninformedStudents.load_from_checkpoint(path)
+    assert "\n" not in str(error.value)
+    engine, datamodule = small_engine(tmp_path, max_epochs=4), small_data(tmp_path / "data")
+    for use in (engine.fit, engine.test, engine.predict):
+        with pytest.raises(ValueError, match=refused):
+            use(fixture_model(teacher=None), datamodule=datamodule, ckpt_path=path)
 
 
 @pytest.mark.parametrize("name", [TEACHER_FORMAT + 1, 0, "new", ""])
