@@ -25,7 +25,6 @@ from anomalib_students.model.settings import PRESETS
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.patch_network import PatchNetwork
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
-from reproduction.scale_metrics import ScaleMetrics
 
 from .baselines.descriptor_methods import TRAINED, DescriptorMethod, Method
 from .baselines.feature_dictionary import FeatureDictionary
@@ -33,6 +32,7 @@ from .baselines.ssim_autoencoder import SSIMAutoencoder
 from .comparison import HEADINGS, OURS, Comparison, compare, table_of
 from .experiment import device, run_cells
 from .paper_tables import TABLE_1, TABLE_3
+from .scale_metrics import ScaleMetrics
 
 __all__ = ["mvtec", "mvtec_tables"]
 
