@@ -10,6 +10,7 @@ from torch import nn
 
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.patch_network import NEGATIVE_SLOPE
+from anomalib_students.networks.statistics import effective_dimension
 from anomalib_students.trainings import has_bfloat16
 
 from .sources import GRID_STRIDE, FeatureSource
@@ -96,12 +97,11 @@ class Distillation(TeacherTraining):
     def on_validation_epoch_end(self) -> None:
         """Log the measurements on the held-out crops.
 
-        ``effective_dimension`` is the number of directions that the descriptors vary in, from 1 to d: the participation
-        ratio of the eigenvalues of their covariance, whose sum and sum of squares are its trace and squared norm.
+        ``effective_dimension`` is the number of directions that the descriptors vary in, from 1 to d.
         """
         self.log_r2()
         covariance = torch.cat(self._descriptors).double().T.cov()
-        self.log("effective_dimension", covariance.trace().square() / covariance.square().sum(), prog_bar=True)
+        self.log("effective_dimension", effective_dimension(covariance), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero over the run."""

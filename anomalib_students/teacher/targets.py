@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader
 
 from anomalib_students.files import replace_file
+from anomalib_students.networks.statistics import RunningStatistics
 
 from .data import cut_crops, find_images
 from .sources import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource, feature_blocks
@@ -275,19 +276,15 @@ class DistillationData(LightningDataModule):
         random = np.random.default_rng(self.settings.seed)
         n_crops = len(self.train) + len(self.held_out)
         sample = random.choice(n_crops, min(SAMPLED_CROPS, n_crops), replace=False)
-        count, total, products = 0, torch.tensor(0.0), torch.tensor(0.0)
+        statistics = RunningStatistics(sum(self._channels), covariance=True)
         starts = range(0, len(sample), BATCH_SIZE)
         for start in track(starts, "Measuring features", disable=not self.settings.shows_progress):
             crops = np.stack([self._stored("crops", index) for index in sample[start : start + BATCH_SIZE]])
             points = torch.from_numpy(random.permutation(self._grid**2)[:SAMPLED_POINTS])
-            features = self._features(torch.from_numpy(crops), device).flatten(1, 2)[:, points.to(device)]
-            # Not every accelerator computes in float64.
-            vectors = features.flatten(0, 1).to("cpu", torch.float64)
-            count, total, products = count + len(vectors), total + vectors.sum(dim=0), products + vectors.T @ vectors
-        mean = total / count
-        covariance = products / count - torch.outer(mean, mean)
-        matrix = principal_components(covariance, self._channels, self._weights, self.n_components)
-        return {"matrix": matrix.contiguous(), "mean": mean.float()}
+            features = self._features(torch.from_numpy(crops), device).flatten(1, 2)
+            statistics.update(features[:, points.to(device)].flatten(0, 1).cpu())
+        matrix = principal_components(statistics.covariance, self._channels, self._weights, self.n_components)
+        return {"matrix": matrix.contiguous(), "mean": statistics.mean.float()}
 
     def _stored(self, kind: str, index: int) -> np.ndarray:
         chunk, place = divmod(int(index), CHUNK * self.settings.crops)
