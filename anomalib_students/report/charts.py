@@ -79,8 +79,9 @@ def draw_roc(curve: Curve, recall: Rate | None, false_alarms: Rate | None) -> st
 def draw_pro(curve: Curve) -> str:
     """Draw the PRO curve of the anomaly maps, as a data URI."""
     with mpl.rc_context(SETTINGS):
+        figure, axes = _figure()
         labels = {"xlabel": "false positive rate of good pixels", "ylabel": "mean overlap with the defects"}
-        return _curve_uri(*_figure(), curve, f"AUPRO {curve.area:.3f}", xlim=(0, FPR_LIMIT), **labels)
+        return _curve_uri(figure, axes, curve, f"AUPRO {curve.area:.3f}", xlim=(0, FPR_LIMIT), **labels)
 
 
 def _figure() -> tuple[Figure, Axes]:

@@ -122,7 +122,7 @@ def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
         return None
     metric = AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=FPR_LIMIT)
     images = torch.zeros(len(maps), 3, 1, 1)
-    metric.update(ImageBatch(image=images, anomaly_map=torch.stack(maps), gt_mask=marked))  # type: ignore[arg-type]
+    metric.update(ImageBatch(image=images, anomaly_map=torch.stack(maps), gt_mask=marked))
     fpr, overlap = metric.compute_pro(metric.perform_cca().squeeze(1), dim_zero_cat(metric.preds))
     places = np.linspace(0, FPR_LIMIT, N_POINTS)
     return Curve(places, np.interp(places, fpr.numpy(), overlap.numpy()), float(metric.compute()))
