@@ -104,6 +104,10 @@ def _register(classes: _Classes) -> None:
             namespace.update(ours)
             # For `from anomalib.models import *`.
             namespace["__all__"] = sorted({*namespace["__all__"], *classes.names})
+        # Imported here, as it imports Lightning.
+        from anomalib_students.wrappers import wrap_anomalib
+
+        wrap_anomalib()
 
 
 def _import_under_way() -> str | None:

@@ -6,22 +6,17 @@ The environment variable ``ANOMALIB_STUDENTS_DEBUG=1`` shows the traceback too.
 import logging
 import os
 import re
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LIGHTNING", "is_for_users", "one_line", "only_warnings_of"]
+__all__ = ["LIGHTNING", "one_line", "only_warnings_of"]
 
 LIGHTNING = "lightning.pytorch"
 """Logger of Lightning, and of everything that logs by its functions."""
 
 DEBUG = "ANOMALIB_STUDENTS_DEBUG"
 """Environment variable that shows tracebacks."""
-KINDS = (OSError, RuntimeError, ValueError)
-"""Errors that are raised on purpose for files, data and arguments."""
-SOURCES = ("anomalib_students", "anomalib.data", "jsonargparse")
-"""Packages whose errors of these kinds say how to fix them."""
 REASON = re.compile(r"^ *- (?!Expected a <class)(.+)$", re.MULTILINE)
 """Why jsonargparse rejects a value for one of several types; its message also lists the types and all values."""
 
@@ -31,20 +26,6 @@ def one_line(program: str, error: Exception) -> str:
     if os.environ.get(DEBUG, "0") not in {"", "0"}:
         traceback.print_exception(error)
     return f"{program}: {'; '.join(REASON.findall(str(error))) or error}"
-
-
-def is_for_users(error: Exception) -> bool:
-    """Whether the message of an error is enough, without its traceback.
-
-    It is if a file was not found, or if the error was raised on purpose: in this package, in anomalib's data sets, or
-    for an argument of the command line.
-    """
-    if isinstance(error, FileNotFoundError):
-        return True
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    # Functions that open files raise in the standard library.
-    raised_in = next((name for name in reversed(modules) if name.partition(".")[0] not in sys.stdlib_module_names), "")
-    return isinstance(error, KINDS) and f"{raised_in}.".startswith(tuple(f"{source}." for source in SOURCES))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ PACKAGE = Path(anomalib_students.__file__).parent
 LAYERS = (
     {"files", "file_format", "image_files", "trainings", "user_errors", "wrappers"},
     {"networks"},
-    {"mends"},
     {"data"},
     {"export"},
     {"teacher"},

@@ -3,8 +3,5 @@
 from anomalib_students.data.mvtec import MVTec
 from anomalib_students.data.parts import Parts
 from anomalib_students.data.sample_parts import SampleParts
-from anomalib_students.mends import apply_mends
 
 __all__ = ["MVTec", "Parts", "SampleParts"]
-
-apply_mends()

@@ -6,12 +6,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-import onnx
 import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
@@ -149,8 +149,9 @@ class ExactExport(LightningModule):
 
             images = (batch.image.to(self.device) for batch in calibration_images(datamodule, EQUALISATION_IMAGES))
             equal = equalised(self, images)
-        with _as_exported(self), only_warnings_of(*TALKATIVE), equal:
-            return _export_whole(export, *args, **kwargs)
+        # In a thread of its own: where OpenVINO has computed, the next signal may find a stack that is gone.
+        with _as_exported(self), only_warnings_of(*TALKATIVE), equal, ThreadPoolExecutor(1) as thread:
+            return thread.submit(_export_whole, export, *args, **kwargs).result()
 
     def _compress_ov_model(
         self,
@@ -296,6 +297,9 @@ def _naming_failed_writes(root: Path) -> Iterator[None]:
 
 def _takes_any_size(path: Path) -> bool:
     """Whether height and width of an ONNX model's input are free."""
+    # Imported here, because it takes long.
+    import onnx
+
     shape = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape
     return all(side.dim_param for side in shape.dim[-2:])
 
