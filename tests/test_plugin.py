@@ -135,13 +135,23 @@ def test_get_datamodule_takes_our_names(tmp_path):
     assert type(get_datamodule(config)) is MVTec
 
 
+def test_get_model_takes_our_names():
+    from anomalib.models import get_model
+
+    from anomalib_students import UninformedStudents
+
+    paths = ("UninformedStudents", "anomalib.models.UninformedStudents", "anomalib.models.image.UninformedStudents")
+    for model in ("uninformed_students", "UninformedStudents", *({"class_path": path} for path in paths)):
+        assert type(get_model(model)) is UninformedStudents
+
+
 def test_command_line_takes_our_names(capsys):
     from anomalib.cli import AnomalibCLI
 
     with pytest.raises(SystemExit):
         AnomalibCLI(["train", "--model", "UninformedStudents", "--data", "MVTec", "--print_config"])
     config = capsys.readouterr().out
-    assert "class_path: anomalib.models.UninformedStudents" in config
+    assert "class_path: anomalib_students.UninformedStudents" in config
     assert "class_path: anomalib_students.MVTec" in config
 
 

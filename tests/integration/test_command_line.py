@@ -89,7 +89,7 @@ def test_export_in_8_bits_is_smaller(
     exported = tmp_path / "weights" / "openvino" / "model.bin"
     size = exported.stat().st_size
     data = ("--data", "MVTec", "--data.root", data_root, "--data.category", "dots")
-    compressed = ("--export_type", "openvino", "--export_root", tmp_path, "--compression_type", "int8_ptq")
+    compressed = ("--export_type", "openvino", "--export_root", tmp_path, "--compression_type", "INT8_PTQ")
     anomalib("export", *model, *compressed, *data)
     assert exported.stat().st_size < size / 2
 
