@@ -19,7 +19,6 @@ from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from anomalib.pre_processing.utils.transform import get_exportable_transform
 from lightning.pytorch import LightningModule
 from torch import nn
 from torchmetrics import Metric
@@ -28,7 +27,7 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transf
 from anomalib_students.networks.resize import antialiased_resize
 from anomalib_students.user_errors import only_warnings_of
 
-__all__ = ["ExactExport", "exportable_transform"]
+__all__ = ["ExactExport"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +47,6 @@ LARGEST_DIFFERENCE = 0.05
 """Difference of scores in ``[0, 1]`` that quantisation may make without a warning; 0.01 is usual."""
 TALKATIVE = ("onnx_ir", "onnxscript", "nncf")
 """Loggers that report each step of a conversion."""
-FULL = 2**20
-"""A disk is taken for full if fewer bytes are free."""
 WRITE_FAILURES = ("iostream error", "PytorchStreamWriter", "write failed", "unexpected pos")
 """What OpenVINO and torch say of files that could not be written."""
 
@@ -79,7 +76,9 @@ class ExactExport(LightningModule):
         while frame and frame.f_code is not Engine.export.__code__:
             frame = frame.f_back
         if frame:
-            kwargs = {**_named_arguments(frame.f_locals["model"]), **kwargs}
+            given = frame.f_locals["model"]
+            kwargs = {name: value for name, value in given.hparams.items() if given.is_named(name)} | kwargs
+            kwargs |= {name: getattr(given, name) or False for name in ("pre_processor", "post_processor")}
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:
@@ -102,24 +101,29 @@ class ExactExport(LightningModule):
             ValueError: If the pre-processor can't be exported for images of any size.
         """
         kwargs.setdefault("opset_version", ONNX_OPSET)
-        kwargs.setdefault("external_data", _size(self) + ONNX_GRAPH >= LARGEST_ONNX_FILE)
+        size = sum(value.nbytes for value in (*self.parameters(), *self.buffers()))
+        kwargs.setdefault("external_data", size + ONNX_GRAPH >= LARGEST_ONNX_FILE)
         kwargs.setdefault("verbose", False)
         takes_any_size = input_size is None and not kwargs.keys() & {"dynamic_axes", "dynamic_shapes"}
         if takes_any_size:
             input_size = EXAMPLE_SIZE
             kwargs["dynamic_shapes"] = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
+        # Imported here, as all that only exports need.
+        import onnx
+
         export: Callable[..., Path] = super().to_onnx  # type: ignore[assignment]
 
         def checked(export_root: Path) -> Path:
             try:
                 path = export(export_root, model_file_name, input_size, **kwargs)
-                if takes_any_size and not _takes_any_size(path):
+                shape = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape
+                if takes_any_size and not all(side.dim_param for side in shape.dim[-2:]):
                     raise torch.onnx.OnnxExporterError
             except torch.onnx.OnnxExporterError as error:
                 if not takes_any_size:
                     raise
                 msg = (
-                    f"This model can't be exported for images of any size ({error}): give the input_size of its images."
+                    "The pre-processor can't be exported for images of any size: give their input_size (height, width)."
                 )
                 raise ValueError(msg) from error
             return path
@@ -185,7 +189,7 @@ class ExactExport(LightningModule):
         """Have exported models resize images as the engine does."""
         pre_processor = getattr(self, "pre_processor", None)
         if isinstance(pre_processor, PreProcessor):
-            pre_processor.export_transform = exportable_transform(pre_processor.transform)
+            pre_processor.export_transform = _exportable(pre_processor.transform)
 
 
 class _AntialiasedResize(Transform):
@@ -209,14 +213,14 @@ class _AntialiasedResize(Transform):
         return antialiased_resize(inpt, *(cast("int", self.size[0] * side // shorter) for side in sides))
 
 
-def exportable_transform(transform: Transform | None) -> Transform | None:
+def _exportable(transform: Transform | None) -> Transform | None:
     """Make a transform exportable as anomalib does, but keep its antialiasing, and the ratio of the sides.
 
     anomalib resizes with antialiasing in training and in its engine, but not in exported models, for which torch has no
     such operator. An exported model would see an image that is larger than its input differently.
     """
     if isinstance(transform, Compose):
-        return Compose([exportable_transform(each) for each in transform.transforms])
+        return Compose([_exportable(each) for each in transform.transforms])
     if (
         isinstance(transform, Resize)
         and transform.antialias
@@ -290,26 +294,6 @@ def _naming_failed_writes(root: Path) -> Iterator[None]:
     except RuntimeError as error:
         if not any(words in str(error) for words in WRITE_FAILURES):
             raise
-        number = errno.ENOSPC if shutil.disk_usage(root).free < FULL else errno.EIO
+        number = errno.ENOSPC if shutil.disk_usage(root).free < 2**20 else errno.EIO
         reason = f"{os.strerror(number)}, so that the model is not exported; an older export is as it was"
         raise OSError(number, reason, str(root)) from error
-
-
-def _takes_any_size(path: Path) -> bool:
-    """Whether height and width of an ONNX model's input are free."""
-    # Imported here, because it takes long.
-    import onnx
-
-    shape = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape
-    return all(side.dim_param for side in shape.dim[-2:])
-
-
-def _named_arguments(model: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Arguments of a model that are not the defaults, and its pre- and post-processor."""
-    named = {name: value for name, value in model.hparams.items() if model.is_named(name)}
-    return {**named, "pre_processor": model.pre_processor or False, "post_processor": model.post_processor or False}
-
-
-def _size(model: nn.Module) -> int:
-    """Bytes of a model's weights."""
-    return sum(value.nbytes for value in model.state_dict().values() if isinstance(value, torch.Tensor))
