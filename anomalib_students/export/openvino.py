@@ -19,6 +19,7 @@ from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from anomalib.pre_processing.utils.transform import get_exportable_transform
 from lightning.pytorch import LightningModule
 from torch import nn
 from torchmetrics import Metric
