@@ -20,8 +20,6 @@ REGISTERED = {f"anomalib.data.{name}" for name in ("MVTec", "Parts", "SamplePart
 }
 WRAPPED = {
     "anomalib.cli.cli.AnomalibCLI.instantiate_classes",
-    "anomalib.engine.engine.Engine.train",
-    "anomalib.engine.engine.create_versioned_dir",
     "anomalib.engine.engine.Engine._setup_trainer",
 }
 """Functions of anomalib that are wrapped, each of which does what it did unless the model is ours."""
