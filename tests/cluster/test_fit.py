@@ -48,7 +48,7 @@ def test_models_have_the_arguments_the_patch_size_and_weights_of_the_seed():
     torch.rand(5)
     second = create_model(arguments, 33)
     assert first.model.patch_sizes == (33,)
-    assert (first.lr, second.lr) == (0.25, 0.5)
+    assert (first.settings.lr, second.settings.lr) == (0.25, 0.5)
     torch.testing.assert_close(first.model.state_dict(), second.model.state_dict(), rtol=0, atol=0)
 
 

@@ -150,7 +150,7 @@ def test_without_arguments_it_makes_a_model_of_two_scales_and_its_report(start_j
 
 def test_two_workers_measure_the_statistics_of_one(run_job, options, tmp_path):
     """The students stay as they were drawn, so that the scores are those of the same networks."""
-    options += ["--categories=[dots]", "--model.lr=1e-30", "--model.weight_decay=0"]
+    options += ["--categories=[dots]", "--model.lr=1e-30"]
     options += [f"--storage_path={(tmp_path / 'storage').as_uri()}"]
     run_job("train.py", *options, "--name=one")
     run_job("train.py", *options, "--name=two", "--workers_per_ensemble=2")
