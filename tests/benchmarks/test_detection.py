@@ -97,7 +97,7 @@ def test_other_settings_are_not_done(tmp_path):
     assert job.is_done()
     assert not job._replace(brightness=True).is_done()
     # What is named and is the default is no other setting; what is neither is.
-    for changed, done in (({"mode": "pixel"}, True), ({"weight_decay": 0.5}, False)):
+    for changed, done in (({"max_tile": 512}, True), ({"n_students": 2}, False)):
         configuration = {**STUDENTS, "arguments": {**STUDENTS["arguments"], **changed}}
         assert job._replace(configuration=configuration).is_done() is done
 
