@@ -149,7 +149,7 @@ def test_maps_of_named_images(place, shown, tmp_path, monkeypatch):
     ("option", "message"),
     [
         ("--checkpoint=gone.ckpt", "There is no checkpoint gone.ckpt"),
-        ("--data.category=screws", "There is no folder .*screws"),
+        ("--data.category=screws", "There are no images in .*screws"),
         ("--output=figure.jpg", r"A figure is written to a file named \*\.png, not to figure\.jpg"),
     ],
 )
