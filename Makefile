@@ -12,7 +12,7 @@ MIN := .venv-min/bin
 # Train on the embedded sample data, export to OpenVINO, look at an image, and write a report of all.
 quickstart: $(INSTALLED)
 	$(BIN)/anomalib train -c configs/quickstart.yaml
-	$(BIN)/python -m anomalib_students.quickstart
+	$(BIN)/python examples/quickstart.py
 
 # What is quick enough to run before each commit: the linters, and the tests that are not marked as slow.
 check: lint

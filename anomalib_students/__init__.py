@@ -49,8 +49,3 @@ def __getattr__(name: str) -> object:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     return getattr(importlib.import_module(_HOME[name], __name__), name)
-
-
-def __dir__() -> list[str]:
-    """List the names that are not loaded yet too."""
-    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and refused if they are damaged or of a newer format."""
 
 import contextlib
 import os
@@ -9,18 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 
-__all__ = ["check_output", "ensure_folder", "naming_what_is_damaged", "replace_file"]
+from . import __version__
+
+__all__ = ["check_format", "check_output", "ensure_folder", "naming_what_is_damaged", "replace_file"]
 
 
 def check_output(path: Path, suffix: str, what: str) -> None:
-    """Make the folder of an output file, and raise an error early if the file cannot be written.
-
-    ``what`` says in the error what is written: ``"A figure"``.
-
-    Raises:
-        OSError: If the folder cannot be made or written to.
-        ValueError: If the path is a folder, or does not end in ``suffix``.
-    """
+    """Make the folder of an output file, and raise an error early if ``what`` cannot be written to it."""
     if path.suffix != suffix or path.is_dir():
         msg = f"{what} is written to a file named *{suffix}, not to {path}."
         raise ValueError(msg)
@@ -31,11 +26,7 @@ def check_output(path: Path, suffix: str, what: str) -> None:
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it; its folder is made.
-
-    Raises:
-        OSError: If the file cannot be written, on a full disk for example. An older file then stays as it was.
-    """
+    """Write a file and its folder; after an ``OSError``, on a full disk for example, an older file is as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of several machines may write the same file.
@@ -54,14 +45,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
 
 
 def ensure_folder(folder: Path, is_complete: Callable[[Path], bool], write: Callable[[Path], None]) -> None:
-    """Write a folder, unless it is complete.
-
-    It is written beside its place, and renamed when it is complete: an interrupted process leaves nothing that looks
-    complete, and the slower of two processes uses the folder of the other. An incomplete folder is replaced.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write a folder unless it is complete, also if processes do so at the same time or are interrupted."""
     if is_complete(folder):
         return
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
@@ -76,6 +60,17 @@ def ensure_folder(folder: Path, is_complete: Callable[[Path], bool], write: Call
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_format(saved: object, newest: int, what: str) -> None:
+    """Raise a ``ValueError`` that names a file if it is of a newer format, or of none."""
+    name = str(saved)
+    if not (name.isdecimal() and 1 <= int(name) <= newest):
+        msg = (
+            f"{what} has format {name[:20]}, but anomalib-students {__version__} knows formats up to {newest}: install "
+            "the version that wrote it, or a newer one."
+        )
+        raise ValueError(msg)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .files import naming_what_is_damaged, replace_file
 
-__all__ = ["AtomicCheckpointIO", "HowToResume", "Precision", "Termination", "has_bfloat16"]
+__all__ = ["AtomicCheckpointIO", "Precision", "Termination", "has_bfloat16"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +23,8 @@ STATUS = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM has ended, as shells report it."""
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Precisions by their names in Lightning's trainer."""
-LIMIT = "ONEDNN_MAX_CPU_ISA"
-"""Environment variable that limits the instructions which oneDNN uses."""
 LIMITS_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
-"""Parts of the values that leave it those for bfloat16."""
+"""Parts of the values of ``ONEDNN_MAX_CPU_ISA`` that leave oneDNN the instructions for bfloat16."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,24 +48,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, *args, **kwargs)
 
 
-class HowToResume(Callback):
-    """Advice of a command on how to resume its trainings, as a sentence."""
-
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
-
-
 class Termination(Callback):
     """End a process that got SIGTERM with status 143, and log how to resume.
 
-    Lightning ends it with 0 [1]_, and a scheduler would take the training for complete.
+    The ``SIGTERMException`` of Lightning 2.6 ends it with 0, and a scheduler would take the training for complete.
 
     Args:
-        resume: How to resume, by default with ``--ckpt_path`` and the last checkpoint. :class:`HowToResume` takes
-            precedence.
-
-    References:
-        .. [1] ``SIGTERMException`` of Lightning 2.6 is a ``SystemExit`` without a status.
+        resume: How to resume, by default with ``--ckpt_path`` and the last checkpoint.
     """
 
     def __init__(self, resume: str | None = None) -> None:
@@ -81,9 +68,6 @@ class Termination(Callback):
                 logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._advice(trainer))
 
     def _advice(self, trainer: Trainer) -> str:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, HowToResume):
-                return callback.advice
         if self._resume is not None:
             return self._resume
         last = getattr(trainer.checkpoint_callback, "best_model_path", "")
@@ -93,16 +77,16 @@ class Termination(Callback):
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for bfloat16 that may be used; their emulation is slower than float32.
 
-    These are AVX512-BF16, AMX, ARM's extension, or those of a GPU. Older versions of torch report none of a processor.
     ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY`` can forbid those of x86 processors.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
+    # Older versions of torch report none.
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities.get("bf16"):
         return True
-    allowed = any(name in os.environ.get(LIMIT, "ALL").upper() for name in LIMITS_WITH_BFLOAT16)
+    allowed = any(name in os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() for name in LIMITS_WITH_BFLOAT16)
     allowed &= torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
     return allowed and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -10,10 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LIGHTNING", "one_line", "only_warnings_of"]
-
-LIGHTNING = "lightning.pytorch"
-"""Logger of Lightning, and of everything that logs by its functions."""
+__all__ = ["one_line", "only_warnings_of"]
 
 DEBUG = "ANOMALIB_STUDENTS_DEBUG"
 """Environment variable that shows tracebacks."""

@@ -9,7 +9,7 @@ import anomalib_students
 
 PACKAGE = Path(anomalib_students.__file__).parent
 LAYERS = (
-    {"files", "file_format", "image_files", "trainings", "user_errors", "wrappers"},
+    {"files", "image_files", "trainings", "user_errors", "wrappers"},
     {"networks"},
     {"data"},
     {"export"},
@@ -17,7 +17,7 @@ LAYERS = (
     {"model"},
     {"report"},
     {"cluster"},
-    {"quickstart", "cli", "plugin"},
+    {"cli", "plugin"},
 )
 """Folders and modules, from the lowest layer to the highest."""
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

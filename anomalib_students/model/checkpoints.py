@@ -11,12 +11,15 @@ from anomalib.models import AnomalibModule
 from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import LightningModule
 
-from anomalib_students.file_format import CHECKPOINT_FORMAT, CHECKPOINT_KEY, check_checkpoint_format
-from anomalib_students.files import naming_what_is_damaged
+from anomalib_students.files import check_format, naming_what_is_damaged
 from anomalib_students.trainings import AtomicCheckpointIO
 
 __all__ = ["CheckpointIO", "Checkpoints"]
 
+CHECKPOINT_FORMAT = 1
+"""Format of the checkpoints that this version writes. It grows when older versions would misread them."""
+CHECKPOINT_KEY = "anomalib_students_format"
+"""Key of the format in checkpoints."""
 METRICS = "evaluator"
 """Component of a model that has its metrics."""
 OURS = "post_processor.good_images"
@@ -29,7 +32,7 @@ class CheckpointIO(AtomicCheckpointIO, AnomalibCheckpointIO):
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Load a checkpoint, and check its format."""
         checkpoint = super().load_checkpoint(path, *args, **kwargs)
-        check_checkpoint_format(checkpoint, f"The checkpoint {path}")
+        check_format(checkpoint.get(CHECKPOINT_KEY), CHECKPOINT_FORMAT, f"The checkpoint {path}")
         return checkpoint
 
 
@@ -72,7 +75,7 @@ class Checkpoints(LightningModule):
             ValueError: If the checkpoint is of another format, of a model with other arguments that the weights depend
                 on, or has thresholds of another kind of post-processor.
         """
-        check_checkpoint_format(checkpoint, "The checkpoint")
+        check_format(checkpoint.get(CHECKPOINT_KEY), CHECKPOINT_FORMAT, "The checkpoint")
         saved = checkpoint["hyper_parameters"]
         for name in self.checked_arguments:
             own, theirs = (
@@ -121,7 +124,7 @@ class Checkpoints(LightningModule):
             with anomalib_safe_globals(extra=cast("type[AnomalibModule]", cls).checkpoint_safe_globals()):
                 checkpoint = torch.load(checkpoint_path, map_location="meta", weights_only=True)
             # Before its arguments are used, which this version may not know.
-            check_checkpoint_format(checkpoint, f"The checkpoint {checkpoint_path}")
+            check_format(checkpoint.get(CHECKPOINT_KEY), CHECKPOINT_FORMAT, f"The checkpoint {checkpoint_path}")
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
 

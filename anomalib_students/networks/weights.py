@@ -9,14 +9,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from anomalib_students.file_format import TEACHER_FORMAT, check_format
-from anomalib_students.files import replace_file
+from anomalib_students.files import check_format, replace_file
 from anomalib_students.networks.patch_network import PatchNetwork
 
 __all__ = ["BUNDLED", "check_metadata", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
 
 BUNDLED = "bundled"
 """Name that stands for the teachers that come with the package."""
+TEACHER_FORMAT = 1
+"""Format of the teacher files that this version writes."""
 
 DTYPES = ("F16", "BF16", "F32", "F64")
 """Types of weights, in the words of safetensors: the others lose some of what they hold in float32."""

@@ -7,10 +7,10 @@ import torch
 from anomalib.models import UninformedStudents
 from safetensors.torch import load_file, save_file
 
-from anomalib_students.file_format import CHECKPOINT_FORMAT, CHECKPOINT_KEY, TEACHER_FORMAT
+from anomalib_students.model.checkpoints import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 from anomalib_students.model.merge import merge_scales
 from anomalib_students.networks import patch_network
-from anomalib_students.networks.weights import load_teacher, read_metadata
+from anomalib_students.networks.weights import TEACHER_FORMAT, load_teacher, read_metadata
 
 from ..fixtures.make import FIXTURES, MODEL, NARROW, SIDE, predict, read_scores
 from ..integration.conftest import students
