@@ -6,54 +6,41 @@ location and scale, so that the quantile of the fitted distribution would be exc
 further out, so that the expected rate, over all samples of that size, is the wanted one.
 """
 
-import math
 from functools import cache
+from math import log
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
+from scipy.stats import gumbel_r
 
 __all__ = ["Gumbel", "Margin", "fit_gumbel", "is_usual", "margin"]
 
-EULER = 0.5772156649
 SAMPLES = 20_000
 """Samples of good images that are drawn to find a margin: the rate is then right to 2 %."""
 LARGEST_SAMPLE = 500
 """Margins for more images hardly differ from the margin for this number, which is used instead."""
 INTERVAL = (0.05, 0.95)
+SEARCHED = (-100.0, 1e4)  # For margins, in scales.
 RELATIVE_FLOOR = 0.02
 """Least scale as a fraction of the location, for images that hardly differ."""
 QUARTILES = (0.25, 0.5, 0.75)
-OUTLIER_RATE = 1e-4
-"""Rate at which good images would score as high as those that are taken for mislabelled."""
-FEWEST_FOR_OUTLIERS = 10
-"""Fewest images whose quartiles show what is usual."""
-FEWEST = 5
-"""Fewest images whose own spread is trusted."""
-ASSUMED_SCALE = 0.25
-"""Scale as a fraction of the location, assumed for fewer images."""
+OUTLIER_RATE = 1e-4  # Of good images that score as high as those that are taken for mislabelled.
+FEWEST_FOR_OUTLIERS = 10  # Images whose quartiles show what is usual.
+FEWEST = 5  # Images whose own spread is trusted.
+ASSUMED_SCALE = 0.25  # As a fraction of the location, for fewer images.
 
 
 class Gumbel(NamedTuple):
-    """Distribution of the scores of good images.
-
-    Attributes:
-        location: Its mode.
-        scale: Its scale, positive.
-    """
+    """Distribution of the scores of good images: its mode, and its positive scale."""
 
     location: float
     scale: float
 
 
 class Margin(NamedTuple):
-    """How far a threshold lies above the location.
-
-    Attributes:
-        scales: Distance, in scales.
-        lower: Rate of false alarms that is exceeded with a probability of 95 %.
-        upper: Rate that is exceeded with a probability of 5 %.
-    """
+    """Distance of a threshold from the location, in scales, and rates exceeded with a probability of 95 and 5 %."""
 
     scales: float
     lower: float
@@ -64,7 +51,7 @@ def is_usual(scores: torch.Tensor) -> torch.Tensor:
     """Distinguish the scores of good images from those of images that are probably not good.
 
     One defective image among thirty good ones would double the threshold, but hardly changes quartiles. An outlier
-    scores as high as one of 10,000 images of the Gumbel distribution with the same quartiles.
+    scores as high as one of 10,000 images of the Gumbel distribution with these.
 
     Args:
         scores: Scores of images that are labelled good, of shape ``(n,)``.
@@ -74,12 +61,10 @@ def is_usual(scores: torch.Tensor) -> torch.Tensor:
     """
     if len(scores) < FEWEST_FOR_OUTLIERS:
         return torch.ones_like(scores, dtype=torch.bool)
-    levels = torch.tensor(QUARTILES, dtype=torch.float64, device=scores.device)
-    lower, median, upper = scores.double().quantile(levels).tolist()
-    heights = [-math.log(-math.log(level)) for level in QUARTILES]
+    lower, median, upper = scores.double().quantile(torch.tensor(QUARTILES).to(scores.device, torch.float64)).tolist()
+    heights = gumbel_r.ppf(QUARTILES)
     scale = max((upper - lower) / (heights[2] - heights[0]), RELATIVE_FLOOR * abs(median))
-    location = median - heights[1] * scale
-    return scores <= location - math.log(-math.log1p(-OUTLIER_RATE)) * scale
+    return scores <= float(median + (gumbel_r.isf(OUTLIER_RATE) - heights[1]) * scale)
 
 
 def fit_gumbel(scores: torch.Tensor) -> Gumbel:
@@ -89,24 +74,16 @@ def fit_gumbel(scores: torch.Tensor) -> Gumbel:
         scores: Scores of good images, of shape ``(n,)`` with n at least 1. The spread of fewer than 5 is not trusted:
             a usual one is assumed.
 
-    Returns:
-        Location and scale.
-
     Raises:
         ValueError: If there are no scores, or one is not finite.
     """
-    ordered = scores.double().flatten().sort().values
-    n = len(ordered)
-    if n == 0 or not ordered.isfinite().all():
-        msg = f"A threshold needs the finite scores of at least one good image, got {n} scores."
+    if len(scores) == 0 or not scores.isfinite().all():
+        msg = f"A threshold needs the finite scores of at least one good image, got {len(scores)} scores."
         raise ValueError(msg)
-    mean = float(ordered.mean())
-    if n < FEWEST:
+    if len(scores) < FEWEST:
+        mean = float(scores.double().mean())
         return Gumbel(mean, ASSUMED_SCALE * abs(mean))
-    # Twice the probability-weighted moment, less the mean, is the second L-moment.
-    spread = 2 * float((ordered * torch.arange(n)).sum()) / (n * (n - 1)) - mean
-    scale = spread / math.log(2)
-    location = mean - EULER * scale
+    location, scale = map(float, _fit(scores.double().numpy()))
     return Gumbel(location, max(scale, RELATIVE_FLOOR * abs(location)))
 
 
@@ -132,30 +109,22 @@ def margin(n_images: int, rate: float) -> Margin:
         msg = f"false_alarm_rate must lie between 0 and 1, got {rate}."
         raise ValueError(msg)
     if n_images < FEWEST:
-        return Margin(-math.log(-math.log1p(-rate)), 0.0, 1.0)
-    location, scale = _estimates(min(n_images, LARGEST_SAMPLE))
-    low, high = -10.0, 1e4
-    while high - low > 1e-6 * max(1.0, abs(low)):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _rates(location, scale, middle).mean() > rate else (low, middle)
-    lower, upper = np.quantile(_rates(location, scale, high), INTERVAL)
-    return Margin(high, float(lower), float(upper))
+        return Margin(float(gumbel_r.isf(rate)), 0.0, 1.0)
+    generator, size = np.random.default_rng(0), (SAMPLES // 10, min(n_images, LARGEST_SAMPLE))
+    # In ten pieces, to save memory.
+    location, scale = np.concatenate([_fit(generator.gumbel(size=size)) for _ in range(10)], axis=1)
+
+    def rates(scales: float) -> np.ndarray:
+        """Rates of false alarms of the thresholds from samples of the standard distribution."""
+        return gumbel_r.sf(location + scales * scale)
+
+    scales = brentq(lambda scales: rates(scales).mean() - rate, *SEARCHED)
+    return Margin(scales, *np.quantile(rates(scales), INTERVAL).tolist())
 
 
-def _rates(location: np.ndarray, scale: np.ndarray, scales: float) -> np.ndarray:
-    """True rates of false alarms of the thresholds from the samples."""
-    return -np.expm1(-np.exp(-(location + scales * scale)))
-
-
-@cache
-def _estimates(n_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates of location and scale from samples of the standard distribution."""
-    generator = np.random.default_rng(0)
-    means, spreads = [], []
-    weights = (2 * np.arange(n_images) / (n_images - 1) - 1) / n_images
-    for _ in range(10):
-        sample = np.sort(generator.gumbel(size=(SAMPLES // 10, n_images)), axis=1)
-        means.append(sample.mean(axis=1))
-        spreads.append(sample @ weights)
-    scale = np.concatenate(spreads) / math.log(2)
-    return np.concatenate(means) - EULER * scale, scale
+def _fit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale by the first two L-moments of samples of shape ``(..., n)``."""
+    n = samples.shape[-1]
+    mean = samples.mean(axis=-1)
+    scale = np.sort(samples, axis=-1) @ ((2 * np.arange(n) / (n - 1) - 1) / n) / log(2)
+    return mean - np.euler_gamma * scale, scale

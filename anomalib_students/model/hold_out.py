@@ -19,16 +19,14 @@ FEWEST_HELD_OUT = 10
 MOST = 300
 """Most images held out, and most that statistics are computed from: more hardly change either, but cost time."""
 NEEDS_DATA_MODULE = (
-    "UninformedStudents holds training images out to normalise its scores, and so learns from a data module of "
-    "anomalib, not from a data loader: give the fit a datamodule."
+    "Training images are held out of a data module of anomalib: give the fit a datamodule, not a loader."
 )
 
 
 def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]:
     """Split images at random, the same at every call, and return sorted indices to train on and to hold out.
 
-    At least ten images are held out, or a quarter of fewer than forty, or one of fewer than four; and at most 300. A
-    single image is used for both.
+    At least ten images are held out, or a quarter of fewer than forty, and at most 300. A single one is used for both.
     """
     if n_images == 1:
         return [0], [0]
@@ -50,19 +48,17 @@ def _shuffled(n_images: int) -> list[int]:
 class HoldOut(Callback):
     """Hold out some training images while a model is fitted, and have each step see one of the others.
 
-    The images are taken out of the training set only during the fit, so that the data module can be used again. They
-    are never taken from the validation or test images, which may be anomalous. Each step trains on one image, so that
-    neither cost nor result of a training depend on the batch size of the data or on ``accumulate_grad_batches``.
+    The images are taken out of the training set only during the fit, so that the data module can be used again. Each
+    step trains on one image, so that neither cost nor result of a training depend on the batch size of the data or on
+    ``accumulate_grad_batches``.
 
     Args:
         fraction: Fraction of the training images to hold out, in ``(0, 1)``, see :func:`split_indices`.
-
-    Attributes:
-        training: Images that the students learn from, during a fit.
     """
 
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
+        # Images that the students learn from, during a fit.
         self.training: AnomalibDataset | None = None
         self._held_out: AnomalibDataset | None = None
         self._datamodule: AnomalibDataModule | None = None
@@ -77,11 +73,7 @@ class HoldOut(Callback):
         return self._held_out
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the images out before the trainer builds its data loader; for a validation, find the same images again.
-
-        Raises:
-            ValueError: If the training data are not those of a data module of anomalib, or have no images.
-        """
+        """Take the images out of a data module before its loader is built; for a validation, find the same again."""
         datamodule = self._datamodule = getattr(trainer, "datamodule", None)
         if stage == TrainerFn.VALIDATING and isinstance(datamodule, AnomalibDataModule):
             indices = split_indices(len(datamodule.train_data), self.fraction)[1]
@@ -89,8 +81,7 @@ class HoldOut(Callback):
         if stage != TrainerFn.FITTING:
             return
         if not isinstance(datamodule, AnomalibDataModule):
-            msg = NEEDS_DATA_MODULE
-            raise ValueError(msg)
+            raise ValueError(NEEDS_DATA_MODULE)
         dataset = datamodule.train_data
         if len(dataset) == 0:
             msg = "There are no anomaly-free images to train on: the training set is empty."
@@ -109,28 +100,19 @@ class HoldOut(Callback):
                 self._set(owner, name, 1)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check that the trainer trains on these images.
-
-        Raises:
-            ValueError: If it has got a data loader, and still has the data module of an earlier fit.
-        """
+        """Raise a ``ValueError`` if the trainer has a data loader, beside the data module of an earlier fit."""
         if getattr(trainer.train_dataloader, "dataset", None) is not self.training:
-            msg = NEEDS_DATA_MODULE
-            raise ValueError(msg)
+            raise ValueError(NEEDS_DATA_MODULE)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the images back after the fit."""
-        self._restore()
+        self._undo.close()
+        self.training = self._held_out = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the images back if the fit is interrupted."""
-        self._restore()
+        self.teardown(trainer, pl_module, TrainerFn.FITTING)
 
     def _set(self, owner: object, name: str, value: object) -> None:
-        """Set an attribute until the end of the fit."""
         self._undo.callback(setattr, owner, name, getattr(owner, name))
         setattr(owner, name, value)
-
-    def _restore(self) -> None:
-        self._undo.close()
-        self.training = self._held_out = None

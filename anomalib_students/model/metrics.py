@@ -7,12 +7,13 @@ import torch
 from anomalib import metrics
 from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 __all__ = ["AUPRO", "AUROC", "F1Score", "create_evaluator", "create_metrics"]
 
 logger = logging.getLogger(__name__)
+
+NOTHING = "in the ground truth of the test images, nothing is anomalous"
 
 
 class AUROC(metrics.AUROC):
@@ -39,7 +40,7 @@ class AUROC(metrics.AUROC):
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]
         """Compute the area, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
-        return super().compute() if _has_both_classes(self) else _not_a_number(self)
+        return _nan(self, reason) if (reason := _one_class(self)) else super().compute()
 
 
 class AUPRO(metrics.AUPRO):
@@ -48,9 +49,8 @@ class AUPRO(metrics.AUPRO):
     def compute(self) -> torch.Tensor:
         """Compute the area, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
         if len({target.shape[-2:] for target in self.target}) > 1:
-            logger.warning("%s can't be measured, and is NaN: the test images differ in size.", self.name)
-            return _not_a_number(self)
-        return super().compute() if _has_both_classes(self) else _not_a_number(self)
+            return _nan(self, "the test images differ in size")
+        return _nan(self, reason) if (reason := _one_class(self)) else super().compute()
 
 
 class F1Score(metrics.F1Score):
@@ -59,8 +59,7 @@ class F1Score(metrics.F1Score):
     def compute(self) -> torch.Tensor:
         """Compute the score, in ``[0, 1]`` or NaN; None if no batch has had the fields."""
         if self.update_called and not (dim_zero_cat(self.tp) + dim_zero_cat(self.fn)).any():
-            _warn(self, "nothing is anomalous")
-            return _not_a_number(self)
+            return _nan(self, NOTHING)
         return super().compute()
 
 
@@ -82,24 +81,17 @@ def create_evaluator() -> Evaluator:
     return Evaluator(test_metrics=[image_auroc, image_f1, pixel_auroc, pixel_f1, pixel_aupro])
 
 
-def _has_both_classes(metric: AUROC | AUPRO) -> bool:
-    """Check that the ground truth, if there is any, has both good and anomalous items."""
+def _one_class(metric: AUROC | AUPRO) -> str | None:
+    """Say so if the ground truth, if there is any, has only good or only anomalous items."""
     if not metric.update_called:
-        return True
+        return None
     target = dim_zero_cat(metric.target)
     if not target.any():
-        _warn(metric, "nothing is anomalous")
-    elif target.all():
-        _warn(metric, "everything is anomalous")
-    else:
-        return True
-    return False
+        return NOTHING
+    return NOTHING.replace("nothing", "everything") if target.all() else None
 
 
-def _not_a_number(metric: Metric) -> torch.Tensor:
-    """Return NaN, where torchmetrics returns 0, as if a model found nothing."""
+def _nan(metric: AUROC | AUPRO | F1Score, reason: str) -> torch.Tensor:
+    """Warn, and return NaN, where torchmetrics returns 0, as if a model found nothing."""
+    logger.warning("%s can't be measured, and is NaN: %s.", metric.name, reason)
     return torch.tensor(torch.nan, device=metric.device)
-
-
-def _warn(metric: AnomalibMetric, reason: str) -> None:
-    logger.warning("%s can't be measured, and is NaN: in the ground truth of the test images, %s.", metric.name, reason)

@@ -1,10 +1,10 @@
 """Thresholds from only good images, and scores that mean the same for every workpiece."""
 
 import logging
+from math import nan
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from anomalib.data import Batch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.utilities import dim_zero_cat
@@ -25,18 +25,18 @@ class Decision(NamedTuple):
     """How the thresholds were chosen.
 
     Attributes:
-        rule: ``"normal"`` for a rate of false alarms on good images, ``"f1"`` for the best F1 on validation images.
-        false_alarm_rate: Fraction of the good images that is expected to be called anomalous; NaN for ``"f1"``.
-        n_images: Number of held-out good images that it was estimated from; 0 for ``"f1"``.
-        lower: Lower end of the interval that the true rate lies in with a probability of 90 %; NaN for ``"f1"``.
-        upper: Its upper end.
+        rule: ``"normal"`` for a rate of false alarms on good images, ``"f1"`` for the best F1 on validation images, of
+            which nothing else is known.
+        false_alarm_rate: Fraction of the good images that is expected to be called anomalous.
+        n_images: Number of held-out good images that it was estimated from.
+        lower, upper: Interval that the true rate lies in with a probability of 90 %.
     """
 
     rule: Threshold
-    false_alarm_rate: float
-    n_images: int
-    lower: float
-    upper: float
+    false_alarm_rate: float = nan
+    n_images: int = 0
+    lower: float = nan
+    upper: float = nan
 
     def __str__(self) -> str:
         """Describe the decision in a sentence."""
@@ -52,16 +52,14 @@ class Decision(NamedTuple):
 class FalseAlarmPostProcessor(PostProcessor):
     """Post-processor with thresholds for a rate of false alarms, from only good images.
 
-    Scores are normalised to ``[0, 1]`` with the threshold at 0.5, as anomalib's. They are not cut off at the ends, but
-    approach them, so that no two scores become equal, and a score does not depend on the worst image: with
-    the thresholds of good images, the typical good image has a score of about 0.25.
+    Scores are normalised to ``[0, 1]`` with the threshold at 0.5, as anomalib's, but approach the ends instead of being
+    cut off there, so that no two become equal. With the thresholds of good images, the typical good image scores 0.25.
 
     Args:
         threshold: ``"normal"`` to choose thresholds from held-out good images, ``"f1"`` for those with the best F1 on
-            the validation images, if some of these are anomalous. None for ``"normal"``, or for what the checkpoint
-            that is loaded says.
-        false_alarm_rate: Fraction of the good images that may be called anomalous, in ``(0, 1)``. None for 0.01, or for
-            what the checkpoint says.
+            the validation images, if some are anomalous. None for what a loaded checkpoint says, or ``"normal"``.
+        false_alarm_rate: Fraction of the good images that may be called anomalous, in ``(0, 1)``. None for what a
+            loaded checkpoint says, or 0.01.
         kwargs: Arguments of anomalib's ``PostProcessor``.
 
     Attributes:
@@ -86,13 +84,11 @@ class FalseAlarmPostProcessor(PostProcessor):
         if threshold not in {None, *get_args(Threshold)}:
             msg = f"threshold must be one of {get_args(Threshold)}, got {threshold!r}."
             raise ValueError(msg)
-        self._named = {
-            name: value
-            for name, value in {"threshold": threshold, "false_alarm_rate": false_alarm_rate}.items()
-            if value is not None
-        }
+        named = {"threshold": threshold, "false_alarm_rate": false_alarm_rate}
+        self._named = {name: value for name, value in named.items() if value is not None}
         self.threshold: Threshold = threshold or "normal"
         self.false_alarm_rate = FALSE_ALARM_RATE if false_alarm_rate is None else false_alarm_rate
+        # Raises an error for a rate out of range.
         margin(1, self.false_alarm_rate)
         self.rule: Threshold = "normal"
         self.register_buffer("good_images", torch.tensor([0.0, torch.nan, torch.nan]))
@@ -100,42 +96,34 @@ class FalseAlarmPostProcessor(PostProcessor):
     @property
     def decision(self) -> Decision | None:
         """How the thresholds were chosen; None if they were not yet."""
-        n_images = int(self.good_images[0])
         if self.image_threshold.isnan():
             return None
         if self.rule == "f1":
-            return Decision("f1", torch.nan, 0, torch.nan, torch.nan)
+            return Decision("f1")
+        n_images = int(self.good_images[0])
         _, lower, upper = margin(n_images, self.false_alarm_rate)
         return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
-        """Choose the threshold of images and pixels.
-
-        The score of an image is that of its worst window, and thus the mean of scores of pixels: the same threshold
-        gives masks whose F1 is close to the best that there is.
+        """Choose one threshold for images and pixels: an image's score is that of its worst window, a mean of pixels.
 
         Args:
-            scores: Scores of good images that no student has learnt from, of shape ``(n,)`` with n at least 1.
+            scores: Finite scores of good images that no student has learnt from, of shape ``(n,)`` with n at least 1.
 
         Returns:
             Whether each score is usual, of the same shape. Those that are not have no part in the threshold.
-
-        Raises:
-            ValueError: If there are no scores, or one is not finite.
         """
         usual = is_usual(scores)
         self.good_images.copy_(torch.tensor([usual.sum(), *fit_gumbel(scores[usual])]))
-        # The thresholds of a validation are of other students.
+        # Thresholds with the best F1 were those of other students.
         self.rule = "normal"
         self._set_thresholds()
         return usual
 
-    def on_validation_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Batch, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Collect the scores of a batch only if they decide the thresholds."""
         if self.threshold == "f1" or not self.good_images[0]:
-            super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+            super().on_validation_batch_end(*args, **kwargs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the thresholds with the best F1, if scores were collected."""
@@ -147,9 +135,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         if has_anomalies or not self.good_images[0]:
             self.rule = "f1"
             return
-        logger.warning(
-            "No validation image is anomalous, so that F1 has no threshold: that of the good images is kept."
-        )
+        logger.warning("No validation image is anomalous, so F1 has no threshold: that of the good images is kept.")
         self._set_thresholds()
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
@@ -176,11 +162,7 @@ class FalseAlarmPostProcessor(PostProcessor):
             getattr(self, f"{kind}_max").fill_(location + 2 * distance)
 
     def _normalize(  # type: ignore[override]
-        self,
-        preds: torch.Tensor | None,
-        norm_min: torch.Tensor,
-        norm_max: torch.Tensor,
-        threshold: torch.Tensor,
+        self, preds: torch.Tensor | None, norm_min: torch.Tensor, norm_max: torch.Tensor, threshold: torch.Tensor
     ) -> torch.Tensor | None:
         """Normalise as anomalib near the threshold, and never reach 0 or 1 by a finite score."""
         if preds is None:

@@ -159,7 +159,7 @@ def provenance(thresholds: Thresholds, datamodule: AnomalibDataModule) -> list[s
     if thresholds.score is None:
         return ["The model has no threshold: a training sets one if it has images to set it from."]
     # anomalib's own post-processor does not record how it has set a threshold.
-    decision = thresholds.decision or Decision("f1", math.nan, 0, math.nan, math.nan)
+    decision = thresholds.decision or Decision("f1")
     sentences = [str(decision)]
     if decision.rule == "f1" and datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST:
         sentences.append(
