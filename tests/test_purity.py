@@ -24,7 +24,7 @@ WRAPPED = {
 }
 """Functions of anomalib that are wrapped, each of which does what it did unless the model is ours."""
 
-TIMES = r"[-\d]+ [\d:]+,\d+|\[[\d/]+ [\d:]+\]|W\d{4} [\d:.]+ +\d+| {2,}|[\d.]+ (seconds|FPS)"
+TIMES = r"[-\d]+ [\d:]+,\d+|\[[\d/]+ [\d:]+\] *|W\d{4} [\d:.]+ +\d+| {2,}|[\d.]+ (seconds|FPS)"
 """What differs in two processes: times, and how lines of messages are filled."""
 
 PROGRAM = r"""
@@ -123,7 +123,8 @@ def test_padim_does_what_it_does_without_the_package(tmp_path: Path) -> None:
         results.rename(tmp_path / f"results{autoload}")
     (did, modules), (did_with, modules_with) = reports
     assert did["train"][0] is did["predict"][0] is did["export"][0] is None
-    assert did_with == did
+    for command, what in did.items():
+        assert did_with[command] == what
     in_both = modules.keys() & modules_with.keys()
     before, after = (flat({name: each[name] for name in in_both}) for each in (modules, modules_with))
     assert {
