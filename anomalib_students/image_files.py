@@ -13,25 +13,21 @@ from PIL import ExifTags, Image, ImageOps
 __all__ = ["ImageHeader", "allow_pixels", "check_image", "open_image", "read_rgb"]
 
 SIXTEEN_BITS = 65_535
-"""Largest value of a 16-bit image."""
 DARK = 4095
 """Largest value of a camera with 12 bits: a 16-bit image with no larger one is nearly black."""
 PER_LEVEL = 257
 """Values of a 16-bit image for each of the 255 levels of an 8-bit one above black."""
 TAIL = 4096
 """Bytes at the end of a JPEG file that are searched for its end marker."""
-TURNED = range(2, 9)
-"""EXIF orientations of images that are stored turned or mirrored."""
-ON_THEIR_SIDE = range(5, 9)
-"""Those of them that swap width and height."""
+# EXIF orientations of images that are stored turned or mirrored, and of those that swap width and height.
+TURNED, ON_THEIR_SIDE = range(2, 9), range(5, 9)
 
 
 class ImageHeader(NamedTuple):
     """What the header of an image file says.
 
     Attributes:
-        width: Width in pixels, as viewers show the image.
-        height: Height in pixels, as viewers show the image.
+        width, height: Size in pixels, as viewers show the image.
         is_clipped: Whether anomalib's own data sets read it as white: it is grey with more than 8 bits.
         is_turned: Whether anomalib's own data sets read it turned or mirrored: its EXIF orientation is not 1.
     """
@@ -45,8 +41,7 @@ class ImageHeader(NamedTuple):
 def open_image(path: str | Path) -> Image.Image:
     """Decode an image file, the first image of several, and turn it as its EXIF orientation says.
 
-    Grey images of 16 bits are scaled to 8, where Pillow would clip them. Only 0 becomes 0, so that masks keep what they
-    mark.
+    Grey images of 16 bits are scaled to 8, where Pillow would clip them. Only 0 becomes 0, so masks keep what they mark.
 
     Raises:
         ValueError: If the file can't be read as an image, or has values of no known range.
@@ -66,17 +61,12 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def read_rgb(path: str | Path) -> Image.Image:
-    """Decode an image file to RGB, as :func:`open_image` does. Transparency is dropped.
-
-    anomalib's inferencers take the result, where they would read grey images of 16 bits as white.
-    """
+    """Decode an image file to RGB, as :func:`open_image`; anomalib's inferencers would read 16 bits as white."""
     return open_image(path).convert("RGB")
 
 
 def check_image(path: str | Path) -> ImageHeader:
-    """Check that an image file is whole, and return what its header says.
-
-    Files are decoded only if their format has no other mark of being whole.
+    """Check that an image file is whole, decoding it only if its format has no mark of that, and return its header.
 
     Raises:
         ValueError: If the file can't be read as an image, or has values of no known range.
@@ -96,17 +86,15 @@ def check_image(path: str | Path) -> ImageHeader:
 
 
 def allow_pixels(n_pixels: int | None) -> None:
-    """Let Pillow read images of so many pixels in this process, where it would suspect an attack; None changes nothing.
+    """Let Pillow read images of so many pixels, a positive number, where it would suspect an attack; None for its own.
 
     Raises:
         ValueError: If the number is not positive.
     """
-    if n_pixels is None:
-        return
-    if n_pixels < 1:
+    if n_pixels is not None and n_pixels < 1:
         msg = f"max_pixels must be a positive number of pixels, got {n_pixels}."
         raise ValueError(msg)
-    if Image.MAX_IMAGE_PIXELS is not None:
+    if n_pixels is not None and Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, n_pixels)
 
 
@@ -145,7 +133,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _check_mode(image: Image.Image) -> None:
-    """Raise a ``ValueError`` if an image has floating-point values, whose white may be 1, 255 or anything else."""
     if image.mode == "F":
         msg = "it has floating-point values, of which it is not known which is white; convert it to 8 or 16 bits"
         raise ValueError(msg)

@@ -20,18 +20,17 @@ from .layout import IMAGES
 
 __all__ = ["ImageCheck", "check_data"]
 
-LISTED = 5
-"""Most files that an error names."""
+LISTED = 5  # Most files that an error names.
 SUBSETS = {
     TrainerFn.FITTING: ("train_data", "val_data", "test_data"),
     TrainerFn.VALIDATING: ("val_data",),
     TrainerFn.TESTING: ("test_data",),
 }
-"""Subsets of a data module that are checked; all before a training, because a test usually follows."""
+"""Subsets of a data module that are checked: before a training all, because a test usually follows."""
 
 
 class _Pair(NamedTuple):
-    """Paths of an image and of its mask, and whether anomalib's own data sets read them."""
+    """Paths of an image and its mask, and whether anomalib's own data sets read them."""
 
     image: str
     mask: str | None
@@ -76,9 +75,8 @@ def _check(datasets: Sequence[object]) -> int:
         results = pool.map(_problem, pairs)
         problems = [found for found in tqdm(results, "Checking images", len(pairs), leave=False, delay=2) if found]
     if problems:
-        more = f" And {len(problems) - LISTED} more." if len(problems) > LISTED else ""
-        msg = f"{' '.join(problems[:LISTED])}{more}"
-        raise ValueError(msg)
+        more = [f"And {len(problems) - LISTED} more."] if len(problems) > LISTED else []
+        raise ValueError(" ".join(problems[:LISTED] + more))
     turned = [pair.image for pair in pairs if pair.is_read_by_anomalib and _checked(pair.image).is_turned]
     if turned:
         rank_zero_warn(
@@ -91,16 +89,18 @@ def _check(datasets: Sequence[object]) -> int:
 def _pairs(dataset: object) -> list[_Pair]:
     """List the image files of a data set, but no videos."""
     if isinstance(dataset, AnomalibDataset):
+        images = dataset.samples["image_path"]
         masks = dataset.samples.get("mask_path", [None] * len(dataset))
-        # What is good has no mask: an empty text or no value.
-        paths = [
-            (path, mask if _is_image(mask) else None)
-            for path, mask in zip(dataset.samples["image_path"], masks, strict=True)
-        ]
     else:
-        paths = [(path, None) for path in getattr(dataset, "image_filenames", ())]
+        images = getattr(dataset, "image_filenames", ())
+        masks = [None] * len(images)
     by_anomalib = not isinstance(dataset, ImageFileDataset)
-    return [_Pair(str(image), mask, by_anomalib) for image, mask in paths if _is_image(image)]
+    return [
+        # What is good has no mask: an empty text or no value.
+        _Pair(str(image), mask if _is_image(mask) else None, by_anomalib)
+        for image, mask in zip(images, masks, strict=True)
+        if _is_image(image)
+    ]
 
 
 def _is_image(path: object) -> bool:

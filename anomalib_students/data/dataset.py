@@ -61,11 +61,10 @@ class ImageFileDataset(AnomalibDataset):
         image = tv_tensors.Image(to_dtype(pil_to_tensor(read_rgb(sample.image_path)), torch.float32, scale=True))
         mask = None
         if self.task == TaskType.SEGMENTATION and sample.label_index != LabelName.UNKNOWN:
-            marked = open_image(sample.mask_path).convert("L") if sample.mask_path else None
-            mask = tv_tensors.Mask(
-                torch.zeros(image.shape[-2:], dtype=torch.uint8) if marked is None else pil_to_tensor(marked)[0] > 0,
-                dtype=torch.uint8,
-            )
+            marked = torch.zeros(image.shape[-2:])
+            if sample.mask_path:
+                marked = pil_to_tensor(open_image(sample.mask_path).convert("L"))[0] > 0
+            mask = tv_tensors.Mask(marked, dtype=torch.uint8)
         if self.augmentations:
             image, mask = self.augmentations(image, mask) if mask is not None else (self.augmentations(image), None)
         label = None if sample.label_index == LabelName.UNKNOWN else torch.tensor(sample.label_index)

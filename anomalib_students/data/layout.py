@@ -14,7 +14,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 __all__ = ["IMAGES", "find_images", "list_parts"]
 
-COLUMNS = ("image_path", "label", "label_index", "mask_path", "split")
 IMAGES = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2", ".pnm", ".tga")
 """Endings of image files, in lower case, as all names below."""
 GOOD = ("good", "ok", "normal")
@@ -24,8 +23,7 @@ SPLITS = ("train", "test")
 MASK_ENDING = re.compile(r"[-_. ]?(mask|gt|ground_truth|label)$", re.IGNORECASE)
 NO_DATA = ("__macosx", "results")
 """Folders that are skipped, as hidden ones are. The heat maps that anomalib writes into the latter are no data."""
-LISTED = 5
-"""Most files that a message names."""
+LISTED = 5  # Most files that a message names.
 
 Folders = tuple[str, ...]
 
@@ -55,15 +53,7 @@ def find_images(root: Path) -> tuple[dict[Path, Folders], dict[Path, Folders]]:
 
 
 def list_parts(root: Path, good: str | None = None) -> DataFrame:
-    """Find good images, images with defects and masks by the names of folders.
-
-    A folder of images is good parts only. If folders are named ``good``, all others are kinds of defects. What is in a
-    folder ``test`` is only tested on. Masks are in folders named ``masks`` or ``ground_truth``, or beside the images as
-    ``NAME_mask.png``.
-
-    Args:
-        root: The folder.
-        good: Name of the folders of good images; None for ``good``, ``ok`` or ``normal``.
+    """Find good images, images with defects and masks, as :class:`~anomalib_students.data.parts.Parts` describes it.
 
     Returns:
         Samples as of :class:`~anomalib_students.data.dataset.ImageFileDataset`, with ``split`` ``"train"`` or
@@ -117,8 +107,8 @@ def _label(root: Path, images: Mapping[Path, Folders], names: tuple[str, ...]) -
         )
         raise ValueError(msg)
     # Folders that hold those of the kinds.
-    holders = {(), *(_before(folders, names) for folders in images.values() if _has(folders, names))}
-    holders = {_without_splits(holder) for holder in holders} | tasks
+    before_good = {_before(folders, names) for folders in images.values() if _has(folders, names)}
+    holders = {(), *map(_without_splits, before_good), *tasks}
     rows = []
     for path, folders in images.items():
         split = "test" if _has(folders, ("test",)) else "train"
@@ -131,7 +121,7 @@ def _label(root: Path, images: Mapping[Path, Folders], names: tuple[str, ...]) -
             held_by = max((holder for holder in holders if kind[: len(holder)] == holder), key=len)
             label, index, split = "/".join(kind[len(held_by) :]), LabelName.ABNORMAL, "test"
         rows.append((str(path), label, int(index), "", split))
-    return DataFrame(rows, columns=list(COLUMNS))
+    return DataFrame(rows, columns=["image_path", "label", "label_index", "mask_path", "split"])
 
 
 def _without_splits(folders: Folders) -> Folders:
@@ -151,16 +141,16 @@ def _add_masks(samples: DataFrame, images: Mapping[Path, Folders], masks: Mappin
         if fitting:
             owners[max(fitting)[1]].append(path)
     is_defective = samples["label_index"] == LabelName.ABNORMAL
-    defective = set(samples["image_path"][is_defective])
+    defective = samples["image_path"][is_defective]
     mask_of = {str(path): str(mask) for mask, paths in owners.items() for path in paths}
-    samples.loc[is_defective, "mask_path"] = samples["image_path"][is_defective].map(lambda path: mask_of.get(path, ""))
+    samples.loc[is_defective, "mask_path"] = defective.map(lambda path: mask_of.get(path, ""))
     problems = [f"the mask {mask} fits no image" for mask in masks if mask not in owners]
     for mask, paths in owners.items():
-        shared = [path for path in paths if str(path) in defective]
+        shared = [path for path in map(str, paths) if path in set(defective)]
         if len(shared) > 1:
             problems.append(f"the mask {mask} fits both {shared[0]} and {shared[1]}")
     if masks:
-        problems += [f"{path} has no mask" for path in sorted(defective - set(mask_of))]
+        problems += [f"{path} has no mask" for path in defective if path not in mask_of]
     if problems:
         more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         msg = f"Images and masks do not go together: {'; '.join(problems[:LISTED])}{more}."

@@ -10,7 +10,6 @@ from typing import Any
 from anomalib.data import AnomalibDataModule, MVTecAD
 from anomalib.data.datasets.image.mvtecad import CATEGORIES
 from anomalib.data.utils import ValSplitMode
-from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 
 from .parts import Parts
 
@@ -45,6 +44,11 @@ class MVTec(Parts):
         ('MVTec', 'pill', 1)
     """
 
+    # Not those of a single folder: the name is the class's, and the test images are predicted.
+    name = AnomalibDataModule.name
+    setup = AnomalibDataModule.setup
+    predict_dataloader = AnomalibDataModule.predict_dataloader
+
     def __init__(
         self,
         root: Path | str | None = DEFAULT_ROOT,
@@ -63,25 +67,11 @@ class MVTec(Parts):
             **kwargs,
         )
         self.category = category
+        self.folder = self.root / category
         self._is_downloadable = category in CATEGORIES and (root is None or Path(root) == Path(DEFAULT_ROOT))
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Name of the class."""
-        return type(self).__name__
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the category."""
-        return self.root / self.category
-
     def prepare_data(self) -> None:
-        """Download the data set if it's missing and ``root`` is the default.
-
-        Raises:
-            FileNotFoundError: If the category's folder is missing and can't be downloaded, or isn't in the layout of
-                MVTec AD.
-        """
+        """Download a missing data set to the default ``root``; raise a ``FileNotFoundError`` if that fails."""
         if self._is_downloadable and not self.folder.is_dir():
             try:
                 self._anomalibs.prepare_data()
@@ -93,14 +83,6 @@ class MVTec(Parts):
                 )
                 raise FileNotFoundError(msg) from error
         check_layout(self.root, self.category)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Find training and test images."""
-        AnomalibDataModule.setup(self, stage)
-
-    def predict_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the loader of the test images."""
-        return self.test_dataloader()
 
     def _setup(self, _stage: str | None = None) -> None:
         check_layout(self.root, self.category)

@@ -28,9 +28,7 @@ class Parts(AnomalibDataModule):
     ``good``, all others are kinds of defects, which are tested on. The layout of MVTec AD (``train/good``,
     ``test/<kind>``, ``ground_truth/<kind>``) is known too. Masks are in a folder ``masks`` or ``ground_truth``, or
     beside the images as ``NAME_mask.png``. What was taken for what is logged. Grey images of 16 bits are scaled to 8,
-    images are turned as viewers do, and hidden files are skipped.
-
-    For a prediction, all images in the folder are read.
+    images are turned as viewers do, and hidden files are skipped. For a prediction, all images are read.
 
     Args:
         root: Folder of the images.
@@ -86,7 +84,7 @@ class Parts(AnomalibDataModule):
             raise ValueError(msg)
         # Where it is 0, anomalib's becomes 0.5.
         self.test_split_ratio = test_split_ratio
-        self.root = Path(root)
+        self.root = self.folder = Path(root)
         self.good = good
         self.max_pixels = max_pixels
         self._chooses_validation = val_split_mode is None
@@ -96,11 +94,6 @@ class Parts(AnomalibDataModule):
     def name(self) -> str:  # type: ignore[override]
         """Name of the folder, after which anomalib names that of the results."""
         return self.root.resolve().name or type(self).__name__
-
-    @property
-    def folder(self) -> Path:
-        """Folder that the images are looked for in."""
-        return self.root
 
     def setup(self, stage: str | None = None) -> None:
         """Find the images, and divide them unless they are only predicted.
@@ -113,8 +106,8 @@ class Parts(AnomalibDataModule):
             super().setup(stage)
             return
         paths = [str(path) for path in find_images(self.folder)[0]]
-        samples = DataFrame({"image_path": paths, "label": "", "label_index": int(LabelName.UNKNOWN), "mask_path": ""})
-        self.predict_data = ImageFileDataset(samples.assign(split="predict"), max_pixels=self.max_pixels)
+        unknown = {"label": "", "label_index": int(LabelName.UNKNOWN), "mask_path": "", "split": "predict"}
+        self.predict_data = ImageFileDataset(DataFrame({"image_path": paths, **unknown}), max_pixels=self.max_pixels)
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Return the loader of the validation images, or none if there are none."""
@@ -173,11 +166,8 @@ def _describe(folder: Path, training: DataFrame, test: DataFrame, drawn: DataFra
     ]
     if len(drawn):
         kinds.append(f"{len(drawn)} good, drawn from the others")
-    lines = [
-        f"Images in {folder.resolve()}:",
-        f"  to train on: {len(training)} good",
-        f"  to test on: {', '.join(kinds) or 'none, because there is no folder of defects'}",
-    ]
+    tested = ", ".join(kinds) or "none, because there is no folder of defects"
+    text = f"Images in {folder.resolve()}:\n  to train on: {len(training)} good\n  to test on: {tested}"
     if len(ignored):
-        lines.append(f"  ignored: {len(ignored)} beside the folders, as {ignored['image_path'].iloc[0]}")
-    return "\n".join(lines)
+        text += f"\n  ignored: {len(ignored)} beside the folders, as {ignored['image_path'].iloc[0]}"
+    return text

@@ -19,7 +19,7 @@ __all__ = ["SampleParts"]
 ARCHIVE = Path(__file__).with_name("sample_parts.zip")
 """Images as JPEG and masks as PNG."""
 CATEGORY = "part"
-# To be raised whenever an image changes.
+# To be raised whenever an image changes, so that caches do not keep the old one.
 VERSION = "v2"
 
 
@@ -27,8 +27,7 @@ class SampleParts(MVTec):
     """Turned steel flanges under uneven light, with five types of defects and their exact masks.
 
     60 good images to train on, 20 good and 40 defective ones to test on (dents, faulty holes, fibres, scratches and
-    stains, from hardly visible to obvious), RGB of 256x256 pixels. They are unpacked into a cache folder when they are
-    first needed.
+    stains, from hardly visible to obvious), RGB of 256x256 pixels. They are unpacked when they are first needed.
 
     Args:
         root: Folder to keep the images in; None for the user's cache folder.
@@ -42,17 +41,11 @@ class SampleParts(MVTec):
     """
 
     def __init__(self, root: Path | str | None = None, num_workers: int = 0, **kwargs: Any) -> None:
-        cache = platformdirs.user_cache_path("anomalib-students") / "sample_parts"
-        # Images of another version are other images.
-        root = (cache if root is None else Path(root)) / VERSION
-        super().__init__(root=root, category=CATEGORY, num_workers=num_workers, **kwargs)
+        root = root or platformdirs.user_cache_path("anomalib-students") / "sample_parts"
+        super().__init__(root=Path(root) / VERSION, category=CATEGORY, num_workers=num_workers, **kwargs)
 
     def prepare_data(self) -> None:
-        """Unpack the images, unless they are there.
-
-        Raises:
-            OSError: If the folder can't be written.
-        """
+        """Unpack the images, unless they are there; raise an ``OSError`` if the folder can't be written."""
         try:
             ensure_folder(self.folder, is_complete, write_sample_parts)
         except OSError as error:
