@@ -41,7 +41,7 @@ class ImageHeader(NamedTuple):
 def open_image(path: str | Path) -> Image.Image:
     """Decode an image file, the first image of several, and turn it as its EXIF orientation says.
 
-    Grey images of 16 bits are scaled to 8, where Pillow would clip them. Only 0 becomes 0, so masks keep what they mark.
+    Grey images of 16 bits are scaled to 8, where Pillow would clip them. Only 0 becomes 0, as masks need it.
 
     Raises:
         ValueError: If the file can't be read as an image, or has values of no known range.
