@@ -12,7 +12,7 @@ from rich.table import Table
 
 from anomalib_students.networks.patch_network import ARCHITECTURES
 from anomalib_students.networks.weights import BUNDLED, read_metadata, teacher_path
-from anomalib_students.report.command import report
+from anomalib_students.report.page import report
 from anomalib_students.teacher.distil import distil
 from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line

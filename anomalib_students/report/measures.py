@@ -18,8 +18,6 @@ CONFIDENCE = 0.9
 """Of the intervals of rates: that of the expected rate of false alarms."""
 FPR_LIMIT = 0.3
 """False positive rate up to which the PRO curve is shown and integrated."""
-N_POINTS = 400
-"""Points of a PRO curve that are drawn, of one for each score of a pixel."""
 
 
 class Rate(NamedTuple):
@@ -34,38 +32,18 @@ class Rate(NamedTuple):
         return self.number / self.total if self.total else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> tuple[float, float]:
         """Wilson's interval in which the rate on other images like these lies with 90 % confidence."""
-        if not self.total:
-            return None
-        interval = binomtest(self.number, self.total).proportion_ci(CONFIDENCE, method="wilson")
-        return float(interval.low), float(interval.high)
+        low, high = binomtest(self.number, self.total).proportion_ci(CONFIDENCE, method="wilson")
+        return float(low), float(high)
 
 
 class Curve(NamedTuple):
-    """A curve over ascending false positive rates, and the area under it.
-
-    The area under a PRO curve is divided by the limit of the false positive rate.
-    """
+    """A curve over ascending false positive rates, and the area under it as a fraction of the largest."""
 
     fpr: np.ndarray
     values: np.ndarray
     area: float
-
-
-class Kind(NamedTuple):
-    """Images of one type of defect, or good ones.
-
-    ``alarms`` is None without a threshold. AUROC and AUPRO are against good images, None if they cannot be measured.
-    """
-
-    name: str
-    is_defective: bool
-    n_images: int
-    alarms: Rate | None
-    mean_score: float
-    auroc: float | None
-    aupro: float | None
 
 
 def alarm_rate(results: Sequence[ImageResult]) -> Rate:
@@ -74,34 +52,30 @@ def alarm_rate(results: Sequence[ImageResult]) -> Rate:
 
 
 def precision_at(fraction: float, recall: Rate, false_alarms: Rate) -> float | None:
-    """Compute the precision if another fraction of the images were defective than of the test images.
-
-    None if the recall is not known, or if there was no false alarm: among many more good parts there may be some.
-    """
+    """Compute the precision if another fraction of the images were defective; None without a false alarm or defects."""
     if recall.value is None or not false_alarms.value:
         return None
     right, wrong = fraction * recall.value, (1 - fraction) * false_alarms.value
     return right / (right + wrong)
 
 
-def kinds_of(results: Sequence[ImageResult]) -> list[Kind]:
-    """Measure each type of defect: the good images first, then the types of defects by name."""
+def kinds_of(results: Sequence[ImageResult]) -> list[dict[str, object]]:
+    """Measure the good images, then each type of defect by name, its AUROC and AUPRO against the good images."""
     good = [result for result in results if not result.is_defective]
-    groups: dict[tuple[bool, str], list[ImageResult]] = {}
-    for result in results:
-        groups.setdefault((result.is_defective, result.kind), []).append(result)
     kinds = []
-    for (is_defective, name), group in sorted(groups.items(), key=lambda item: item[0]):
+    for is_defective, name in sorted({(result.is_defective, result.kind) for result in results}):
+        group = [result for result in results if (result.is_defective, result.kind) == (is_defective, name)]
         roc, pro = (image_roc([*good, *group]), pixel_pro([*good, *group])) if is_defective else (None, None)
+        kind = {"name": name, "is_defective": is_defective, "auroc": roc and roc.area, "aupro": pro and pro.area}
         alarms = None if group[0].is_alarm is None else alarm_rate(group)
         mean_score = float(np.mean([result.score for result in group]))
-        kinds.append(Kind(name, is_defective, len(group), alarms, mean_score, roc and roc.area, pro and pro.area))
+        kinds.append({**kind, "alarms": alarms, "n_images": len(group), "mean_score": mean_score})
     return kinds
 
 
 def image_roc(results: Sequence[ImageResult]) -> Curve | None:
     """Compute the ROC curve of the scores of images; None unless there are both good and defective ones."""
-    truth = np.array([result.is_defective for result in results])
+    truth = [result.is_defective for result in results]
     if len(set(truth)) < 2:
         return None
     fpr, tpr, _ = roc_curve(truth, [result.score for result in results])
@@ -109,10 +83,7 @@ def image_roc(results: Sequence[ImageResult]) -> Curve | None:
 
 
 def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
-    """Compute the PRO curve of anomaly maps up to a false positive rate of 0.3.
-
-    None without maps or masks of all images, without an anomalous or a normal pixel, or if the maps differ in size.
-    """
+    """Compute the PRO curve of maps; None without maps and masks of one size, or without both kinds of pixels."""
     maps = [result.anomaly_map for result in results if result.anomaly_map is not None]
     masks = [result.mask for result in results if result.mask is not None]
     if not len(maps) == len(masks) == len(results) or len({each.shape for each in [*maps, *masks]}) != 1:
@@ -121,8 +92,8 @@ def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
     if not marked.any() or marked.all():
         return None
     metric = AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=FPR_LIMIT)
-    images = torch.zeros(len(maps), 3, 1, 1)
-    metric.update(ImageBatch(image=images, anomaly_map=torch.stack(maps), gt_mask=marked))
+    metric.update(ImageBatch(image=torch.zeros(len(maps), 3, 1, 1), anomaly_map=torch.stack(maps), gt_mask=marked))
     fpr, overlap = metric.compute_pro(metric.perform_cca().squeeze(1), dim_zero_cat(metric.preds))
-    places = np.linspace(0, FPR_LIMIT, N_POINTS)
+    # Of one point for each score of a pixel, as many as can be seen.
+    places = np.linspace(0, FPR_LIMIT, 400)
     return Curve(places, np.interp(places, fpr.numpy(), overlap.numpy()), float(metric.compute()))

@@ -1,27 +1,75 @@
-"""Test a model, and render the results as one HTML file."""
+"""The command ``report``: test a model, and show the results in one HTML file."""
+
+from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
 
+import torch
 from anomalib.data import AnomalibDataModule
-from anomalib.models.components import AnomalibModule
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
 
 from anomalib_students import __version__
 from anomalib_students.files import check_output, replace_file
 
-from .charts import draw_histogram, draw_pro, draw_roc
 from .measures import CONFIDENCE, FPR_LIMIT, Rate, alarm_rate, image_roc, kinds_of, pixel_pro, precision_at
-from .pictures import colour_stops, in_order, make_card, map_scale, outcome_of
-from .results import ImageResult, Thresholds, find_thresholds, provenance, read_results
+from .pictures import colour_stops, draw_curve, draw_histogram, in_order, make_card, map_scale
+from .results import find_thresholds, read_results, remarks
 
-__all__ = ["render_page", "write_report"]
+if TYPE_CHECKING:
+    # They import all of anomalib's models, which other commands do not need.
+    from anomalib.models.components import AnomalibModule
 
+    from anomalib_students.model.lightning_model import UninformedStudents
+
+ROC_LABELS = ("false alarms among good images", "found of defective images")
+PRO_LABELS = ("false positive rate of good pixels", "mean overlap with the defects")
 RARE = 0.01
 """Fraction of defective parts for which the precision is worked out: that of a good production line."""
+
+
+def report(
+    checkpoint: Path,
+    data: AnomalibDataModule,
+    output: Path = Path("report.html"),
+    n_images: int = 500,
+    device: str | None = None,
+) -> None:
+    """Write an HTML file that shows what a model decides on the test images of its data, and where it is wrong.
+
+    The file needs no other file and no network. The numbers are those of `anomalib test` with the same arguments.
+
+    Args:
+        checkpoint: Checkpoint of a trained model.
+        data: Data module of anomalib, whose test images are shown.
+        output: HTML file to write.
+        n_images: Most images that are shown: false alarms come first, then misses. The numbers are over all.
+        device: Device to compute on, such as cpu or cuda:1. By default the accelerator, if there is one.
+    """
+    model = load_model(checkpoint, device)
+    accelerator, index = model.device.type, model.device.index
+    trainer = {"accelerator": accelerator, "devices": 1 if index is None else [index], "enable_model_summary": False}
+    write_report(model, data, output, str(checkpoint), n_images, **trainer)
+    Console(soft_wrap=True).print(f"The report is in {output}", highlight=False, markup=False)
+
+
+def load_model(checkpoint: Path, device: str | torch.device | None = None) -> UninformedStudents:
+    """Load a trained model in evaluation mode, by default to the accelerator if there is one."""
+    from anomalib_students.model.lightning_model import UninformedStudents
+
+    if not checkpoint.is_file():
+        msg = f"There is no checkpoint {checkpoint}: name the *.ckpt file of a trained model."
+        raise FileNotFoundError(msg)
+    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    try:
+        return UninformedStudents.load_from_checkpoint(checkpoint, map_location=device).eval()
+    except (AttributeError, KeyError, TypeError, UnpicklingError) as error:
+        msg = f"{checkpoint} is no checkpoint of UninformedStudents."
+        raise ValueError(msg) from error
 
 
 def write_report(
@@ -41,17 +89,6 @@ def write_report(
         source: Where the model is from, such as the path of its checkpoint; None to leave it out.
         n_images: Most images that are shown, at least 1: mistakes come first. The numbers are over all.
         trainer_arguments: Arguments of Lightning's trainer, such as ``accelerator``.
-
-    Raises:
-        OSError: If the data cannot be found, or the file cannot be written.
-        ValueError: If ``output`` is not named ``*.html``, ``n_images`` is less than 1, or there are no test images, or
-            one that cannot be read.
-
-    Example:
-        >>> from anomalib.data import SampleParts
-        >>> from anomalib.models import UninformedStudents
-        >>> model = UninformedStudents.load_from_checkpoint("model.ckpt")  # doctest: +SKIP
-        >>> write_report(model, SampleParts(), "report.html", accelerator="cpu")  # doctest: +SKIP
     """
     output = Path(output)
     check_output(output, ".html", "A report")
@@ -60,79 +97,52 @@ def write_report(
         raise ValueError(msg)
     thresholds = find_thresholds(model)
     results = read_results(model, datamodule, thresholds.score is not None, **trainer_arguments)
-    html = render_page(results, thresholds, datamodule, model.name, source, n_images)
-    replace_file(output, html.encode())
-
-
-def render_page(
-    results: Sequence[ImageResult],
-    thresholds: Thresholds,
-    datamodule: AnomalibDataModule,
-    model_name: str,
-    source: str | None,
-    n_images: int,
-) -> str:
-    """Render the report as HTML that needs no other file."""
     good = [result for result in results if not result.is_defective]
     defective = [result for result in results if result.is_defective]
-    is_decided = thresholds.score is not None
-    false_alarms, recall = (alarm_rate(images) if is_decided else None for images in (good, defective))
+    false_alarms = recall = precision = precision_if_rare = point = None
+    if thresholds.score is not None:
+        false_alarms, recall = alarm_rate(good), alarm_rate(defective)
+        precision = Rate(recall.number, recall.number + false_alarms.number)
+        precision_if_rare = precision_at(RARE, recall, false_alarms)
+        point = (false_alarms.value, recall.value)
     roc, pro = image_roc(results), pixel_pro(results)
     scale = map_scale(results, thresholds.pixel)
     ordered = in_order(results)
-    environment = Environment(
-        loader=PackageLoader("anomalib_students.report", "template"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.loader = PackageLoader("anomalib_students.report", "template")
     environment.filters["percent"] = _percent
-    return environment.get_template("report.html").render(
+    html = environment.get_template("report.html").render(
         title=f"{datamodule.name}: {datamodule.category}" if datamodule.category else datamodule.name,
-        model_name=model_name,
+        model_name=model.name,
         source=source,
         version=__version__,
         date=datetime.now().astimezone(),
         n_good=len(good),
         n_defective=len(defective),
         thresholds=thresholds,
-        provenance=[*provenance(thresholds, datamodule), *_warnings(results, datamodule)],
+        remarks=remarks(thresholds, datamodule, results),
         confidence=CONFIDENCE,
         false_alarms=false_alarms,
         recall=recall,
-        precision=Rate(recall.number, recall.number + false_alarms.number) if recall and false_alarms else None,
+        precision=precision,
         rare=RARE,
-        precision_if_rare=precision_at(RARE, recall, false_alarms) if recall and false_alarms else None,
+        precision_if_rare=precision_if_rare,
         histogram=draw_histogram(results, thresholds.score),
         roc=roc,
-        roc_chart=roc and draw_roc(roc, recall, false_alarms),
+        roc_chart=roc and draw_curve(roc, "AUROC", ROC_LABELS, point),
         pro=pro,
-        pro_chart=pro and draw_pro(pro),
+        pro_chart=pro and draw_curve(pro, "AUPRO", PRO_LABELS),
         fpr_limit=FPR_LIMIT,
         kinds=kinds_of(results),
         colour_stops=colour_stops() if scale else None,
         scale=scale,
-        outcomes=Counter(outcome_of(result) for result in ordered),
+        outcomes=Counter(result.outcome for result in ordered),
         cards=[make_card(result, scale) for result in ordered[:n_images]],
     )
+    replace_file(output, html.encode())
 
 
 def _percent(value: float) -> str:
     """Format a rate in percent, with a decimal if it is small."""
     digits = f"{100 * value:.1f}".removesuffix(".0") if value < 0.0995 else f"{100 * value:.0f}"
     return f"{digits}\N{NO-BREAK SPACE}%"
-
-
-def _warnings(results: Sequence[ImageResult], datamodule: AnomalibDataModule) -> list[str]:
-    """Explain what else makes the numbers look better than they are."""
-    trained_on = {Path(path).parent for path in datamodule.train_data.samples["image_path"]}
-    if datamodule.seed is not None or not any(
-        result.path.parent in trained_on for result in results if not result.is_defective
-    ):
-        return []
-    sentence = (
-        "Good test images were drawn from the training images at random, and without a seed: the model may have been "
-        "trained on some of them. Name the same seed of the data for training and report."
-    )
-    return [sentence]

@@ -1,123 +1,150 @@
-"""The images of the report: their order, anomaly maps over them, and outlines of the ground truth."""
+"""The pictures of the report as data URIs: charts, and images with anomaly maps and outlines of the ground truth."""
 
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-if TYPE_CHECKING:
-    from .results import ImageResult
+from .measures import Curve
+from .results import OUTCOMES, ImageResult
 
 COLOUR_MAP = "inferno"
 """Ordered by lightness, also for the colour-blind and in print."""
-GROUND_TRUTH = "#56b4e9"
-"""A blue that the colour map lacks, of the palette of Okabe and Ito."""
-SIDE = 256
-"""Longer side of a picture in pixels, at most."""
-QUALITY = 80
-"""Quality of the JPEG files: 170 images with their maps take about 5 MB."""
-OPACITY = 0.85
-"""Opacity of the highest scores in a map over an image. The lowest are transparent."""
 FIRST_COLOUR = 0.3
 """Where in the colour map the colours begin: darker ones would not be seen on a dark image."""
-N_STOPS = 21
-USUAL = 99
-"""Percentile of the pixels of a good image at which the colours begin."""
-HIGHEST = 99.9
-"""Percentile of the scores at which the colours end if there is no threshold."""
-OUTCOMES = ("false alarm", "missed", "found", "passed")
-"""In the order in which they are shown."""
+OPACITY = 0.85
+"""Opacity of the highest scores in a map over an image. The lowest are transparent."""
+GROUND_TRUTH = "#56b4e9"
+"""A blue that the colour map lacks, of the palette of Okabe and Ito, which the colour-blind can distinguish."""
+CLASSES = {False: ("good", "#0072b2"), True: ("defective", "#d55e00")}
+"""Names and colours in charts, of the same palette."""
+REACH = 4.0
+"""A histogram ends at 1, or at so many times the distance from the lowest score to the threshold if that is more. The
+last bar has the rest."""
+FOREGROUND = "#010203"
+"""Stands for the colour of the text, which is dark or light as the page is."""
+STYLE = "svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ddd}}"
+SETTINGS: dict[Any, Any] = {
+    # In inches: letters of 9 points are as large as the text around the chart.
+    "figure.figsize": (4.0, 3.0),
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    **dict.fromkeys(("text.color", "xtick.color", "ytick.color", "axes.edgecolor", "axes.labelcolor"), FOREGROUND),
+}
 
 
 class Scale(NamedTuple):
-    """Colours of scores: transparent up to ``begin``, the same from ``end`` on.
-
-    ``middle`` is the threshold, in the middle of the colours; None if there is none.
-    """
+    """Colours of scores: transparent up to ``begin``, the same from ``end`` on, the threshold in the ``middle``."""
 
     begin: float
     middle: float | None
     end: float
 
     def places(self, scores: np.ndarray) -> np.ndarray:
-        """Map scores to places in the colours, in ``[0, 1]``.
-
-        Below the middle, places rise with the root of the score, so that slight anomalies can be seen.
-        """
+        """Map scores to places in the colours, in ``[0, 1]``."""
         if self.middle is None:
             return np.interp(scores, [self.begin, self.end], [0, 1])
         places = np.interp(scores, [self.begin, self.middle, self.end], [0, 0.5, 1])
+        # Below the middle they rise with the root of the score, so that slight anomalies can be seen.
         return np.where(places < 0.5, np.sqrt(places / 2), places)
 
 
-def outcome_of(result: "ImageResult") -> str:
-    """Return one of :data:`OUTCOMES`; without a threshold, ``"defective"`` or ``"good"``."""
-    if result.is_alarm is None:
-        return "defective" if result.is_defective else "good"
-    false_alarm, missed, found, passed = OUTCOMES
-    if result.is_defective:
-        return found if result.is_alarm else missed
-    return false_alarm if result.is_alarm else passed
+@mpl.rc_context(SETTINGS)
+def draw_histogram(results: Sequence[ImageResult], threshold: float | None) -> str:
+    """Draw a histogram of the scores of good and of defective images."""
+    scores = np.array([result.score for result in results])
+    truth = np.array([result.is_defective for result in results])
+    lowest, highest = scores.min(), scores.max()
+    if threshold is not None:
+        lowest = min(lowest, threshold)
+        highest = max(min(highest, max(1, lowest + REACH * (threshold - lowest))), threshold)
+    edges = np.linspace(lowest, highest if highest > lowest else lowest + 1, 33)
+    figure = Figure()
+    axes = figure.subplots()
+    for label, (name, colour) in CLASSES.items():
+        if (truth == label).any():
+            shown = scores[truth == label].clip(max=edges[-1])
+            axes.hist(shown, list(edges), color=colour, alpha=0.7, label=f"{name} ({len(shown)})")
+    if threshold is not None:
+        axes.axvline(threshold, color=FOREGROUND, linestyle="--", linewidth=1.2, label=f"threshold {threshold:.2f}")
+    is_cut = scores.max() > edges[-1]
+    axes.set(xlabel=f"score (the last bar: up to {scores.max():.1f})" if is_cut else "score", ylabel="images")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside upper center", ncols=3, handlelength=1.2, columnspacing=1)
+    return _svg_uri(figure)
 
 
-def in_order(results: Sequence["ImageResult"]) -> list["ImageResult"]:
-    """Sort images by their outcomes, among each the clearest mistakes and the closest decisions first.
+@mpl.rc_context(SETTINGS)
+def draw_curve(curve: Curve, area: str, labels: tuple[str, str], threshold: tuple[Any, Any] | None = None) -> str:
+    """Draw an ROC or PRO curve with the name of the area under it, perhaps with a point at the threshold."""
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=FOREGROUND, linewidth=0.8, linestyle=":", label="chance")
+    if threshold is not None:
+        axes.plot(*threshold, "o", color=CLASSES[True][1], label="at the threshold", clip_on=False, zorder=3)
+    axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"{area} {curve.area:.3f}")
+    axes.set(xlim=(0, curve.fpr[-1]), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1])
+    axes.grid(color=FOREGROUND, alpha=0.15)
+    axes.legend(loc="lower right")
+    return _svg_uri(figure)
 
-    Without a threshold, the highest scores come first.
-    """
 
-    def key(result: "ImageResult") -> tuple[int, float]:
+def _svg_uri(figure: Figure) -> str:
+    content = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(content, format="svg", transparent=True, metadata=nothing)
+    themed = content.getvalue().replace(FOREGROUND, "currentColor").replace("</style>", f"{STYLE}</style>", 1)
+    return _data_uri(themed.encode(), "svg+xml")
+
+
+def in_order(results: Sequence[ImageResult]) -> list[ImageResult]:
+    """Sort images by their outcomes and the clearest mistakes; without a threshold, by descending scores."""
+    order = list(OUTCOMES.values())
+
+    def key(result: ImageResult) -> tuple[int, float]:
         if result.is_alarm is None:
             return 0, -result.score
-        return OUTCOMES.index(outcome_of(result)), result.score if result.is_defective else -result.score
+        return order.index(result.outcome), result.score if result.is_defective else -result.score
 
     return sorted(results, key=key)
 
 
-def map_scale(results: Sequence["ImageResult"], threshold: float | None) -> Scale | None:
-    """Choose the colours of all maps; None if there are no maps.
-
-    They begin at the score that 99 % of the pixels of good images do not exceed, or of all images if none is good. They
-    end at 1, or without a threshold, at the highest scores.
-    """
-    with_map = [result for result in results if result.anomaly_map is not None]
-    if not with_map:
+def map_scale(results: Sequence[ImageResult], threshold: float | None) -> Scale | None:
+    """Choose the colours of all maps: from what few pixels of good images reach to 1, or to the highest scores."""
+    maps = [(result.is_defective, result.anomaly_map) for result in results if result.anomaly_map is not None]
+    if not maps:
         return None
-    good = [result for result in with_map if not result.is_defective]
-    begin = float(np.median([np.percentile(each.anomaly_map, USUAL) for each in good or with_map]))  # type: ignore[arg-type]
+    good = [scores for is_defective, scores in maps if not is_defective]
+    begin = float(np.median([np.percentile(scores, 99) for scores in good or [scores for _, scores in maps]]))
     if threshold is not None and 0 < threshold < 1:
         return Scale(begin if begin < threshold else 0, threshold, 1)
-    highest = max(float(np.percentile(each.anomaly_map, HIGHEST)) for each in with_map)  # type: ignore[arg-type]
+    highest = max(float(np.percentile(scores, 99.9)) for _, scores in maps)
     return Scale(begin, None, highest if highest > begin else begin + 1)
 
 
-def make_card(result: "ImageResult", scale: Scale | None) -> dict[str, object]:
-    """Draw an image, its map in the colours of the scale and the outline of its ground truth, as data URIs."""
+def make_card(result: ImageResult, scale: Scale | None) -> dict[str, object]:
+    """Draw an image, its map in the colours of the scale and the outline of its ground truth."""
     height, width = result.picture.shape[:2]
-    heat = outline = None
+    card = {"result": result, "width": width, "height": height, "heat": None, "outline": None}
+    card["picture"] = _image_uri(Image.fromarray(result.picture), "jpeg")
     if result.anomaly_map is not None and scale is not None:
-        heat = _jpeg_uri(overlay(result.picture, result.anomaly_map.numpy(), scale))
+        heat = overlay(result.picture, result.anomaly_map.numpy(), scale)
+        card["heat"] = _image_uri(Image.fromarray(heat), "jpeg")
     if result.mask is not None and result.mask.any():
-        outline = outline_uri(result.mask.numpy(), (height, width))
-    pictures = {"picture": _jpeg_uri(result.picture), "heat": heat, "outline": outline}
-    return {"result": result, "outcome": outcome_of(result), "width": width, "height": height, **pictures}
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Encode a file of a media type, such as ``"image/jpeg"``, as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Reduce an RGB image ``(H, W, 3)`` in ``[0, 1]`` to sides of at most 256 pixels, in ``0`` to ``255``."""
-    picture = Image.fromarray((image * 255).round().astype(np.uint8))
-    picture.thumbnail((SIDE, SIDE))
-    return np.asarray(picture)
+        card["outline"] = outline_uri(result.mask.numpy(), (height, width))
+    return card
 
 
 def overlay(picture: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> np.ndarray:
@@ -130,30 +157,33 @@ def overlay(picture: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> np.nd
 
 
 def outline_uri(mask: np.ndarray, size: tuple[int, int]) -> str:
-    """Draw the outline of a mask ``(H, W)`` at a height and width, as a data URI of a transparent PNG file."""
+    """Draw the outline of a mask ``(H, W)`` at a height and width, on a transparent ground."""
     # Whatever is marked stays marked if it gets smaller.
     reduced = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)) > 0
     edge = binary_dilation(reduced) & ~reduced
     picture = Image.fromarray(edge.astype(np.uint8)).convert("P")
     picture.putpalette([0, 0, 0, *(round(255 * channel) for channel in mpl.colors.to_rgb(GROUND_TRUTH))])
-    content = io.BytesIO()
-    picture.save(content, format="PNG", transparency=0, optimize=True)
-    return data_uri(content.getvalue(), "image/png")
+    return _image_uri(picture, "png", transparency=0)
 
 
 def colour_stops() -> list[str]:
     """Sample the colours of a map from the lowest to the highest score, as CSS with opacity."""
-    places = np.linspace(0, 1, N_STOPS)
+    places = np.linspace(0, 1, 21)
     return [
         f"rgb({red:.0f} {green:.0f} {blue:.0f} / {OPACITY * place**0.5:.2f})"
         for (red, green, blue), place in zip(_colour(places), places, strict=True)
     ]
 
 
-def _jpeg_uri(picture: np.ndarray) -> str:
+def _image_uri(picture: Image.Image, kind: str, **options: Any) -> str:
     content = io.BytesIO()
-    Image.fromarray(picture).save(content, format="JPEG", quality=QUALITY, optimize=True)
-    return data_uri(content.getvalue(), "image/jpeg")
+    # 170 images with their maps take about 5 MB.
+    picture.save(content, format=kind, optimize=True, quality=80, **options)
+    return _data_uri(content.getvalue(), kind)
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _colour(places: np.ndarray) -> np.ndarray:

@@ -1,25 +1,38 @@
 """Test results of a model, image by image, from a test by anomalib's engine, and the thresholds that decided them."""
 
-import math
+from __future__ import annotations
+
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataModule
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.data.utils import ValSplitMode
-from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from PIL import Image
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_students.model.post_processor import Decision
 
-from .pictures import thumbnail
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule
+
+OUTCOMES: dict[tuple[bool, bool | None], str] = {
+    (False, True): "false alarm",
+    (True, False): "missed",
+    (True, True): "found",
+    (False, False): "passed",
+    (True, None): "defective",
+    (False, None): "good",
+}
+"""By whether an image is defective, and whether it is called anomalous; in the order in which they are shown."""
+UNRECORDED = Decision("f1")
+"""That of anomalib's own post-processor, which does not record how it has set a threshold."""
 
 
 class ImageResult(NamedTuple):
@@ -38,31 +51,26 @@ class ImageResult(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Folder and name."""
-        return name_of(self.path)
+        """Folder, which is the type of the defect, and name: ``crack/000``."""
+        return "/".join(self.path.with_suffix("").parts[-2:])
 
     @property
     def kind(self) -> str:
         """Name of the folder: the type of defect, or what good images are called."""
         return self.path.parent.name
 
+    @property
+    def outcome(self) -> str:
+        """One of :data:`OUTCOMES`."""
+        return OUTCOMES[self.is_defective, self.is_alarm]
+
 
 class Thresholds(NamedTuple):
-    """Thresholds of images and pixels on the scale of the scores that the post-processor returns.
+    """Thresholds of images and pixels on the scale of the scores, None if there are none, and how they were chosen."""
 
-    They are None if the model has none; ``decision`` is None if the post-processor does not record how they were set.
-    """
-
-    score: float | None
-    pixel: float | None
-    decision: Decision | None = None
-
-    @property
-    def expected(self) -> tuple[float, float, float] | None:
-        """Target rate of false alarms and its 90 % interval; None if the checkpoint has none."""
-        if self.score is None or self.decision is None or not math.isfinite(self.decision.false_alarm_rate):
-            return None
-        return self.decision.false_alarm_rate, self.decision.lower, self.decision.upper
+    score: float | None = None
+    pixel: float | None = None
+    decision: Decision = UNRECORDED
 
 
 class _Collector(Visualizer):
@@ -73,16 +81,17 @@ class _Collector(Visualizer):
         self.results: list[ImageResult] = []
 
     def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ANN401
-        """Keep the results of a batch."""
         del trainer, outputs, args
-        for item in cast("Iterable[Any]", batch):
+        for item in batch:
+            picture = Image.fromarray((visible_image(pl_module, item.image) * 255).round().astype(np.uint8))
+            picture.thumbnail((256, 256))
             self.results.append(
                 ImageResult(
                     path=Path(str(item.image_path)),
                     is_defective=bool(item.gt_label),
                     score=float(item.pred_score),
                     is_alarm=bool(item.pred_label) if self._has_threshold else None,
-                    picture=thumbnail(visible_image(pl_module, item.image)),
+                    picture=np.asarray(picture),
                     anomaly_map=None if item.anomaly_map is None else item.anomaly_map.float().cpu().squeeze(),
                     mask=None if item.gt_mask is None else item.gt_mask.cpu().squeeze() > 0,
                 )
@@ -92,14 +101,10 @@ class _Collector(Visualizer):
 def read_results(
     model: AnomalibModule, datamodule: AnomalibDataModule, has_threshold: bool, **trainer_arguments: Any
 ) -> list[ImageResult]:
-    """Test a model with anomalib's engine, and return the results in the order of the data.
-
-    The model's own pre- and post-processor are used. Raises a ``ValueError`` if there are no test images.
-    """
+    """Test a model with anomalib's engine; raise a ``ValueError`` if there are no test images."""
     # It takes seconds to import.
     from anomalib.engine import Engine
 
-    find_test_images(datamodule)
     collector = _Collector(has_threshold)
     evaluator, visualizer = model.evaluator, model.visualizer
     model.evaluator, model.visualizer = None, collector  # type: ignore[assignment]
@@ -109,24 +114,10 @@ def read_results(
             engine.test(model, datamodule=datamodule, verbose=False)
     finally:
         model.evaluator, model.visualizer = evaluator, visualizer
-    return collector.results
-
-
-def find_test_images(datamodule: AnomalibDataModule) -> AnomalibDataset:
-    """Return the test images of a data module, with their ground truth. Raises a ``ValueError`` for none."""
-    datamodule.prepare_data()
-    datamodule.setup()
-    dataset = datamodule.test_data
-    if len(dataset) == 0:
+    if not collector.results:
         msg = f"The data {datamodule.name} have no test images."
         raise ValueError(msg)
-    return dataset
-
-
-def name_of(path: str | Path) -> str:
-    """Name an image in a figure by its folder, which is the type of its defect, and its name: ``crack/000``."""
-    path = Path(path)
-    return f"{path.parent.name}/{path.stem}" if path.parent.name else path.stem
+    return collector.results
 
 
 def visible_image(model: AnomalibModule, image: torch.Tensor) -> np.ndarray:
@@ -141,29 +132,30 @@ def visible_image(model: AnomalibModule, image: torch.Tensor) -> np.ndarray:
 
 def find_thresholds(model: AnomalibModule) -> Thresholds:
     """Read the thresholds from the post-processor of a model."""
-    post_processor = cast("PostProcessor | None", model.post_processor)
+    post_processor: Any = model.post_processor
     if post_processor is None or not post_processor.enable_thresholding:
-        return Thresholds(None, None)
+        return Thresholds()
     score, pixel = (
-        None if getattr(post_processor, f"{kind}_threshold").isnan() else float(normalised)
-        for kind, normalised in (
-            ("image", post_processor.normalized_image_threshold),
-            ("pixel", post_processor.normalized_pixel_threshold),
-        )
+        None
+        if getattr(post_processor, f"{kind}_threshold").isnan()
+        else float(getattr(post_processor, f"normalized_{kind}_threshold"))
+        for kind in ("image", "pixel")
     )
-    return Thresholds(score, pixel, getattr(post_processor, "decision", None))
+    return Thresholds(score, pixel, getattr(post_processor, "decision", None) or UNRECORDED)
 
 
-def provenance(thresholds: Thresholds, datamodule: AnomalibDataModule) -> list[str]:
-    """Explain in sentences how thresholds were set, and what that means for the numbers of a test."""
+def remarks(thresholds: Thresholds, datamodule: AnomalibDataModule, results: Sequence[ImageResult] = ()) -> list[str]:
+    """Explain in sentences how thresholds were set, and what makes numbers look better than they are."""
+    sentences = [str(thresholds.decision)]
     if thresholds.score is None:
-        return ["The model has no threshold: a training sets one if it has images to set it from."]
-    # anomalib's own post-processor does not record how it has set a threshold.
-    decision = thresholds.decision or Decision("f1")
-    sentences = [str(decision)]
-    if decision.rule == "f1" and datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST:
+        sentences = ["The model has no threshold: a training sets one if it has images to set it from."]
+    elif thresholds.decision.rule == "f1" and datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST:
+        sentences.append("The validation images are the test images: expect more mistakes on new images than here.")
+    good = {result.path.parent for result in results if not result.is_defective}
+    trained_on = {Path(path).parent for path in datamodule.train_data.samples["image_path"]} if good else set()
+    if datamodule.seed is None and good & trained_on:
         sentences.append(
-            "By the settings of the data, the validation images are the test images: expect more mistakes on new "
-            "images than here."
+            "Good test images were drawn from the training images at random, and without a seed: the model may have "
+            "been trained on some of them. Name the same seed of the data for training and report."
         )
     return sentences

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from anomalib_students.files import check_output
 from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.report.command import load_model
-from anomalib_students.report.results import find_test_images, name_of, visible_image
+from anomalib_students.report.page import load_model
+from anomalib_students.report.results import visible_image
 
 from .panels import ScoredImage, draw_panels
 
@@ -49,7 +49,9 @@ def maps(
         ValueError: If there are no such images, or one of them or the checkpoint cannot be read.
     """
     check_output(output, ".png", "A figure")
-    dataset = find_test_images(data)
+    data.prepare_data()
+    data.setup()
+    dataset = data.test_data
     chosen = spread_over_types(dataset, n_images) if images is None else named_images(dataset, images)
     model = load_model(checkpoint)
     batches = (cast("ImageBatch", ImageBatch.collate([chosen[position]])) for position in range(len(chosen)))
@@ -105,7 +107,7 @@ def score_image(model: UninformedStudents, batch: ImageBatch) -> ScoredImage:
     if len(found) > 1:
         found[MULTI_SCALE] = together
     return ScoredImage(
-        name=name_of(batch.image_path[0]),
+        name="/".join(Path(batch.image_path[0]).with_suffix("").parts[-2:]),
         image=visible_image(model, image[0]),
         mask=None if mask is None else mask[0].numpy().astype(bool),
         maps={name: scores[0, 0].cpu().numpy() for name, scores in found.items()},

@@ -10,7 +10,6 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_students.report.results import find_test_images
 from reproduction.__main__ import main
 from reproduction.figures import embedding, maps
 from reproduction.figures.embedding import draw_embedding, embed
@@ -124,7 +123,9 @@ def test_maps_of_the_data(place, shown, tmp_path, monkeypatch):
     assert Image.open(tmp_path / "new" / "maps.png").size[0] <= 415
     assert [image.name for image in shown] == ["round/000", "square/000"]
     model = UninformedStudents.load_from_checkpoint(place / "model.ckpt").eval()
-    item = find_test_images(MVTec(root=place, category="dots", num_workers=0))[2]
+    datamodule = MVTec(root=place, category="dots", num_workers=0)
+    datamodule.setup()
+    item = datamodule.test_data[2]
     seen = resize(item.image[None], [48, 48], antialias=True)
     np.testing.assert_allclose(shown[0].image, seen[0].permute(1, 2, 0), atol=1e-6)
     assert shown[0].mask.shape == (48, 48)

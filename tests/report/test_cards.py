@@ -8,15 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_students.report.pictures import (
-    Scale,
-    in_order,
-    make_card,
-    map_scale,
-    outcome_of,
-    outline_uri,
-    overlay,
-)
+from anomalib_students.report.pictures import Scale, in_order, make_card, map_scale, outline_uri, overlay
 
 from .conftest import result
 
@@ -29,7 +21,7 @@ def decode(uri):
 def test_mistakes_come_first_and_the_clearest_of_them_before_others(results):
     extra = [result("good/009", False, 0.6, True), result("crack/009", True, 0.2, False)]
     ordered = in_order([*results, *extra])
-    assert [(outcome_of(each), each.score) for each in ordered] == [
+    assert [(each.outcome, each.score) for each in ordered] == [
         ("false alarm", 0.7),
         ("false alarm", 0.6),
         ("missed", 0.2),
@@ -47,7 +39,7 @@ def test_mistakes_come_first_and_the_clearest_of_them_before_others(results):
 def test_without_decisions_the_highest_scores_come_first(results):
     ordered = in_order([each._replace(is_alarm=None) for each in results])
     assert [each.score for each in ordered] == sorted((each.score for each in results), reverse=True)
-    assert {outcome_of(each) for each in ordered} == {"good", "defective"}
+    assert {each.outcome for each in ordered} == {"good", "defective"}
 
 
 def usual(results):
