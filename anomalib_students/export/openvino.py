@@ -36,14 +36,8 @@ ONNX_OPSET = 18
 """Operator set of exported models: the one in which torch exports."""
 EXAMPLE_SIZE = (40, 56)
 """Height and width of the image that a model of any size is traced with: neither small nor equal, which torch fixes."""
-LARGEST_ONNX_FILE = 2**31
-"""Bytes that an ONNX file must have fewer of: the limit of protocol buffers."""
-ONNX_GRAPH = 2**24
-"""Bytes allowed for the operations of an ONNX file beside the weights; ours take less than one megabyte."""
 QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
 """Compressions whose convolutions compute in 8 bits."""
-EQUALISATION_IMAGES = 8
-"""Images on which the ranges of channels are measured."""
 LARGEST_DIFFERENCE = 0.05
 """Difference of scores in ``[0, 1]`` that quantisation may make without a warning; 0.01 is usual."""
 TALKATIVE = ("onnx_ir", "onnxscript", "nncf")
@@ -69,21 +63,19 @@ class ExactExport(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load a model as anomalib does; for ``Engine.export``, with the arguments of the model that it was given.
-
-        ``Engine.export`` exports what this method returns, and ignores the model that the command line has made.
-        """
+        """Load a model; for ``Engine.export``, which would ignore them, with the arguments of the model given to it."""
         frame = inspect.currentframe()
         while frame and frame.f_code is not Engine.export.__code__:
             frame = frame.f_back
         if frame:
-            given = frame.f_locals["model"]
-            kwargs = {name: value for name, value in given.hparams.items() if given.is_named(name)} | kwargs
+            given, defaults = frame.f_locals["model"], inspect.signature(cls).parameters
+            named = {name: value for name, value in given.hparams.items() if value != defaults[name].default}
+            kwargs = named | kwargs
             kwargs |= {name: getattr(given, name) or False for name in ("pre_processor", "post_processor")}
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to PyTorch as anomalib does, whole or not at all."""
+        """Export to PyTorch, whole or not at all."""
         return _export_whole(super().to_torch, *args, **kwargs)  # type: ignore[misc]
 
     def to_onnx(  # type: ignore[override]
@@ -93,25 +85,19 @@ class ExactExport(LightningModule):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> Path:
-        """Export to ONNX as anomalib does, in one file, and in the operator set that can express the padding.
-
-        Without ``input_size``, the model takes images of any size. From 2 GB on the weights are in a second file,
-        ``model.onnx.data``. The model keeps its mode.
+        """Export to ONNX, by default in one file; without ``input_size``, for images of any size.
 
         Raises:
             ValueError: If the pre-processor can't be exported for images of any size.
         """
-        kwargs.setdefault("opset_version", ONNX_OPSET)
-        size = sum(value.nbytes for value in (*self.parameters(), *self.buffers()))
-        kwargs.setdefault("external_data", size + ONNX_GRAPH >= LARGEST_ONNX_FILE)
-        kwargs.setdefault("verbose", False)
+        # Imported here, as all that only exports need.
+        import onnx
+
+        kwargs = {"opset_version": ONNX_OPSET, "external_data": False, "verbose": False, **kwargs}
         takes_any_size = input_size is None and not kwargs.keys() & {"dynamic_axes", "dynamic_shapes"}
         if takes_any_size:
             input_size = EXAMPLE_SIZE
             kwargs["dynamic_shapes"] = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
-        # Imported here, as all that only exports need.
-        import onnx
-
         export: Callable[..., Path] = super().to_onnx  # type: ignore[assignment]
 
         def checked(export_root: Path) -> Path:
@@ -123,9 +109,7 @@ class ExactExport(LightningModule):
             except torch.onnx.OnnxExporterError as error:
                 if not takes_any_size:
                     raise
-                msg = (
-                    "The pre-processor can't be exported for images of any size: give their input_size (height, width)."
-                )
+                msg = "The pre-processor can't be exported for images of any size: give an input_size (height, width)."
                 raise ValueError(msg) from error
             return path
 
@@ -133,7 +117,7 @@ class ExactExport(LightningModule):
             return _export_whole(checked, export_root)
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to OpenVINO as anomalib does, with equalised channels if convolutions are quantised.
+        """Export to OpenVINO, with equalised channels if convolutions are quantised.
 
         Raises:
             ValueError: If there is no data module to quantise by.
@@ -144,16 +128,13 @@ class ExactExport(LightningModule):
         equal: Any = nullcontext()
         if compression_type in QUANTISED:
             if datamodule is None:
-                msg = (
-                    f"Datamodule must be provided for OpenVINO {compression_type.name} compression: "
-                    "its images calibrate the model. Name the data, as in --data MVTec."
-                )
+                what = f"OpenVINO {compression_type.name} compression"
+                msg = f"Datamodule must be provided for {what}: its images calibrate it. Name it, as in --data MVTec."
                 raise ValueError(msg)
             # Imported here, as in anomalib, because it takes seconds.
             from .int8 import calibration_images, equalised
 
-            images = (batch.image.to(self.device) for batch in calibration_images(datamodule, EQUALISATION_IMAGES))
-            equal = equalised(self, images)
+            equal = equalised(self, (batch.image.to(self.device) for batch in calibration_images(datamodule)))
         # In a thread of its own: where OpenVINO has computed, the next signal may find a stack that is gone.
         with _as_exported(self), only_warnings_of(*TALKATIVE), equal, ThreadPoolExecutor(1) as thread:
             return thread.submit(_export_whole, export, *args, **kwargs).result()
@@ -194,11 +175,7 @@ class ExactExport(LightningModule):
 
 
 class _AntialiasedResize(Transform):
-    """Transform that resizes batches of images with :func:`antialiased_resize`.
-
-    Args:
-        size: Height and width; or only the shorter side, which keeps the ratio of the sides.
-    """
+    """Resize images to a height and width, or to a shorter side only, which keeps the ratio of the sides."""
 
     def __init__(self, size: Sequence[int]) -> None:
         super().__init__()
@@ -206,20 +183,16 @@ class _AntialiasedResize(Transform):
 
     def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
         """Resize images of shape ``(B, C, H, W)``."""
-        sides = inpt.shape[-2:]
         if len(self.size) == 2:
             return antialiased_resize(inpt, *self.size)
+        sides = inpt.shape[-2:]
         # A comparison would limit the sizes that the exported model takes.
         shorter = torch.sym_min(*sides)
         return antialiased_resize(inpt, *(cast("int", self.size[0] * side // shorter) for side in sides))
 
 
 def _exportable(transform: Transform | None) -> Transform | None:
-    """Make a transform exportable as anomalib does, but keep its antialiasing, and the ratio of the sides.
-
-    anomalib resizes with antialiasing in training and in its engine, but not in exported models, for which torch has no
-    such operator. An exported model would see an image that is larger than its input differently.
-    """
+    """Make a transform exportable as anomalib does, but keep its antialiasing, for which torch has no operator."""
     if isinstance(transform, Compose):
         return Compose([_exportable(each) for each in transform.transforms])
     if (
@@ -235,19 +208,11 @@ def _exportable(transform: Transform | None) -> Transform | None:
 
 @contextmanager
 def _as_exported(model: nn.Module) -> Iterator[None]:
-    """Restore afterwards which modules train, and normalise no scores without a range, which would be all NaN.
-
-    Exports set all modules to evaluation. OpenVINO fails when it compiles a quantised model that computes with NaN.
-    """
+    """Restore afterwards which modules train, and normalise no scores without a range, which would be all NaN."""
     modes = {module: module.training for module in model.modules()}
-    unranged = [
-        module
-        for module in modes
-        if isinstance(module, PostProcessor)
-        and module.enable_normalization
-        and module.image_min.isnan()
-        and module.pixel_min.isnan()
-    ]
+    normalising = [module for module in modes if isinstance(module, PostProcessor) and module.enable_normalization]
+    # OpenVINO fails when it compiles a quantised model that computes with NaN.
+    unranged = [module for module in normalising if module.image_min.isnan() and module.pixel_min.isnan()]
     try:
         for post_processor in unranged:
             post_processor.enable_normalization = False
@@ -262,39 +227,33 @@ def _as_exported(model: nn.Module) -> Iterator[None]:
 def _export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path:
     """Export a model to a folder beside its place, and move it there when it is complete.
 
-    An older export is kept until then. A killed process leaves it, and a hidden folder ``.export-*`` beside it.
-
-    ``export`` writes to the folder ``export_root`` among its arguments, and returns the path of the main file in it.
-    An ``OSError`` is raised if a file cannot be written.
+    ``export`` writes to the folder ``export_root`` among its arguments, and returns the path of the main file in it. An
+    older export is kept until then: a killed process leaves it, and a hidden folder ``.export-*`` beside it. Raises an
+    ``OSError`` with the reason if OpenVINO or torch can't write a file.
     """
     bound = inspect.signature(export).bind(*args, **kwargs)
     root = Path(bound.arguments["export_root"])
     root.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=root, prefix=".export-") as folder, _naming_failed_writes(root):
-        temporary = bound.arguments["export_root"] = Path(folder)
-        main = export(*bound.args, **bound.kwargs).relative_to(temporary)
-        files = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
+    with TemporaryDirectory(dir=root, prefix=".export-") as folder:
+        bound.arguments["export_root"] = Path(folder)
+        try:
+            main = export(*bound.args, **bound.kwargs)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in WRITE_FAILURES):
+                raise
+            number = errno.ENOSPC if shutil.disk_usage(root).free < 2**20 else errno.EIO
+            reason = f"{os.strerror(number)}, so that the model is not exported; an older export is as it was"
+            raise OSError(number, reason, str(root)) from error
+        # The main file last, so that it is never found with the weights of another.
+        files = sorted((path for path in Path(folder).rglob("*") if path.is_file()), key=main.__eq__)
         for path in files:
-            with (temporary / path).open("rb") as file:
+            with path.open("rb") as file:
                 # A power cut must not leave an empty file.
                 os.fsync(file.fileno())
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
+        places = {path: root / path.relative_to(folder) for path in files}
         if len(files) > 1:
-            # So that the old main file is never found with new weights.
-            (root / main).unlink(missing_ok=True)
-        for path in sorted(files, key=lambda path: path == main):
-            (temporary / path).replace(root / path)
-    return root / main
-
-
-@contextmanager
-def _naming_failed_writes(root: Path) -> Iterator[None]:
-    """Raise an ``OSError`` with the reason if OpenVINO or torch fail to write a file."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(words in str(error) for words in WRITE_FAILURES):
-            raise
-        number = errno.ENOSPC if shutil.disk_usage(root).free < 2**20 else errno.EIO
-        reason = f"{os.strerror(number)}, so that the model is not exported; an older export is as it was"
-        raise OSError(number, reason, str(root)) from error
+            places[main].unlink(missing_ok=True)
+        for path, place in places.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+    return places[main]
