@@ -137,15 +137,7 @@ def reflect_pad(images: torch.Tensor, left: int, right: int, top: int, bottom: i
     Unlike :func:`torch.nn.functional.pad`, the padding may be larger than the image: a reflection is then itself
     reflected, as in :func:`numpy.pad`.
 
-    Args:
-        images: Images of shape ``(B, C, H, W)`` with ``H, W >= 1``.
-        left: Columns to add on the left.
-        right: Columns to add on the right.
-        top: Rows to add at the top.
-        bottom: Rows to add at the bottom.
-
-    Returns:
-        Images of shape ``(B, C, top + H + bottom, left + W + right)``.
+    Images have the shape ``(B, C, H, W)`` with ``H, W >= 1``, and then ``(B, C, top + H + bottom, left + W + right)``.
     """
     height, width = images.shape[-2:]
     # If the sides are symbols of an export, a comparison would limit the sizes that the exported model takes.

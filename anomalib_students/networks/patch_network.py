@@ -19,6 +19,7 @@ Paper:
     Latent Embeddings", CVPR 2020.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
@@ -56,64 +57,23 @@ class ConvolutionLayer(NamedTuple):
     pool: bool = False
 
 
+_layer = ConvolutionLayer
+_pooled = partial(ConvolutionLayer, pool=True)
+
 ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
     "paper": {
-        17: (
-            ConvolutionLayer(6, 128),
-            ConvolutionLayer(5, 256),
-            ConvolutionLayer(5, 256),
-            ConvolutionLayer(4, None),
-        ),
-        33: (
-            ConvolutionLayer(5, 128, pool=True),
-            ConvolutionLayer(5, 256, pool=True),
-            ConvolutionLayer(2, 256),
-            ConvolutionLayer(4, None),
-        ),
-        65: (
-            ConvolutionLayer(5, 128, pool=True),
-            ConvolutionLayer(5, 128, pool=True),
-            ConvolutionLayer(5, 128, pool=True),
-            ConvolutionLayer(4, 256),
-            ConvolutionLayer(1, None),
-        ),
+        17: (_layer(6, 128), _layer(5, 256), _layer(5, 256), _layer(4, None)),
+        33: (_pooled(5, 128), _pooled(5, 256), _layer(2, 256), _layer(4, None)),
+        65: (_pooled(5, 128), _pooled(5, 128), _pooled(5, 128), _layer(4, 256), _layer(1, None)),
     },
     "light": {
-        17: (
-            ConvolutionLayer(4, 32, pool=True),
-            ConvolutionLayer(4, 96, pool=True),
-            ConvolutionLayer(2, 256),
-            ConvolutionLayer(1, None),
-        ),
-        33: (
-            ConvolutionLayer(4, 32, pool=True),
-            ConvolutionLayer(4, 64, pool=True),
-            ConvolutionLayer(3, 96),
-            ConvolutionLayer(4, None),
-        ),
-        65: (
-            ConvolutionLayer(4, 24, pool=True),
-            ConvolutionLayer(4, 48, pool=True),
-            ConvolutionLayer(3, 64, pool=True),
-            ConvolutionLayer(3, 64),
-            ConvolutionLayer(4, None),
-        ),
+        17: (_pooled(4, 32), _pooled(4, 96), _layer(2, 256), _layer(1, None)),
+        33: (_pooled(4, 32), _pooled(4, 64), _layer(3, 96), _layer(4, None)),
+        65: (_pooled(4, 24), _pooled(4, 48), _pooled(3, 64), _layer(3, 64), _layer(4, None)),
     },
     "medium": {
-        33: (
-            ConvolutionLayer(4, 48, pool=True),
-            ConvolutionLayer(4, 96, pool=True),
-            ConvolutionLayer(3, 128),
-            ConvolutionLayer(3, 128),
-            ConvolutionLayer(2, None),
-        ),
-        65: (
-            ConvolutionLayer(4, 48, pool=True),
-            ConvolutionLayer(4, 96, pool=True),
-            ConvolutionLayer(3, 128, pool=True),
-            ConvolutionLayer(3, 192),
-            ConvolutionLayer(4, None),
-        ),
+        33: (_pooled(4, 48), _pooled(4, 96), _layer(3, 128), _layer(3, 128), _layer(2, None)),
+        65: (_pooled(4, 48), _pooled(4, 96), _pooled(3, 128), _layer(3, 192), _layer(4, None)),
     },
 }
 """Layers of the patch network for each patch size p, by architecture."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 
@@ -141,25 +142,15 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
 
 
 def check_metadata(metadata: Mapping[str, str], what: str) -> None:
-    """Raise an error if metadata are too long, or would change the terminal that shows them.
-
-    Args:
-        metadata: Metadata of a teacher file.
-        what: What has them, for the error.
-
-    Raises:
-        ValueError: If there are too many entries or characters, or control characters among them.
-    """
-    characters = sum(len(text) for entry in metadata.items() for text in entry)
-    if len(metadata) > MAX_ENTRIES or characters > MAX_CHARACTERS:
+    """Raise a ``ValueError`` if metadata are too long, or have control characters; ``what`` has them, for the error."""
+    text = "".join(chain.from_iterable(metadata.items()))
+    if len(metadata) > MAX_ENTRIES or len(text) > MAX_CHARACTERS:
         msg = (
-            f"{what} has metadata of {len(metadata):,} entries and {characters:,} characters: at most {MAX_ENTRIES} "
+            f"{what} has metadata of {len(metadata):,} entries and {len(text):,} characters: at most {MAX_ENTRIES} "
             f"and {MAX_CHARACTERS:,} are taken."
         )
         raise ValueError(msg)
-    if not all(
-        character.isprintable() or character in "\n\t" for entry in metadata.items() for character in "".join(entry)
-    ):
+    if not all(character.isprintable() or character in "\n\t" for character in text):
         msg = f"{what} has metadata with control characters."
         raise ValueError(msg)
 
