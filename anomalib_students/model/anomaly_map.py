@@ -7,8 +7,6 @@ from anomalib.data import InferenceBatch
 from torch.nn import functional
 
 __all__ = [
-    "MULTI_SCALE",
-    "check_finite",
     "combine_scales",
     "image_score",
     "normalised_score",
@@ -18,8 +16,6 @@ __all__ = [
     "upsample",
 ]
 
-MULTI_SCALE = "multi-scale"
-"""Name of the scores of all scales together (eq. 12)."""
 LARGEST_PIXEL = 5e4
 """Pixels beyond it are taken for broken: normalised images are below 10, and half precision ends at 65,504."""
 
@@ -40,8 +36,8 @@ def regression_error(students: torch.Tensor, target: torch.Tensor) -> torch.Tens
 def predictive_uncertainty(students: torch.Tensor) -> torch.Tensor:
     """Spread of the students around their mean (eq. 10).
 
-    Eq. 10 subtracts the squared norm of the mean from the mean squared norm. The mean squared distance to the mean is
-    the same number, without the cancellation.
+    It is the mean squared distance to the mean: the number that eq. 10 has as a difference of squared norms, without
+    the cancellation.
 
     Args:
         students: Descriptors of M students, of shape ``(M, B, d, h, w)``.
@@ -54,16 +50,7 @@ def predictive_uncertainty(students: torch.Tensor) -> torch.Tensor:
 
 
 def normalised_score(value: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Express a score in standard deviations from its mean over anomaly-free images (a term of eq. 11).
-
-    Args:
-        value: Regression error or predictive uncertainty, of shape ``(B, h, w)``.
-        mean: Its mean over anomaly-free images, a scalar.
-        std: Its standard deviation over anomaly-free images, a positive scalar.
-
-    Returns:
-        Normalised score of shape ``(B, h, w)``.
-    """
+    """Express e or v, of shape ``(B, h, w)``, in standard deviations from its mean over good images (eq. 11)."""
     return (value - mean) / std
 
 
@@ -89,14 +76,7 @@ def upsample(scores: torch.Tensor, output_stride: int, size: Sequence[int]) -> t
 
 
 def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Average the normalised scores of several patch sizes (eq. 12).
-
-    Args:
-        scores: One map of shape ``(B, 1, H, W)`` for each patch size.
-
-    Returns:
-        Anomaly map of shape ``(B, 1, H, W)``.
-    """
+    """Average the normalised scores of several patch sizes, maps of shape ``(B, 1, H, W)`` (eq. 12)."""
     return torch.stack(tuple(scores)).mean(dim=0)
 
 
@@ -108,7 +88,7 @@ def image_score(scores: torch.Tensor, score_window: int) -> torch.Tensor:
 
     Args:
         scores: Scores of the pixels, of shape ``(B, 1, H, W)``.
-        score_window: Side of the window in pixels, an odd number. Windows are cut off at the border. 1 for the maximum.
+        score_window: Side of the window in pixels, an odd number; 1 for the maximum. Windows end at the border.
 
     Returns:
         Scores of the images, of shape ``(B,)``.
@@ -129,39 +109,29 @@ def image_score(scores: torch.Tensor, score_window: int) -> torch.Tensor:
 def prediction(scores: torch.Tensor, images: torch.Tensor, score_window: int = 1) -> InferenceBatch:
     """Predict what anomalib's models do: a map, and a score of each image.
 
+    Images have no score that can be trusted if a pixel is NaN, infinite or absurdly large, or a score is not finite.
+    Comparisons with NaN are false, so that they would be labelled good. In exported models, activations and pooling may
+    also turn NaN into a number, and 8 bits hold no large ones: so the pixels are checked too.
+
     Args:
         scores: Scores of shape ``(B, 1, H, W)``.
         images: Normalised images that they are of, of shape ``(B, 3, H, W)``.
-        score_window: Side in pixels of the window whose largest mean is the score of an image, see
-            :func:`image_score`.
+        score_window: Side in pixels of the window of :func:`image_score`.
 
     Returns:
         Scores of the images, of shape ``(B,)``, and the anomaly map.
 
     Raises:
-        ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
-    """
-    scores = check_finite(scores, images)
-    return InferenceBatch(pred_score=image_score(scores, score_window), anomaly_map=scores)
-
-
-def check_finite(scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Raise a ``ValueError`` for normalised images whose scores, of shape ``(B, 1, h, w)``, can't be trusted.
-
-    These have a pixel that is NaN, infinite or absurdly large, or a score that is not finite. Comparisons with NaN are
-    false, so that it would be labelled good. In exported models, activations and pooling may also turn NaN into a
-    number, and 8 bits hold no large ones: so the pixels are checked too.
-
-    Exported models can't raise errors. There, all scores of a broken image are infinite, which is a score of 1 if
-    scores are normalised.
+        ValueError: If there is no score for an image. In exported models, which can't raise errors, its scores are
+            infinite, which is 1 if scores are normalised.
     """
     whole = (images.abs() <= LARGEST_PIXEL).float().amin(dim=(1, 2, 3), keepdim=True) > 0
     finite = (scores.abs() < torch.inf) & whole
     if torch.compiler.is_exporting():
-        return torch.where(finite, scores, torch.full_like(scores, torch.inf))
-    if not finite.all():
+        scores = torch.where(finite, scores, torch.full_like(scores, torch.inf))
+    elif not finite.all():
         broken = (~finite).flatten(1).any(dim=1).nonzero().flatten().tolist()
         cause = "the model's weights are not finite" if whole.all() else f"pixels are NaN or beyond {LARGEST_PIXEL:g}"
         msg = f"There is no score for the images {broken} of the batch: {cause}."
         raise ValueError(msg)
-    return scores
+    return InferenceBatch(pred_score=image_score(scores, score_window), anomaly_map=scores)

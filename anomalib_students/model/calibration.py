@@ -30,8 +30,8 @@ def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) 
     sizes = set()
     for index, images in _sampled(module, training, "Descriptors of training images"):
         sizes.add(images.shape[-2:])
-        # In the light of the training: otherwise components that follow it would count as nearly constant. The same
-        # light for an image with any number of processes.
+        # In the light of the training, or components that follow it would count as nearly constant; for an image the
+        # same with any number of processes.
         jittered = module.model.jitter(images, seed=index)
         for scale, of_scale in zip(scales, statistics, strict=True):
             for tile in module.model.tiles(scale, jittered):
@@ -61,7 +61,7 @@ def normalise_scores(module: "StudentTraining", held_out: AnomalibDataset) -> No
 
 @torch.no_grad()
 def scores_of(module: "StudentTraining", held_out: AnomalibDataset) -> torch.Tensor:
-    """Score the held-out images; returns scores of shape ``(n,)`` in the order of the data set, the same everywhere."""
+    """Score the held-out images: scores of shape ``(n,)`` in the order of the data set, the same in all processes."""
     scores = CatMetric(nan_strategy="disable").to(module.device)
     for index, images in _sampled(module, held_out, "Threshold by held-out images"):
         score = cast("torch.Tensor", module.model.predict(images).pred_score)
@@ -74,11 +74,7 @@ def scores_of(module: "StudentTraining", held_out: AnomalibDataset) -> torch.Ten
 def _sampled(
     module: "StudentTraining", dataset: AnomalibDataset, description: str
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Iterate over this process's share of a sample of a data set: indices, and pre-processed images, one at a time.
-
-    Raises:
-        SIGTERMException: If the process is to end.
-    """
+    """Iterate over this process's share of a sample of a data set: indices, and pre-processed images, one at a time."""
     trainer = module.trainer
     sample = sample_indices(len(dataset))[trainer.global_rank :: trainer.world_size]
     # Tiled ensembles have a function that cuts tiles out of the images.
@@ -86,9 +82,8 @@ def _sampled(
     collate = datamodule.external_collate_fn or dataset.collate_fn
     # Without a generator of its own, it would draw from that of the training.
     loader = DataLoader(Subset(dataset, sample), collate_fn=collate, generator=torch.Generator())
-    for index, batch in zip(
-        sample, tqdm(loader, description, leave=False, disable=trainer.global_rank > 0), strict=True
-    ):
+    progress = tqdm(loader, description, leave=False, disable=trainer.global_rank > 0)
+    for index, batch in zip(sample, progress, strict=True):
         if trainer.received_sigterm:
             raise SIGTERMException
         images = batch.image.to(module.device)

@@ -1,8 +1,7 @@
 """Checkpoints of the model: written whole or not at all, with their format, and independent of other files."""
 
 from collections.abc import Mapping
-from inspect import signature
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
@@ -22,8 +21,8 @@ CHECKPOINT_KEY = "anomalib_students_format"
 """Key of the format in checkpoints."""
 METRICS = "evaluator"
 """Component of a model that has its metrics."""
-OURS = "post_processor.good_images"
-"""Entry of the state that :class:`~anomalib_students.model.post_processor.FalseAlarmPostProcessor` has."""
+CHECKED = ("patch_sizes", "n_students", "descriptor_dim", "architecture")
+"""Arguments that the weights depend on: checkpoints with another value than the model's are refused."""
 
 
 class CheckpointIO(AtomicCheckpointIO, AnomalibCheckpointIO):
@@ -40,22 +39,13 @@ class Checkpoints(LightningModule):
     """Mixin of anomalib models: checkpoints have a format and no metrics, and are checked before they are loaded.
 
     It goes before ``AnomalibModule`` among the base classes.
-
-    Attributes:
-        checked_arguments: Arguments that the weights depend on: checkpoints with another value than a model's are
-            rejected, unless it is None.
-        saved_arguments: Values of arguments in checkpoints, so that they need no file that the model was made from.
     """
 
-    checked_arguments: ClassVar[tuple[str, ...]] = ()
-    saved_arguments: ClassVar[Mapping[str, Any]] = {}
-
     def setup(self, stage: str) -> None:
-        """Replace anomalib's way of writing checkpoints by one that writes them whole or not at all."""
+        """Write checkpoints whole or not at all, unless the user has chosen another way."""
         super().setup(stage)
         strategy = self.trainer.strategy
         written_by = strategy.checkpoint_io
-        # Not if the user has chosen another way.
         if type(written_by) is AnomalibCheckpointIO:
             strategy.checkpoint_io = CheckpointIO(written_by.extra_safe_globals)
 
@@ -63,7 +53,6 @@ class Checkpoints(LightningModule):
         """Save the format, and nothing of the metrics."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[CHECKPOINT_KEY] = CHECKPOINT_FORMAT
-        checkpoint["hyper_parameters"].update(self.saved_arguments)
         if isinstance(metrics := getattr(self, METRICS, None), Evaluator):
             # Its state is also saved as that of a callback.
             checkpoint.get("callbacks", {}).pop(metrics.state_key, None)
@@ -72,19 +61,17 @@ class Checkpoints(LightningModule):
         """Restore the pre- and post-processor; the metrics are this model's.
 
         Raises:
-            ValueError: If the checkpoint is of another format, of a model with other arguments that the weights depend
-                on, or has thresholds of another kind of post-processor.
+            ValueError: If the checkpoint is of another format, other networks or another kind of post-processor.
         """
         check_format(checkpoint.get(CHECKPOINT_KEY), CHECKPOINT_FORMAT, "The checkpoint")
         saved = checkpoint["hyper_parameters"]
-        for name in self.checked_arguments:
-            own, theirs = (
-                list(value) if isinstance(value, tuple) else value for value in (self.hparams[name], saved[name])
-            )
-            if own is not None and own != theirs:
+        for name in CHECKED:
+            own, theirs = self.hparams[name], saved[name]
+            # Command lines give lists of patch sizes.
+            if own is not None and (tuple(own) != tuple(theirs) if name == "patch_sizes" else own != theirs):
                 msg = f"The checkpoint is of a model with {name} {theirs}, but the model has {own}: set {name} alike."
                 raise ValueError(msg)
-        has_ours = OURS in checkpoint["state_dict"]
+        has_ours = "post_processor.good_images" in checkpoint["state_dict"]
         own = getattr(self, "post_processor", None)
         if own is not None and hasattr(own, "good_images") != has_ours:
             kinds = ("anomalib's PostProcessor", "FalseAlarmPostProcessor, the default")
@@ -92,10 +79,6 @@ class Checkpoints(LightningModule):
             raise ValueError(msg)
         checkpoint.get("anomalib_components_enabled", {}).pop(METRICS, None)
         super().on_load_checkpoint(checkpoint)
-
-    def is_named(self, argument: str) -> bool:
-        """Whether an argument has another value than its default."""
-        return self.hparams[argument] != signature(type(self)).parameters[argument].default
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return weights and statistics, without those of metrics: a checkpoint is tested with any."""
@@ -106,15 +89,14 @@ class Checkpoints(LightningModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Load weights and statistics; the metrics keep their state."""
-        state, own = dict(state_dict), super().state_dict()
-        for name in _of_metrics(state):
-            del state[name]
-        state.update({name: own[name] for name in _of_metrics(own)})
-        return super().load_state_dict(state, *args, **kwargs)
+        own = super().state_dict()
+        weights = {name: state_dict[name] for name in state_dict.keys() - _of_metrics(state_dict)}
+        metrics = {name: own[name] for name in _of_metrics(own)}
+        return super().load_state_dict(weights | metrics, *args, **kwargs)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load a model as anomalib does.
+        """Load a model.
 
         Raises:
             RuntimeError: If the file is damaged.

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from anomalib import LearningType
@@ -101,8 +101,6 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
         ((33,), 320)
     """
 
-    checked_arguments: ClassVar[tuple[str, ...]] = ("patch_sizes", "n_students", "descriptor_dim", "architecture")
-
     def __init__(
         self,
         preset: Preset | Settings = "default",
@@ -141,12 +139,6 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
                 scale.teacher = load_teacher(path, scale.patch_size, settings.descriptor_dim, settings.architecture)
         self.hold_out = HoldOut(settings.normalization_split)
 
-    @property
-    def saved_arguments(self) -> dict[str, Any]:  # type: ignore[override]
-        """Arguments in checkpoints: none is open, and the teachers are in the checkpoint."""
-        settings = asdict(self.settings)
-        return {"teacher": None, **{name: settings[name] for name in self.hparams if name in settings}}
-
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:
         """Predict anomaly maps and scores of a batch with images of shape ``(B, 3, H, W)``."""
         # Not as torchvision's type of images, which torch can't compile.
@@ -160,7 +152,10 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
             state = checkpoint["state_dict"]
             state.update({name: value for name, value in self.named_buffers() if name in state})
         super().on_save_checkpoint(checkpoint)
-        checkpoint[SETTINGS_KEY] = asdict(self.settings)
+        settings = checkpoint[SETTINGS_KEY] = asdict(self.settings)
+        # No argument is open, and the teachers are in the checkpoint.
+        given = {name: settings[name] for name in self.hparams if name in settings}
+        checkpoint["hyper_parameters"].update(given, teacher=None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what the user has not named from the checkpoint.

@@ -6,7 +6,6 @@ from typing import cast
 
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from torch import nn
 
 from .lightning_model import UninformedStudents
 
@@ -20,8 +19,7 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
     """Join the scales of several models, whose scores are comparable already (eq. 11).
 
     The result equals a model that was trained with these patch sizes together, from the same seed. Only its threshold
-    and the range of its scores, which depend on all scales together, are still to be measured, as
-    ``Engine().validate(model, datamodule=datamodule)`` does.
+    and the range of its scores are still to be measured, by ``Engine().validate(model, datamodule=datamodule)``.
 
     Args:
         models: Trained models, with one or several patch sizes each.
@@ -30,8 +28,7 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         Model with all their patch sizes, in ascending order, in evaluation mode.
 
     Raises:
-        ValueError: If there are no models, two of them share a patch size, or they differ in an argument that a
-            multi-scale model has only once.
+        ValueError: If there are no models, two share a patch size, or they differ in a setting of the merged model.
     """
     if not models:
         msg = "There are no models to merge."
@@ -41,28 +38,24 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         msg = f"Each patch size can be merged once, got {[model.model.patch_sizes for model in models]}."
         raise ValueError(msg)
     first = models[0]
-    for name, value in asdict(first.settings).items():
+    for name in sorted(asdict(first.settings).keys() - MAY_DIFFER):
         values = [getattr(model.settings, name) for model in models]
-        if name not in MAY_DIFFER and any(other != value for other in values):
+        if len(set(values)) > 1:
             msg = f"The models to be merged must have the same {name}, got {values}."
             raise ValueError(msg)
+    post_processor: PostProcessor | bool = False
+    if isinstance(own := first.post_processor, PostProcessor):
+        # Its settings, without its statistics of the scores of one scale.
+        post_processor = type(own)()
+        post_processor.load_checkpoint_config(own.checkpoint_config())
     merged = UninformedStudents(
         replace(first.settings, patch_sizes=tuple(sorted(ensembles))),
         teacher=None,
         pre_processor=cast("PreProcessor | None", first.pre_processor) or False,
-        post_processor=_unmeasured(first.post_processor),
+        post_processor=post_processor,
         evaluator=first.evaluator is not None,
         visualizer=first.visualizer is not None,
     )
     for size, ensemble in ensembles.items():
         merged.model.ensembles[f"p{size}"].load_state_dict(ensemble.state_dict())
     return merged.eval()
-
-
-def _unmeasured(post_processor: nn.Module | None) -> PostProcessor | bool:
-    """Copy the settings of a post-processor, without its statistics of the scores of one scale."""
-    if not isinstance(post_processor, PostProcessor):
-        return False
-    fresh = type(post_processor)()
-    fresh.load_checkpoint_config(post_processor.checkpoint_config())
-    return fresh

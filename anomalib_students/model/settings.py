@@ -20,12 +20,11 @@ class Settings:
     """Settings of :class:`~anomalib_students.model.lightning_model.UninformedStudents`, which has most as arguments.
 
     Attributes:
-        hard_fraction: Fraction of the pixels of a training step, in ``(0, 1]``, that the loss is the mean of: the
-            hardest. 1 for all, as in eq. 7.
+        hard_fraction: Fraction in ``(0, 1]`` of the pixels of a step, the hardest, that count for the loss; 1 in eq. 7.
         light_jitter: Strength of random changes of contrast, brightness, colour and exposure in training, so that a
             drift of the light is no defect; 0 for none.
-        synthetic_defects: Fraction of the training images, in ``[0, 1]``, that are painted with synthetic defects for
-            only the students, so that they do not learn to imitate the teacher on defects; 0 for none.
+        synthetic_defects: Fraction in ``[0, 1]`` of the training images that are painted with synthetic defects for
+            only the students, so that they do not learn to imitate the teacher on defects.
         shared_layers: First layers of the teacher, whose output the students continue from; 0 for none.
         expected_error: Fraction in ``[0, 1]``, that is subtracted, of the regression error that a linear model predicts
             from the teacher's descriptor; 0 for none, as in eq. 11.
@@ -59,28 +58,27 @@ class Settings:
         # Command lines and checkpoints give lists.
         object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
         sizes, modes, schedules = self.patch_sizes, get_args(TrainingMode), get_args(LearningRateSchedule)
-        is_unique = 0 < len({*sizes}) == len(sizes)
-        _check(is_unique, f"patch_sizes must name at least one patch size, each once; got {sizes}.")
-        _check(self.n_students >= 1, f"n_students must be at least 1, got {self.n_students}.")
-        _check(self.training_mode in modes, f"training_mode must be one of {modes}, got {self.training_mode!r}.")
-        _check(self.lr_schedule in schedules, f"lr_schedule must be one of {schedules}, got {self.lr_schedule!r}.")
-        for name in ("image_size", "lr"):
-            _check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}.")
-        _check(0 < self.hard_fraction <= 1, f"hard_fraction must lie in (0, 1], got {self.hard_fraction}.")
-        _check(0 <= self.light_jitter < inf, f"light_jitter must be at least 0 and finite, got {self.light_jitter}.")
-        for name in ("synthetic_defects", "expected_error"):
-            _check(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        is_fraction = 0 < self.normalization_split < 1
-        _check(is_fraction, f"normalization_split must lie between 0 and 1, got {self.normalization_split}.")
-        _check(
-            self.score_window > 0 and self.score_window % 2 == 1,
-            f"score_window must be a positive odd number of pixels, got {self.score_window}.",
-        )
-
-
-def _check(is_valid: bool, requirement: str) -> None:
-    if not is_valid:
-        raise ValueError(requirement)
+        requirements = {
+            "patch_sizes": (0 < len({*sizes}) == len(sizes), "name at least one patch size, each once"),
+            "image_size": (self.image_size > 0, "be positive"),
+            "n_students": (self.n_students >= 1, "be at least 1"),
+            "training_mode": (self.training_mode in modes, f"be one of {modes}"),
+            "lr": (self.lr > 0, "be positive"),
+            "normalization_split": (0 < self.normalization_split < 1, "lie between 0 and 1"),
+            "hard_fraction": (0 < self.hard_fraction <= 1, "lie in (0, 1]"),
+            "light_jitter": (0 <= self.light_jitter < inf, "be at least 0 and finite"),
+            "synthetic_defects": (0 <= self.synthetic_defects <= 1, "lie in [0, 1]"),
+            "expected_error": (0 <= self.expected_error <= 1, "lie in [0, 1]"),
+            "score_window": (
+                self.score_window > 0 and self.score_window % 2 == 1,
+                "be a positive odd number of pixels",
+            ),
+            "lr_schedule": (self.lr_schedule in schedules, f"be one of {schedules}"),
+        }
+        for name, (is_met, requirement) in requirements.items():
+            if not is_met:
+                msg = f"{name} must {requirement}, got {getattr(self, name)!r}."
+                raise ValueError(msg)
 
 
 PRESETS: Mapping[str, Settings] = {
@@ -106,11 +104,7 @@ PRESETS: Mapping[str, Settings] = {
 
 
 def settings_of(preset: Preset | Settings, arguments: Mapping[str, Any]) -> Settings:
-    """Settings of a preset, except those that are named among arguments.
-
-    Raises:
-        ValueError: If there is no such preset, or a setting is out of range.
-    """
+    """Settings of a preset, except those named among arguments; a ``ValueError`` if any is out of range."""
     if not isinstance(preset, Settings) and preset not in PRESETS:
         msg = f"preset must be one of {get_args(Preset)}, got {preset!r}."
         raise ValueError(msg)
@@ -126,8 +120,6 @@ def named_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def cosine_with_warm_up(step: int, steps: float, warm_up: float = 0) -> float:
     """Factor of the learning rate, in ``[0, 1]``: a linear rise over ``warm_up`` steps, and half a cosine down to zero.
-
-    It depends on the step alone, so that a training can be resumed with more steps.
 
     Example:
         >>> [round(cosine_with_warm_up(step, 4), 2) for step in range(5)]

@@ -24,16 +24,15 @@ __all__ = ["UninformedStudentsModel"]
 class UninformedStudentsModel(nn.Module):
     """Teachers and students at one or several scales.
 
-    The scales are independent of each other: from the same seed, each gets the same weights and sees the same samples
-    of the images as in a model of its own, so that models of single scales can be merged.
+    From the same seed, each scale gets the same weights and sees the same samples of the images as in a model of its
+    own, so that models of single scales can be merged.
 
     Args:
         settings: Settings, by default those of the default preset.
         changes: Settings that differ from these.
 
     Attributes:
-        tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then replaces ``max_tile``, and
-            the scores are those of the whole image too.
+        tiler: Set by anomalib's ``TilerConfigurationCallback``. The side of its tiles then replaces ``max_tile``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -49,15 +48,9 @@ class UninformedStudentsModel(nn.Module):
         super().__init__()
         settings = replace(settings or PRESETS["default"], **changes)
         check_dense(settings.output_stride, settings.max_tile)
-        self.hard_fraction = settings.hard_fraction
-        self.score_window = settings.score_window
-        self.light_jitter = settings.light_jitter
-        self.synthetic_defects = settings.synthetic_defects
+        self.settings = settings
         self.patch_sizes = settings.patch_sizes
-        self.architecture = settings.architecture
         self.output_stride = settings.output_stride
-        self.training_mode = settings.training_mode
-        self.max_tile = settings.max_tile
         self.tiler: Tiler | None = None
         # Keyed by the patch size, which identifies the scales of a checkpoint.
         self.ensembles = nn.ModuleDict()
@@ -65,13 +58,8 @@ class UninformedStudentsModel(nn.Module):
         for size in settings.patch_sizes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
-                self.ensembles[f"p{size}"] = StudentTeacher(
-                    size,
-                    settings.n_students,
-                    settings.descriptor_dim,
-                    settings.architecture,
-                    settings.shared_layers,
-                )
+                shape = settings.n_students, settings.descriptor_dim, settings.architecture, settings.shared_layers
+                self.ensembles[f"p{size}"] = StudentTeacher(size, *shape)
 
     @property
     def scales(self) -> list[StudentTeacher]:
@@ -82,7 +70,7 @@ class UninformedStudentsModel(nn.Module):
     def tile_side(self) -> int:
         """Largest side in pixels of what is described at once."""
         if self.tiler is None:
-            return self.max_tile
+            return self.settings.max_tile
         return max(SMALLEST_TILE, self.tiler.tile_size_h, self.tiler.tile_size_w)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | InferenceBatch:
@@ -102,16 +90,16 @@ class UninformedStudentsModel(nn.Module):
 
     def loss(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the loss of a training step; see :meth:`forward`."""
-        seed = _draw_seed()
+        settings, seed = self.settings, _draw_seed()
         images = self.jitter(images, seed)
         losses = []
         for scale in self.scales:
             generator = torch.Generator().manual_seed(seed + scale.patch_size)
             tiles, painted, n_painted = training_tiles(
-                scale.teacher, images, self.training_mode, self.synthetic_defects, generator
+                scale.teacher, images, settings.training_mode, settings.synthetic_defects, generator
             )
-            stride = scale.teacher.stride if self.training_mode == "phase" else 1
-            losses.append(scale.loss(tiles, stride, painted, painted_hard_fraction(self.hard_fraction, n_painted)))
+            stride = scale.teacher.stride if settings.training_mode == "phase" else 1
+            losses.append(scale.loss(tiles, stride, painted, painted_hard_fraction(settings.hard_fraction, n_painted)))
         return torch.stack(losses).sum()
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
@@ -124,11 +112,11 @@ class UninformedStudentsModel(nn.Module):
                 combine_scales([scale(chunk, self.output_stride, self.tile_side) for scale in self.scales])
                 for chunk in chunks
             ]
-            return prediction(torch.cat(maps), images, self.score_window)
+            return prediction(torch.cat(maps), images, self.settings.score_window)
 
     def jitter(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         """Show images of shape ``(B, 3, H, W)`` in the random light of a training."""
-        return jitter_light(images, self.light_jitter, torch.Generator().manual_seed(seed))
+        return jitter_light(images, self.settings.light_jitter, torch.Generator().manual_seed(seed))
 
     def tiles(self, scale: StudentTeacher, images: torch.Tensor) -> Iterator[torch.Tensor]:
         """Cut images into the tiles that a scale describes one by one."""

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from math import ceil, inf
 from typing import Any, cast
 
 import torch
 from anomalib.data import Batch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -17,7 +18,7 @@ from anomalib_students.data.data_check import ImageCheck
 from anomalib_students.trainings import Termination, has_bfloat16
 
 from .calibration import normalise_descriptors, normalise_scores, scores_of
-from .callbacks import LastValidation, RandomState, RegularCheckpoint, TrainingTime, has_open_length
+from .callbacks import LastValidation, RandomState, RegularCheckpoint, TrainingTime
 from .hold_out import HoldOut
 from .post_processor import FalseAlarmPostProcessor
 from .settings import Settings, cosine_with_warm_up
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 TRAINING_IMAGES = 15_000
 """Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
+DEFAULT_EPOCHS = 1000
+"""Epochs of Lightning's trainer without ``max_epochs``."""
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
 WEIGHT_DECAY = 1e-5
@@ -38,13 +41,10 @@ class StudentTraining(LightningModule):
     """Mixin of anomalib models: train students on good images, and choose a threshold by held-out ones.
 
     Attributes:
-        settings: All settings of the model.
-        model: The torch model.
-        hold_out: Callback that holds images out.
-        named_by_user: Names of the trainer's arguments that the user has given a value. A trainer does not tell them
-            from its own defaults. Without ``max_epochs``, ``max_steps`` and ``max_time``, the training lasts as many
-            epochs as show 15,000 images; without ``precision``, its steps compute in bfloat16 where the device does so
-            natively; and without ``val_check_interval``, the only validation is that of the final students.
+        named_by_user: Names of the trainer's arguments that the user has given a value. Without ``max_epochs``,
+            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 15,000 images; without
+            ``precision``, its steps compute in bfloat16 where the device does so natively; and without
+            ``val_check_interval``, the only validation is that of the final students.
     """
 
     settings: Settings
@@ -79,7 +79,9 @@ class StudentTraining(LightningModule):
     def on_train_start(self) -> None:
         """Set the length of a training whose length is open, now that the number of images is known."""
         trainer = self.trainer
-        if has_open_length(trainer, self.named_by_user):
+        has_timer = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        is_bounded = "max_epochs" in self.named_by_user or trainer.max_epochs != DEFAULT_EPOCHS
+        if not (is_bounded or has_timer or trainer.max_steps != -1):
             images = trainer.num_training_batches * trainer.world_size
             trainer.fit_loop.max_epochs = ceil(TRAINING_IMAGES / images)
             rank_zero_info(f"The training lasts {trainer.max_epochs} epochs of {images} images.")
@@ -99,7 +101,9 @@ class StudentTraining(LightningModule):
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the students' loss (eq. 7) of a batch with images of shape ``(B, 3, H, W)``."""
         images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
-        with self._training_precision():
+        is_open = "precision" not in self.named_by_user and self.trainer.precision == "32-true"
+        in_bfloat16 = torch.autocast(self.device.type, torch.bfloat16)
+        with in_bfloat16 if is_open and has_bfloat16(self.device) else nullcontext():
             loss = self.model(images)
         self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))
         return {"loss": loss}
@@ -114,17 +118,8 @@ class StudentTraining(LightningModule):
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
             rank_zero_info(self.post_processor.decision)
         if self._unusual:
-            rank_zero_warn(
-                f"These training images score far from all other good ones. See whether they are good: "
-                f"{', '.join(self._unusual)}. They do not count for the threshold."
-            )
-
-    def _training_precision(self) -> AbstractContextManager[object]:
-        """Compute in bfloat16 if that is native and the user has not named a precision."""
-        is_open = "precision" not in self.named_by_user and self.trainer.precision == "32-true"
-        return (
-            torch.autocast(self.device.type, torch.bfloat16) if is_open and has_bfloat16(self.device) else nullcontext()
-        )
+            found = f"These training images score far from all other good ones: {', '.join(self._unusual)}."
+            rank_zero_warn(f"{found} See whether they are good. They do not count for the threshold.")
 
     def _calibrate(self) -> None:
         """Normalise the scores if the students have learnt since, and choose the threshold, by the held-out images."""

@@ -16,11 +16,7 @@ __all__ = ["PictureWriter"]
 
 
 class PictureWriter(ImageVisualizer):
-    """anomalib's visualizer, which shows grey images of 16 bits and turned ones as the model has seen them.
-
-    Args:
-        arguments: Arguments of anomalib's ``ImageVisualizer``.
-    """
+    """anomalib's visualizer, which shows grey images of 16 bits and turned ones as the model has seen them."""
 
     def on_test_batch_end(  # type: ignore[override]
         self,

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from anomalib_students.files import check_output
-from anomalib_students.model.anomaly_map import MULTI_SCALE
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.report.page import load_model
 from anomalib_students.report.results import visible_image
@@ -105,7 +104,7 @@ def score_image(model: UninformedStudents, batch: ImageBatch) -> ScoredImage:
             hook.remove()
     found = {f"p = {name.removeprefix('p')}": scores for name, scores in scales.items()}
     if len(found) > 1:
-        found[MULTI_SCALE] = together
+        found["multi-scale"] = together
     return ScoredImage(
         name="/".join(Path(batch.image_path[0]).with_suffix("").parts[-2:]),
         image=visible_image(model, image[0]),

@@ -245,8 +245,8 @@ def test_exported_program_equals_eager():
     ("arguments", "message"),
     [
         ({"patch_sizes": (33, 19)}, r"No architecture for patch size 19: choose from \[17, 33, 65\]"),
-        ({"patch_sizes": ()}, r"patch_sizes must name at least one patch size, each once; got \(\)"),
-        ({"patch_sizes": (33, 17, 33)}, r"patch_sizes must name .* each once; got \(33, 17, 33\)"),
+        ({"patch_sizes": ()}, r"patch_sizes must name at least one patch size, each once, got \(\)"),
+        ({"patch_sizes": (33, 17, 33)}, r"patch_sizes must name .* each once, got \(33, 17, 33\)"),
         ({"n_students": 0}, "n_students must be at least 1, got 0"),
         ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
