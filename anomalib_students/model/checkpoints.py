@@ -90,9 +90,8 @@ class Checkpoints(LightningModule):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Load weights and statistics; the metrics keep their state."""
         own = super().state_dict()
-        weights = {name: state_dict[name] for name in state_dict.keys() - _of_metrics(state_dict)}
         metrics = {name: own[name] for name in _of_metrics(own)}
-        return super().load_state_dict(weights | metrics, *args, **kwargs)
+        return super().load_state_dict({**state_dict, **metrics}, *args, **kwargs)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
