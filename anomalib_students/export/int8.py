@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, cast
 
 import nncf
 import openvino
@@ -182,8 +182,9 @@ def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str
 
 def _input(model: openvino.Model, batch: ImageBatch) -> torch.Tensor:
     """Images of a batch, in the size of the model's input if that is fixed."""
+    images = cast("torch.Tensor", batch.image)
     sides = model.input(0).partial_shape[2:]
-    return batch.image if sides.is_dynamic else functional.resize(batch.image, list(sides.to_shape()), antialias=True)
+    return images if sides.is_dynamic else functional.resize(images, list(sides.to_shape()), antialias=True)
 
 
 def _with_inputs(nodes: list[openvino.Node]) -> set[str]:
