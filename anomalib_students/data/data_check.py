@@ -11,6 +11,7 @@ from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from pandas import DataFrame
 from tqdm import tqdm
 
 from anomalib_students.image_files import ImageHeader, check_image
@@ -59,16 +60,16 @@ class ImageCheck(Callback):
             _check([loader.dataset for loader in (loaders if isinstance(loaders, list | tuple) else [loaders])])
 
 
-def check_data(datamodule: object) -> int:
-    """Check all images and masks that training, validation and test of a data module read, and return their number.
+def check_data(datamodule: object) -> None:
+    """Check all images and masks that training, validation and test of a data module read.
 
     Raises:
         ValueError: If a file can't be read, or a mask has another size than its image. It names the first ones.
     """
-    return _check([getattr(datamodule, name, None) for name in SUBSETS[TrainerFn.FITTING]])
+    _check([getattr(datamodule, name, None) for name in SUBSETS[TrainerFn.FITTING]])
 
 
-def _check(datasets: Sequence[object]) -> int:
+def _check(datasets: Sequence[object]) -> None:
     pairs = list(dict.fromkeys(pair for dataset in datasets for pair in _pairs(dataset)))
     # Reading files releases Python's lock. Data sets of a few thousand images need no bar.
     with ThreadPoolExecutor() as pool:
@@ -83,24 +84,18 @@ def _check(datasets: Sequence[object]) -> int:
             f"anomalib ignores that {turned[0]} (and {len(turned) - 1} more) is to be turned by its EXIF orientation: "
             "--data Parts turns it."
         )
-    return len(pairs)
 
 
 def _pairs(dataset: object) -> list[_Pair]:
     """List the image files of a data set, but no videos."""
     if isinstance(dataset, AnomalibDataset):
-        images = dataset.samples["image_path"]
-        masks = dataset.samples.get("mask_path", [None] * len(dataset))
+        table = dataset.samples.reindex(columns=["image_path", "mask_path"])
     else:
-        images = getattr(dataset, "image_filenames", ())
-        masks = [None] * len(images)
+        table = DataFrame({"image_path": list(getattr(dataset, "image_filenames", ())), "mask_path": None})
     by_anomalib = not isinstance(dataset, ImageFileDataset)
-    return [
-        # What is good has no mask: an empty text or no value.
-        _Pair(str(image), mask if _is_image(mask) else None, by_anomalib)
-        for image, mask in zip(images, masks, strict=True)
-        if _is_image(image)
-    ]
+    # What is good has no mask: an empty text or no value.
+    pairs = [(str(image), mask if _is_image(mask) else None) for image, mask in table.to_numpy() if _is_image(image)]
+    return [_Pair(*pair, by_anomalib) for pair in pairs]
 
 
 def _is_image(path: object) -> bool:

@@ -37,11 +37,6 @@ class MVTec(Parts):
         val_split_mode: Where validation images come from, as for :class:`~anomalib_students.data.parts.Parts`.
         val_split_ratio: Fraction of the images to validate on, if the mode is a split.
         kwargs: Other arguments of :class:`~anomalib_students.data.parts.Parts`.
-
-    Example:
-        >>> datamodule = MVTec(category="pill")
-        >>> datamodule.name, datamodule.category, datamodule.train_batch_size
-        ('MVTec', 'pill', 1)
     """
 
     # Not those of a single folder: the name is the class's, and the test images are predicted.

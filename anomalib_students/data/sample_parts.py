@@ -33,11 +33,6 @@ class SampleParts(MVTec):
         root: Folder to keep the images in; None for the user's cache folder.
         num_workers: Processes that load images; 0 for none but the main process, which is enough here.
         kwargs: Other arguments of :class:`~anomalib_students.data.parts.Parts`.
-
-    Example:
-        >>> datamodule = SampleParts()
-        >>> datamodule.name, datamodule.category
-        ('SampleParts', 'part')
     """
 
     def __init__(self, root: Path | str | None = None, num_workers: int = 0, **kwargs: Any) -> None:

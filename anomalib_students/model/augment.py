@@ -109,10 +109,6 @@ def jitter_light(images: torch.Tensor, strength: float, generator: torch.Generat
         images: Images of shape ``(B, 3, H, W)``, normalised as for ImageNet. Each is changed in its own way.
         strength: Factor of all ranges, at least 0.
         generator: Source of random numbers on the CPU, by default torch's own.
-
-    Example:
-        >>> jitter_light(torch.rand(2, 3, 8, 8), strength=1.0).shape
-        torch.Size([2, 3, 8, 8])
     """
     if strength == 0:
         return images
@@ -141,10 +137,6 @@ def paint_defects(images: torch.Tensor, fraction: float, generator: torch.Genera
         images: Images of shape ``(B, 3, H, W)``.
         fraction: Fraction of the images that are painted on, in ``[0, 1]``.
         generator: Source of random numbers on the CPU, by default torch's own.
-
-    Example:
-        >>> paint_defects(torch.rand(2, 3, 64, 64), fraction=1.0).shape
-        torch.Size([2, 3, 64, 64])
     """
     if fraction == 0:
         return images

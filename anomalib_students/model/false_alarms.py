@@ -21,8 +21,6 @@ SAMPLES = 20_000
 """Samples of good images that are drawn to find a margin: the rate is then right to 2 %."""
 LARGEST_SAMPLE = 500
 """Margins for more images hardly differ from the margin for this number, which is used instead."""
-INTERVAL = (0.05, 0.95)
-SEARCHED = (-100.0, 1e4)  # For margins, in scales.
 RELATIVE_FLOOR = 0.02
 """Least scale as a fraction of the location, for images that hardly differ."""
 QUARTILES = (0.25, 0.5, 0.75)
@@ -118,8 +116,8 @@ def margin(n_images: int, rate: float) -> Margin:
         """Rates of false alarms of the thresholds from samples of the standard distribution."""
         return gumbel_r.sf(location + scales * scale)
 
-    scales = brentq(lambda scales: rates(scales).mean() - rate, *SEARCHED)
-    return Margin(scales, *np.quantile(rates(scales), INTERVAL).tolist())
+    scales = brentq(lambda scales: rates(scales).mean() - rate, -100, 1e4)
+    return Margin(scales, *np.quantile(rates(scales), (0.05, 0.95)).tolist())
 
 
 def _fit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

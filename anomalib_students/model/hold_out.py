@@ -48,12 +48,8 @@ def _shuffled(n_images: int) -> list[int]:
 class HoldOut(Callback):
     """Hold out some training images while a model is fitted, and have each step see one of the others.
 
-    The images are taken out of the training set only during the fit, so that the data module can be used again. Each
-    step trains on one image, so that neither cost nor result of a training depend on the batch size of the data or on
-    ``accumulate_grad_batches``.
-
-    Args:
-        fraction: Fraction of the training images to hold out, in ``(0, 1)``, see :func:`split_indices`.
+    The images are taken out of the training set, by :func:`split_indices`, only during the fit, so that the data module
+    can be used again. A step trains on one image whatever the batch size of the data or ``accumulate_grad_batches``.
     """
 
     def __init__(self, fraction: float) -> None:

@@ -17,13 +17,10 @@ NOTHING = "in the ground truth of the test images, nothing is anomalous"
 
 
 class AUROC(metrics.AUROC):
-    """Area under the ROC curve of scores of any range; NaN without good or without anomalous ones.
-
-    torchmetrics takes scores beyond 0 to 1 for logits, and their sigmoid makes all large ones equal. Here they are
-    ranked unchanged.
-    """
+    """Area under the ROC curve of scores of any range; NaN without good or without anomalous ones."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # torchmetrics takes scores beyond 0 to 1 for logits, and their sigmoid makes all large ones equal.
         super().__init__(*args, normalization=None, **kwargs)
 
     def update(self, batch: Batch) -> None:  # type: ignore[override]

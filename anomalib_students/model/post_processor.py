@@ -67,12 +67,6 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     Raises:
         ValueError: If an argument is out of range.
-
-    Example:
-        >>> post_processor = FalseAlarmPostProcessor(false_alarm_rate=0.05)
-        >>> usual = post_processor.choose(torch.linspace(1, 2, 30))
-        >>> post_processor.decision.n_images
-        30
     """
 
     good_images: torch.Tensor

@@ -35,7 +35,7 @@ def command(category, tmp_path, monkeypatch):
     model = UninformedStudents(
         patch_sizes=(33,), n_students=1, teacher=None, descriptor_dim=4, pre_processor=False, visualizer=False
     )
-    for step in ("training_step", "validation_step", "test_step", "predict_step", "_normalise_descriptors"):
+    for step in ("on_fit_start", "training_step", "validation_step", "test_step", "predict_step"):
         monkeypatch.setattr(model, step, lambda *_, **__: pytest.fail("the first step is too late"))
 
     def command(name):
