@@ -1,9 +1,8 @@
 """What teachers see of photographs: random patches and triplets (Section 4 of the paper), and large crops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.image_files import read_rgb
 
-__all__ = ["Crops", "ImageStore", "PatchSampler", "cut_crops", "cut_patches", "find_images", "load_images"]
+__all__ = ["Crops", "ImageStore", "PatchSampler", "cut_patches", "find_images", "load_crops", "load_images"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -50,20 +49,24 @@ def find_images(folder: Path) -> list[Path]:
     return paths
 
 
-def load_images(paths: Sequence[Path], side: int) -> list[torch.Tensor]:
-    """Decode images to RGB ``(3, H, W)`` in uint8, and reduce their shorter side to at most ``side`` pixels."""
-    # Pillow decodes outside of Python's lock.
+def _load_each(load: Callable[[int, Path], torch.Tensor], paths: Sequence[Path]) -> list[torch.Tensor]:
+    """Load images by their numbers and paths, in threads: Pillow decodes outside of Python's lock."""
     with ThreadPoolExecutor() as pool:
-        images = pool.map(partial(_load_image, side=side), paths)
+        images = pool.map(load, range(len(paths)), paths)
         return list(track(images, description="Reading images", total=len(paths)))
 
 
-def _load_image(path: Path, side: int) -> torch.Tensor:
-    image = read_rgb(path)
-    scale = side / min(image.size)
-    if scale < 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def load_images(paths: Sequence[Path], side: int) -> list[torch.Tensor]:
+    """Decode images to RGB ``(3, H, W)`` in uint8, and reduce their shorter side to at most ``side`` pixels."""
+
+    def load(_: int, path: Path) -> torch.Tensor:
+        image = read_rgb(path)
+        scale = side / min(image.size)
+        if scale < 1:
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    return _load_each(load, paths)
 
 
 @dataclass(frozen=True)
@@ -228,14 +231,19 @@ def _on(device: torch.device, values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values).to(device)[:, None]
 
 
-def cut_crops(path: Path, number: int, crops: int, side: int, seed: int) -> np.ndarray:
-    """Cut crops ``(K, 3, S, S)`` of a photograph in uint8, the same for the same number and seed.
+def load_crops(paths: Sequence[Path], crops: int, side: int, seed: int) -> torch.Tensor:
+    """Cut K crops of each photograph, ``(N, K, 3, S, S)`` in uint8, the same for the same seed.
 
     The first is as large as the photograph allows, the others are smaller at random. Some are grey, have another
     contrast and brightness, or are flipped.
     """
-    image = read_rgb(path)
-    return np.stack([_crop(image, crop, side, np.random.default_rng([number, crop, seed])) for crop in range(crops)])
+
+    def cut(number: int, path: Path) -> torch.Tensor:
+        image = read_rgb(path)
+        pixels = [_crop(image, crop, side, np.random.default_rng([number, crop, seed])) for crop in range(crops)]
+        return torch.from_numpy(np.stack(pixels))
+
+    return torch.stack(_load_each(cut, paths))
 
 
 def _crop(image: Image.Image, crop: int, side: int, random: np.random.Generator) -> np.ndarray:

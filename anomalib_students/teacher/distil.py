@@ -1,24 +1,44 @@
 """Distillation from whole images: a teacher learns to predict, at each pixel, what larger networks see around it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from rich.progress import track
 from torch import nn
+from torch.utils.data import DataLoader
 
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.patch_network import NEGATIVE_SLOPE
-from anomalib_students.networks.statistics import effective_dimension
+from anomalib_students.networks.statistics import RunningStatistics, effective_dimension
 from anomalib_students.trainings import has_bfloat16
 
-from .sources import GRID_STRIDE, FeatureSource
-from .targets import Batch, DistillationData, DistilSettings
-from .training import TeacherTraining, check_run, make_teacher, normalise
+from .data import load_crops
+from .sources import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource, feature_blocks
+from .training import TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
-__all__ = ["Distillation", "distil", "valid_points"]
+__all__ = ["DistilSettings", "Distillation", "distil", "draw_crops", "principal_components", "valid_points"]
 
+DEFAULT_SOURCES = ("resnet18", "tf_efficientnet_lite0")
+FURTHER_WEIGHT = 0.7
+"""Weight of each source but the first, if none is given."""
+HELD_OUT_FRACTION = 0.05
+MOST_HELD_OUT = 48
+"""Most photographs that are held out: each has hundreds of patches."""
+MEASURED_BATCH_SIZE = 8
+"""Crops that the sources see at once where no loss is computed."""
+SAMPLED_CROPS = 400
+"""Crops on which the principal components are measured."""
+SAMPLED_POINTS = 400
+"""Points on each of these crops."""
+SHRINKAGE = 0.1
+"""Fraction of the mean variance of the components that is added to each before whitening. Without, the last components,
+which are mostly noise, would count as much as the first."""
 LARGEST_GRADIENT = 1.0
 """Norm to which larger gradients are clipped."""
 WARM_UP_STEPS = 200
@@ -29,6 +49,72 @@ FIRST_OUTPUT_SCALE = 0.5
 PIXEL_OF_POINT = GRID_STRIDE // 2
 """A point stands for an even number of pixels, of which none is in the middle: its patch is centred in the one that
 follows the middle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilSettings(TeacherSettings):
+    """Settings of :func:`distil`.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    recorded: ClassVar[tuple[str, ...]] = (*TeacherSettings.recorded, "weights", "crops", "crop_side", "components")
+
+    images: Path
+    """Folder of photographs, searched recursively. 5 % of them, at most 48, are held out to measure the teacher."""
+    descriptor_dim: int = 128
+    """Dimension d of the descriptors, at most the number of components."""
+    max_steps: int = 9000
+    """Training steps."""
+    batch_size: int = 4
+    """Crops in a step on each device."""
+    lr: float = 1e-3
+    """Greatest learning rate of AdamW, after 200 steps; it decays to zero along a cosine."""
+    sources: dict[str, Path | None] | None = None
+    """Names of the timm models that are distilled, each with its file of weights, or null if timm is to download them.
+    By default resnet18 and tf_efficientnet_lite0 with downloaded weights."""
+    source_weights: dict[str, float] | None = None
+    """How much the features of a model count, by its name, greater than 0. By default 1 for the first and 0.7 for each
+    other."""
+    crops: int = 2
+    """Crops of each photograph, which are kept in memory."""
+    crop_side: int = 192
+    """Side of the crops in pixels, divisible by 8."""
+    components: int = 192
+    """Principal components of the features that are computed; all if the sources have fewer."""
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """The sources and their files."""
+        return dict.fromkeys(DEFAULT_SOURCES) if self.sources is None else self.sources
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each source."""
+        defaults = {name: FURTHER_WEIGHT if index else 1.0 for index, name in enumerate(self.files)}
+        return {**defaults, **(self.source_weights or {})}
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not self.files:
+            msg = "Distillation needs at least one source network."
+            raise ValueError(msg)
+        unknown = sorted(self.weights.keys() - self.files.keys())
+        if unknown:
+            msg = f"source_weights names {', '.join(unknown)}, but the sources are {', '.join(self.files)}."
+            raise ValueError(msg)
+        if not all(0 < weight < float("inf") for weight in self.weights.values()):
+            msg = f"source_weights must be greater than 0, got {self.weights}."
+            raise ValueError(msg)
+        for name in ("crops", "components", "max_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                msg = f"{name} must be at least 1, got {getattr(self, name)}."
+                raise ValueError(msg)
+        divisor = STRIDES[-1] // ENLARGEMENT
+        if self.crop_side < divisor or self.crop_side % divisor:
+            msg = f"crop_side must be divisible by {divisor}, got {self.crop_side}."
+            raise ValueError(msg)
 
 
 def valid_points(side: int, patch_size: int) -> tuple[slice, slice]:
@@ -50,25 +136,108 @@ def valid_points(side: int, patch_size: int) -> tuple[slice, slice]:
     return slice(first, last + 1), pixels
 
 
-class Distillation(TeacherTraining):
-    """Train a patch network to predict targets on a grid, by the mean squared error of its descriptors.
+def principal_components(
+    covariance: torch.Tensor, channels: Sequence[int], weights: Sequence[float], n_components: int
+) -> torch.Tensor:
+    """Compute the matrix ``(C, n)`` that maps features, less their mean, to whitened principal components.
 
-    There is no decoder: the descriptors are themselves the predictions. The learning rate rises over the first steps,
-    and decays to zero along a cosine.
+    Each block of features is divided by the root of its total variance and multiplied by its weight, so that neither
+    the number of its channels nor their range decides how much it counts. Each component is divided by the root of the
+    sum of its variance and a tenth of the mean variance of all n.
+
+    Example:
+        >>> principal_components(torch.diag(torch.tensor([4.0, 0.0])).double(), [2], [1.0], n_components=1).abs()
+        tensor([[0.4767],
+                [0.0000]])
+    """
+    deviations = torch.stack([block.sum().sqrt() for block in covariance.diagonal().split(list(channels))])
+    scales = torch.tensor(weights, dtype=torch.float64) / _divisor(deviations)
+    scale = scales.repeat_interleave(torch.tensor(channels))
+    variances, directions = torch.linalg.eigh(covariance * torch.outer(scale, scale))
+    # In ascending order, and by rounding errors less than 0.
+    variances = variances.flip(0)[:n_components].clamp_min(0)
+    directions = directions.flip(1)[:, :n_components]
+    return (scale[:, None] * directions / _divisor((variances + SHRINKAGE * variances.mean()).sqrt())).float()
+
+
+def _divisor(std: torch.Tensor) -> torch.Tensor:
+    """Replace standard deviations of 0 by 1."""
+    return torch.where(std > 0, std, 1).float()
+
+
+def draw_crops(
+    n_crops: int, batch_size: int, seed: int, number: int, rank: int = 0, world_size: int = 1
+) -> tuple[list[int], torch.Tensor]:
+    """Draw a process's share of a batch by its number: indices, and which crops to flip, of shape ``(B, 1, 1, 1)``.
+
+    Each crop is drawn once before any is drawn again.
+    """
+    start = (number * world_size + rank) * batch_size
+    places = (divmod(place, n_crops) for place in range(start, start + batch_size))
+    indices = [int(np.random.default_rng([seed, 0, epoch]).permutation(n_crops)[place]) for epoch, place in places]
+    # Drawn for all processes, so that their number makes no difference.
+    is_flipped = np.random.default_rng([seed, 1, number]).random((world_size, batch_size))[rank] < 0.5
+    return indices, torch.from_numpy(is_flipped)[:, None, None, None]
+
+
+class Distillation(TeacherTraining):
+    """Train a patch network to predict what sources see on a grid of points, by the mean squared error.
+
+    There is no decoder: the descriptors are themselves the predictions. ``crops``, of shape ``(N, K, 3, S, S)``, are of
+    N photographs; no crop for training comes from a photograph that is held out.
     """
 
-    def __init__(self, settings: DistilSettings, data: str = "") -> None:
-        super().__init__(settings, data=data)
+    settings: DistilSettings
+    mean: torch.Tensor
+    matrix: torch.Tensor
+
+    def __init__(self, settings: DistilSettings, sources: Sequence[FeatureSource], crops: torch.Tensor) -> None:
+        super().__init__(settings, sources)
         convolutions = cast("list[nn.Conv2d]", list(self.teacher.convolutions))
         for convolution in convolutions:
             nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
             nn.init.zeros_(cast("torch.Tensor", convolution.bias))
         with torch.no_grad():
             convolutions[-1].weight.mul_(FIRST_OUTPUT_SCALE)
+        self.crops = crops.flatten(0, 1)
+        n_images, per_image = crops.shape[:2]
+        n_held_out = min(MOST_HELD_OUT, max(1, round(HELD_OUT_FRACTION * n_images)))
+        # All over the folder, whose photographs are sorted by their names.
+        photographs = {number * n_images // n_held_out for number in range(n_held_out)}
+        self.train_indices, self.held_out_indices = (
+            [index for index in range(len(self.crops)) if (index // per_image in photographs) is held_out]
+            for held_out in (False, True)
+        )
+        self.channels = [channels for source in sources for channels in source.channels]
+        self.register_buffer("mean", torch.zeros(sum(self.channels)))
+        self.register_buffer("matrix", torch.zeros(sum(self.channels), settings.descriptor_dim))
 
-    def predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def measure_sources(self, device: torch.device) -> None:
+        """Measure mean and principal components of the features on a sample of the crops."""
+        settings, random = self.settings, np.random.default_rng(self.settings.seed)
+        sample = random.choice(len(self.crops), min(SAMPLED_CROPS, len(self.crops)), replace=False)
+        statistics = RunningStatistics(sum(self.channels), covariance=True)
+        starts = range(0, len(sample), MEASURED_BATCH_SIZE)
+        for start in track(starts, "Measuring features", disable=not settings.shows_progress):
+            features = self._features(self.crops[sample[start : start + MEASURED_BATCH_SIZE]].to(device)).flatten(1, 2)
+            points = torch.from_numpy(random.permutation(features.shape[1])[:SAMPLED_POINTS])
+            statistics.update(features[:, points.to(device)].flatten(0, 1).cpu())
+        weights = [settings.weights[name] for name in settings.files for _ in STRIDES]
+        n_components = min(settings.components, sum(self.channels))
+        matrix = principal_components(statistics.covariance, self.channels, weights, n_components)
+        self.mean.copy_(statistics.mean)
+        self.matrix.copy_(matrix[:, : settings.descriptor_dim])
+
+    def _features(self, crops: torch.Tensor) -> torch.Tensor:
+        """Describe crops by all features: shape (B, S / 4, S / 4, C)."""
+        return torch.cat(feature_blocks(self.sources, crops), dim=1).movedim(1, -1)
+
+    def targets(self, crops: torch.Tensor) -> torch.Tensor:
+        """Compute the first d components of the features of crops ``(B, 3, S, S)``: ``(B, d, S / 4, S / 4)``."""
+        return ((self._features(crops) - self.mean) @ self.matrix).movedim(-1, 1)
+
+    def predict(self, crops: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return descriptors and targets ``(B, d, n, n)`` in float32 at the points whose patches need no padding."""
-        crops, targets = batch
         points, pixels = valid_points(crops.shape[-1], self.teacher.patch_size)
         images = normalise(crops[..., pixels, pixels] / 255)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
@@ -77,34 +246,40 @@ class Distillation(TeacherTraining):
             )
         return descriptors.float(), targets[..., points, points].float()
 
-    def training_step(self, batch: Batch) -> torch.Tensor:
-        """Compute the mean squared error."""
-        loss = nn.functional.mse_loss(*self.predict(batch))
+    def training_step(self, number: int) -> torch.Tensor:
+        """Compute the mean squared error on a batch of crops, some of which are flipped with their targets."""
+        n_crops, settings = len(self.train_indices), self.settings
+        share = self.global_rank, self.trainer.world_size
+        places, is_flipped = draw_crops(n_crops, settings.batch_size, settings.seed, number, *share)
+        crops = self.crops[[self.train_indices[place] for place in places]].to(self.device)
+        batch = [torch.where(is_flipped.to(self.device), each.flip(-1), each) for each in (crops, self.targets(crops))]
+        loss = nn.functional.mse_loss(*self.predict(*batch))
         self.log("distillation", loss, prog_bar=True, sync_dist=True)
         return loss
+
+    def val_dataloader(self) -> DataLoader:
+        """Load the held-out crops as they are, all of them in every process."""
+        return DataLoader(self.crops[self.held_out_indices], MEASURED_BATCH_SIZE)  # type: ignore[arg-type]
 
     def on_validation_epoch_start(self) -> None:
         """Reset the measurements."""
         super().on_validation_epoch_start()
         self._descriptors: list[torch.Tensor] = []
 
-    def validation_step(self, batch: Batch) -> None:
+    def validation_step(self, crops: torch.Tensor) -> None:
         """Compare descriptors of held-out crops with their targets."""
-        descriptors, targets = self.predict(batch)
+        descriptors, targets = self.predict(crops, self.targets(crops))
         self.compare(descriptors, targets)
         self._descriptors.append(descriptors.movedim(1, -1).flatten(0, -2).cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the measurements on the held-out crops.
-
-        ``effective_dimension`` is the number of directions that the descriptors vary in, from 1 to d.
-        """
+        """Log ``held_out_r2``, and the number of directions that the descriptors vary in, from 1 to d."""
         self.log_r2()
         covariance = torch.cat(self._descriptors).double().T.cov()
         self.log("effective_dimension", effective_dimension(covariance), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, its learning rate rising over the first steps, then decaying to zero over the run."""
+        """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""
         settings = self.settings
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay
@@ -113,10 +288,7 @@ class Distillation(TeacherTraining):
 
 
 def distil(**settings: Any) -> Path:
-    """Distil networks that see whole images into a teacher.
-
-    The targets are computed once, and kept for all teachers that are distilled from the same sources and photographs;
-    their computation is resumed in any case. Networks compute in bfloat16 if the device has instructions for it.
+    """Distil networks that see whole images into a teacher. They compute in bfloat16 if the device is made for it.
 
     Args:
         settings: Those of :class:`DistilSettings`, by name.
@@ -126,32 +298,31 @@ def distil(**settings: Any) -> Path:
 
     Raises:
         FileNotFoundError: If images or weights of a source are missing.
-        OSError: If targets, checkpoints, logs or the teacher cannot be written.
+        OSError: If checkpoints, logs or the teacher cannot be written.
         RuntimeError: If the weights of a source cannot be loaded, or the run stops before its last step.
         ValueError: If an image cannot be read, there are too few, timm has no such model, or a setting is out of range.
     """
     task = DistilSettings(**settings)
     valid_points(task.crop_side, task.patch_size)
-    n_images = len(check_run(task, "Distillation", least=2))
+    paths = check_run(task, "Distillation", least=2)
     seed_everything(task.seed)
-    sources = {name: FeatureSource(name, path) for name, path in task.files.items()}
-    for source in sources.values():
+    sources = [FeatureSource(name, path) for name, path in task.files.items()]
+    for source in sources:
         source.check_side(task.crop_side)
-    data = DistillationData(task, sources)
-    if task.descriptor_dim > data.n_components:
-        msg = (
-            f"descriptor_dim must be at most the number of components, {data.n_components}, got {task.descriptor_dim}."
-        )
+    n_components = min(task.components, sum(channels for source in sources for channels in source.channels))
+    if task.descriptor_dim > n_components:
+        msg = f"descriptor_dim must be at most the number of components, {n_components}, got {task.descriptor_dim}."
         raise ValueError(msg)
+    crops = load_crops(paths, task.crops, task.crop_side, task.seed)
     # The sources draw random weights first if they are loaded from files.
     seed_everything(task.seed, verbose=False)
     metadata = {
-        "n_images": n_images,
+        "n_images": len(paths),
         "task": "distillation from whole images",
         "source": ", ".join(task.files),
         "source_weights": ", ".join(str(task.weights[name]) for name in task.files),
         "crops": task.crops,
         "crop_side": task.crop_side,
-        "components": data.n_components,
+        "components": n_components,
     }
-    return make_teacher(Distillation(task, data=data.folder.name), metadata, data, gradient_clip_val=LARGEST_GRADIENT)
+    return make_teacher(Distillation(task, sources, crops), metadata, gradient_clip_val=LARGEST_GRADIENT)

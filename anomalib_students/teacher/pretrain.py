@@ -93,11 +93,12 @@ class PretrainSettings(TeacherSettings):
 class TeacherPretraining(TeacherTraining):
     """Train a patch network to describe patches (eq. 6).
 
-    The descriptors of the source are standardised per dimension, so that eq. 1 weighs them alike. The learning rate
-    decays to zero along a cosine. A loss whose weight is 0 is not computed: without ``lambda_k``, there is no source.
+    The descriptors of the source are standardised per dimension, so that eq. 1 weighs them alike. A loss whose weight
+    is 0 is not computed: without ``lambda_k``, there is no source.
     """
 
     settings: PretrainSettings
+    sources: tuple[DistillationSource, ...]
     target_mean: torch.Tensor
     target_std: torch.Tensor
 
@@ -108,39 +109,37 @@ class TeacherPretraining(TeacherTraining):
         held_out_images: ImageStore,
         settings: PretrainSettings,
     ) -> None:
-        super().__init__(settings)
-        # In a tuple, so that neither its weights nor its mode belong to this module: it is in no checkpoint.
-        self._source: tuple[DistillationSource, ...] = (source,) if source is not None and settings.lambda_k else ()
-        self._images = {"train": train_images, "held out": held_out_images}
-        for network in self._source:
+        super().__init__(settings, [source] if source is not None and settings.lambda_k else [])
+        self._train_images, self._held_out_images = train_images, held_out_images
+        for network in self.sources:
             self.decoder = nn.Linear(settings.descriptor_dim, network.dim)
             self.register_buffer("target_mean", torch.zeros(network.dim))
             self.register_buffer("target_std", torch.ones(network.dim))
 
-    def on_fit_start(self) -> None:
-        """Move images and source to the device, and standardise the source's descriptors over the first batches.
+    def setup(self, stage: str) -> None:
+        """Make patches drawable on the device."""
+        device, settings = self.trainer.strategy.root_device, self.settings
+        share = self.global_rank, self.trainer.world_size
+        size, triplets = self.teacher.patch_size, bool(settings.lambda_m)
+        self._train_images, self._held_out_images = self._train_images.to(device), self._held_out_images.to(device)
+        self._train_patches = PatchSampler(
+            self._train_images, size, settings.batch_size, settings.seed, triplets, *share
+        )
+        self._held_out_patches = PatchSampler(
+            self._held_out_images, size, MEASURED_BATCH_SIZE, settings.seed + HELD_OUT_SEED, triplets
+        )
+        super().setup(stage)
 
-        A checkpoint brings the statistics of its own run.
-        """
-        triplets = bool(self.settings.lambda_m)
-        share = {"rank": self.global_rank, "world_size": self.trainer.world_size}
-        self._train_patches = self._sampler("train", self.settings.batch_size, triplets=triplets, **share)
-        for network in self._source if self.trainer.ckpt_path is None else ():
-            # All processes see the same patches here, and so agree on the statistics.
-            sampler = self._sampler("train", MEASURED_BATCH_SIZE)
-            targets = [network(normalise(sampler.draw(number)[0])).cpu() for number in range(STATISTICS_BATCHES)]
-            std, mean = torch.std_mean(torch.cat(targets).double(), dim=0, correction=0)
+    def measure_sources(self, _: torch.device) -> None:
+        """Measure mean and standard deviation of the source's descriptors over the first batches."""
+        # All processes see the same patches here, and so agree on the statistics.
+        sampler = PatchSampler(self._train_images, self.teacher.patch_size, MEASURED_BATCH_SIZE, self.settings.seed)
+        for network in self.sources:
+            batches = (sampler.draw(number)[0] for number in range(STATISTICS_BATCHES))
+            targets = torch.cat([network(normalise(patches)).cpu() for patches in batches])
+            std, mean = torch.std_mean(targets.double(), dim=0, correction=0)
             self.target_mean.copy_(mean)
             self.target_std.copy_(std.clamp_min(1e-6))
-
-    def on_validation_start(self) -> None:
-        """Make the held-out patches drawable on the device, also without a fit."""
-        triplets = bool(self.settings.lambda_m)
-        self._held_out_patches = self._sampler("held out", MEASURED_BATCH_SIZE, HELD_OUT_SEED, triplets=triplets)
-
-    def train_dataloader(self) -> DataLoader:
-        """Number the batches that follow the last step."""
-        return DataLoader(BatchNumbers(self.global_step, self.trainer.max_steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         """Number the held-out batches, the same at every call."""
@@ -157,7 +156,7 @@ class TeacherPretraining(TeacherTraining):
         settings, patches = self.settings, normalise(patches)
         descriptors = self._describe(patches)
         terms = {}
-        if self._source:
+        if self.sources:
             terms["distillation"] = distillation_loss(*self._decoded_and_target(descriptors, patches))
         if settings.lambda_m:
             anchors, positives, negatives = descriptors.float()
@@ -176,7 +175,7 @@ class TeacherPretraining(TeacherTraining):
         """Compare decoded descriptors of held-out patches with the source's, and order held-out triplets."""
         patches = normalise(self._held_out_patches.draw(number))
         descriptors = self._describe(patches)
-        if self._source:
+        if self.sources:
             self.compare(*self._decoded_and_target(descriptors, patches))
         if self.settings.lambda_m:
             positive_distance, negative_distance = triplet_distances(*descriptors.float())
@@ -187,7 +186,7 @@ class TeacherPretraining(TeacherTraining):
 
         ``held_out_triplets`` is the fraction of triplets whose positive is nearer than the negative (eqs. 3 and 4).
         """
-        if self._source:
+        if self.sources:
             self.log_r2()
         if self.settings.lambda_m:
             self.log("held_out_triplets", self._n_ordered / (HELD_OUT_BATCHES * MEASURED_BATCH_SIZE), prog_bar=True)
@@ -197,15 +196,6 @@ class TeacherPretraining(TeacherTraining):
         settings = self.settings
         return self.decaying(torch.optim.Adam(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay))
 
-    def _sampler(self, images: str, batch_size: int, seed: int = 0, **options: Any) -> PatchSampler:
-        """Draw patches of images on the module's device, to which the source moves too."""
-        for network in self._source:
-            network.to(self.device)
-        self._images[images] = self._images[images].to(self.device)
-        return PatchSampler(
-            self._images[images], self.teacher.patch_size, batch_size, self.settings.seed + seed, **options
-        )
-
     def _describe(self, patches: torch.Tensor) -> torch.Tensor:
         """Describe patches of shape (n, B, 3, p, p) in one pass: descriptors of shape (n, B, d)."""
         return self.teacher(patches.flatten(0, 1)).flatten(1).unflatten(0, patches.shape[:2])
@@ -214,7 +204,7 @@ class TeacherPretraining(TeacherTraining):
         self, descriptors: torch.Tensor, patches: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decode the descriptors of the first patches, and standardise the source's, both of shape (B, k)."""
-        target = (self._source[0](patches[0]).float() - self.target_mean) / self.target_std
+        target = (self.sources[0](patches[0]).float() - self.target_mean) / self.target_std
         return self.decoder(descriptors[0]).float(), target
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, ClassVar
 
 import torch
 from jsonargparse.typing import restricted_string_type
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch.utils.data import IterableDataset
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students import __version__
@@ -106,13 +108,29 @@ class TeacherSettings:
         return bool((self.trainer_arguments or {}).get("enable_progress_bar", True))
 
     @property
+    def folder(self) -> Path:
+        """Folder for checkpoints and logs of this output."""
+        return self.results / self.output.stem
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint to resume from, if one is there and wanted."""
+        path = self.folder / "last.ckpt"
+        return path if self.resume and path.is_file() else None
+
+    @property
     def described(self) -> dict[str, str]:
         """Name and licences of the images, for the teacher file."""
         return {"data": self.data_name or self.images.resolve().name, "licences": self.licences}
 
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What checkpoints record."""
+        return {name: getattr(self, name) for name in self.recorded}
+
 
 class BatchNumbers(IterableDataset):
-    """Numbers of the batches that are still to be drawn, of ``total`` in the whole run."""
+    """Numbers of the batches from ``first`` on, of ``total`` in the whole run."""
 
     def __init__(self, first: int, total: int) -> None:
         self.first = first
@@ -127,14 +145,32 @@ class BatchNumbers(IterableDataset):
         return self.total
 
 
-class TeacherTraining(LightningModule):
-    """Base of the modules that train a teacher; checkpoints record settings, so that none is resumed with others."""
+class TeacherTraining(LightningModule, ABC):
+    """Base of the modules that train a teacher, on batches that follow from their numbers."""
 
-    def __init__(self, settings: TeacherSettings, **recorded: Any) -> None:
+    def __init__(self, settings: TeacherSettings, sources: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.save_hyperparameters({**{name: getattr(settings, name) for name in settings.recorded}, **recorded})
+        self.save_hyperparameters(settings.hyperparameters)
         self.settings = settings
         self.teacher = PatchNetwork(settings.patch_size, settings.descriptor_dim, settings.architecture)
+        # In a tuple, so that neither their weights nor their mode belong to this module: they are in no checkpoint.
+        self.sources = tuple(sources)
+
+    @abstractmethod
+    def measure_sources(self, device: torch.device) -> None:
+        """Measure the statistics by which the sources' descriptors are standardised."""
+
+    def setup(self, stage: str) -> None:
+        """Move the sources to the device, and measure them unless a checkpoint brings the statistics of its own run."""
+        device = self.trainer.strategy.root_device
+        for source in self.sources:
+            source.to(device)
+        if stage == "fit" and self.settings.checkpoint is None:
+            self.measure_sources(device)
+
+    def train_dataloader(self) -> DataLoader:
+        """Number the batches that follow the last step."""
+        return DataLoader(BatchNumbers(self.global_step, self.trainer.max_steps), batch_size=None)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the measurements."""
@@ -174,45 +210,37 @@ def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
     if len(paths) < least:
         msg = f"{what} needs at least {least} images, {settings.images} has {len(paths)}."
         raise ValueError(msg)
-    return paths
-
-
-def make_teacher(
-    module: TeacherTraining,
-    metadata: Mapping[str, object],
-    datamodule: LightningDataModule | None = None,
-    **arguments: Any,
-) -> Path:
-    """Train a teacher to its last step, measure it there, and write its file in the first process.
-
-    ``metadata`` are those of this task, ``arguments`` those of Lightning's trainer.
-    """
-    settings = module.settings
-    folder = settings.results / settings.output.stem
-    last = folder / "last.ckpt"
-    is_resumed = settings.resume and last.is_file()
-    if is_resumed:
-        # Before Lightning has the data prepared, which may take hours.
-        saved = AtomicCheckpointIO().load_checkpoint(last)["hyper_parameters"]
-        changed = [f"{name}={saved.get(name)}" for name, value in module.hparams.items() if saved.get(name) != value]
+    if settings.checkpoint is not None:
+        saved = AtomicCheckpointIO().load_checkpoint(settings.checkpoint)["hyper_parameters"]
+        current = settings.hyperparameters
+        changed = [f"{name}={saved.get(name)}" for name in current if saved.get(name) != current[name]]
         if changed:
             msg = (
                 f"The run to be resumed had other settings: {', '.join(changed)}. Resume it with these, or start anew."
             )
             raise ValueError(msg)
-    trainer = _create_trainer(settings, folder, arguments)
+    return paths
+
+
+def make_teacher(module: TeacherTraining, metadata: Mapping[str, object], **arguments: Any) -> Path:
+    """Train a teacher to its last step, measure it there, and write its file in the first process.
+
+    ``metadata`` are those of this task, ``arguments`` those of Lightning's trainer.
+    """
+    settings = module.settings
+    trainer = _create_trainer(settings, arguments)
     with warnings.catch_warnings():
         # Batches are drawn by their number, so Lightning's doubts about the data loader are unfounded.
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
-        trainer.fit(module, datamodule=datamodule, ckpt_path=last if is_resumed else None)
+        trainer.fit(module, ckpt_path=settings.checkpoint)
     if trainer.global_step < settings.max_steps:
         msg = (
             f"Pretraining stopped after {trainer.global_step} of {settings.max_steps} steps. Go on with --resume true."
         )
         raise RuntimeError(msg)
     # Again, since the last step need not be one at which the fit measures.
-    (measured,) = trainer.validate(module, datamodule=datamodule, verbose=False)
+    (measured,) = trainer.validate(module, verbose=False)
     if trainer.is_global_zero:
         described = {
             **settings.described,
@@ -230,9 +258,9 @@ def make_teacher(
     return settings.output
 
 
-def _create_trainer(settings: TeacherSettings, folder: Path, arguments: Mapping[str, Any]) -> Trainer:
+def _create_trainer(settings: TeacherSettings, arguments: Mapping[str, Any]) -> Trainer:
+    folder, every = settings.folder, settings.checkpoint_every
     more: dict[str, Any] = {**(settings.trainer_arguments or {})}
-    every = settings.checkpoint_every
     plugins = [AtomicCheckpointIO(), *more.pop("plugins", ())]
     callbacks = [
         ModelCheckpoint(folder, filename="last", every_n_train_steps=every, enable_version_counter=False),

@@ -11,9 +11,9 @@ from anomalib_students.teacher.data import (
     Crops,
     ImageStore,
     PatchSampler,
-    cut_crops,
     cut_patches,
     find_images,
+    load_crops,
     load_images,
 )
 
@@ -212,7 +212,7 @@ class TestReproducibility:
         torch.testing.assert_close(torch.cat(shares, dim=1), whole, rtol=0, atol=1e-6)
 
 
-class TestCutCrops:
+class TestLoadCrops:
     @pytest.fixture
     def photograph(self, tmp_path):
         """A picture whose red and green values are its columns and rows, and which has no two alike in blue."""
@@ -223,11 +223,11 @@ class TestCutCrops:
     def test_the_first_is_the_largest_square_and_the_others_are_at_least_three_fifths(self, photograph, monkeypatch):
         for name in ("GREY_CROP", "LIGHT", "FLIP"):
             monkeypatch.setattr(data, f"{name}_PROBABILITY", 0)
-        (crop,) = cut_crops(photograph, number=0, crops=1, side=100, seed=0)
+        crop = load_crops([photograph], crops=1, side=100, seed=0)[0, 0].numpy()
         np.testing.assert_array_equal(crop[0], np.broadcast_to(crop[0, 0, 0] + np.arange(100), (100, 100)))
         np.testing.assert_array_equal(crop[1], np.broadcast_to(np.arange(100)[:, None], (100, 100)))
         sides = []
-        for crop in cut_crops(photograph, number=0, crops=50, side=64, seed=0)[1:].astype(int):
+        for crop in load_crops([photograph], crops=50, side=64, seed=0)[0, 1:].int().numpy():
             # From the middle of the first pixel to that of the last.
             width, height = (64 / 63 * np.ptp(crop[channel]) for channel in (0, 1))
             assert width == pytest.approx(height, abs=2)
@@ -235,15 +235,14 @@ class TestCutCrops:
         assert (min(sides), max(sides)) == pytest.approx((60, 99), abs=5)
 
     def test_they_follow_from_photograph_number_and_seed(self, photograph):
-        first = cut_crops(photograph, number=3, crops=4, side=32, seed=0)
-        np.testing.assert_array_equal(cut_crops(photograph, number=3, crops=2, side=32, seed=0), first[:2])
-        assert not np.array_equal(cut_crops(photograph, number=4, crops=4, side=32, seed=0), first)
-        assert not np.array_equal(cut_crops(photograph, number=3, crops=4, side=32, seed=1), first)
-        assert len(np.unique(first, axis=0)) == 4
+        first, second = load_crops([photograph] * 2, crops=4, side=32, seed=0)
+        assert torch.equal(load_crops([photograph], crops=2, side=32, seed=0)[0], first[:2])
+        assert not torch.equal(first, second)
+        assert not torch.equal(load_crops([photograph], crops=4, side=32, seed=1)[0], first)
+        assert len(first.unique(dim=0)) == 4
 
     def test_some_are_grey_and_some_are_flipped(self, photograph):
-        many = [cut_crops(photograph, number, crops=2, side=16, seed=0) for number in range(100)]
-        many = np.concatenate(many).astype(int)
+        many = load_crops([photograph] * 100, crops=2, side=16, seed=0).flatten(0, 1).int().numpy()
         grey = (many[:, 0] == many[:, 1]).all((1, 2))
         assert 0.1 < grey.mean() < 0.3
         flipped = many[~grey, 0, 8, 0] > many[~grey, 0, 8, -1]
@@ -252,4 +251,4 @@ class TestCutCrops:
     @pytest.mark.parametrize("size", [(1, 1), (3, 200)])
     def test_a_tiny_photograph_is_enlarged(self, size, tmp_path):
         Image.new("L", size, 200).save(tmp_path / "a.png")
-        assert cut_crops(tmp_path / "a.png", number=0, crops=3, side=16, seed=0).shape == (3, 3, 16, 16)
+        assert load_crops([tmp_path / "a.png"], crops=3, side=16, seed=0).shape == (1, 3, 3, 16, 16)

@@ -167,7 +167,7 @@ def test_no_training_patch_comes_from_the_held_out_image(run, photographs, monke
     split = []
 
     def keep(module, _):
-        split[:] = module._images.values()
+        split[:] = module._train_images, module._held_out_images
 
     record_steps(monkeypatch, TeacherPretraining, keep)
     run(max_steps=1)
