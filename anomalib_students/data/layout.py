@@ -29,11 +29,7 @@ Folders = tuple[str, ...]
 
 
 def find_images(root: Path) -> tuple[dict[Path, Folders], dict[Path, Folders]]:
-    """Find images and masks in a folder and in all folders below it, each with its folders; hidden files are skipped.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, or no image in it.
-    """
+    """Find images and masks in a folder and all folders below it, each with its folders; hidden files are skipped."""
     if root.is_file():
         return {root: ()}, {}
     if not root.is_dir():
@@ -58,10 +54,6 @@ def list_parts(root: Path, good: str | None = None) -> DataFrame:
     Returns:
         Samples as of :class:`~anomalib_students.data.dataset.ImageFileDataset`, with ``split`` ``"train"`` or
         ``"test"``. Images beside the folders of kinds, which may be anything, have the label -1.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, or no image in it.
-        ValueError: If it is not clear which images are good, or which mask belongs to which image.
     """
     images, masks = find_images(root)
     samples = _label(root, images, GOOD if good is None else (good.lower(),))

@@ -46,12 +46,9 @@ class Parts(AnomalibDataModule):
         kwargs: Augmentations, as of anomalib's data modules.
 
     Raises:
-        ValueError: If ``test_split_ratio`` or ``max_pixels`` is out of range.
-
-    Example:
-        >>> datamodule = Parts("path/to/flanges")
-        >>> datamodule.name, datamodule.train_batch_size
-        ('flanges', 1)
+        ValueError: If ``test_split_ratio`` or ``max_pixels`` is out of range, or, in :meth:`setup`, it is not clear
+            which images are good or which mask belongs to which image, or none is good.
+        FileNotFoundError: In :meth:`setup`, if there is no such folder, or no image in it.
     """
 
     def __init__(
@@ -96,12 +93,7 @@ class Parts(AnomalibDataModule):
         return self.root.resolve().name or type(self).__name__
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the images, and divide them unless they are only predicted.
-
-        Raises:
-            FileNotFoundError: If there is no such folder, or no image in it.
-            ValueError: If it is not clear which images are good or which mask belongs to which image, or none is good.
-        """
+        """Find the images, and divide them unless they are only predicted."""
         if stage != TrainerFn.PREDICTING:
             super().setup(stage)
             return
