@@ -75,11 +75,6 @@ class ImageStore:
 
     ``pixels`` has all images row by row, one after the other, of shape ``(n, 3)`` in uint8; ``offsets`` are the indices
     of their first pixels.
-
-    Example:
-        >>> store = ImageStore.from_images([torch.zeros(3, 4, 5), torch.ones(3, 2, 2)])
-        >>> len(store), store.pixels.shape
-        (2, torch.Size([24, 3]))
     """
 
     pixels: torch.Tensor
@@ -120,8 +115,7 @@ class PatchSampler:
     direction (and kept within the image), its luminance changed, and Gaussian noise added; the negative is a patch of a
     different image. A patch, or a whole triplet, is grey with probability 0.1.
 
-    Each batch depends only on the seed and its number, so that a resumed run draws what an uninterrupted one would, and
-    ``world_size`` processes can draw ``batch_size`` patches each of one batch.
+    Each batch depends only on the seed and its number; ``world_size`` processes draw ``batch_size`` patches each of it.
 
     Example:
         >>> images = ImageStore.from_images([torch.zeros(3, 40, 50), torch.ones(3, 60, 40)])

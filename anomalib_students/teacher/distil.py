@@ -26,7 +26,7 @@ __all__ = ["DistilSettings", "Distillation", "distil", "draw_crops", "principal_
 
 DEFAULT_SOURCES = ("resnet18", "tf_efficientnet_lite0")
 FURTHER_WEIGHT = 0.7
-"""Weight of each source but the first, if none is given."""
+"""Weight of each source but the first."""
 HELD_OUT_FRACTION = 0.05
 MOST_HELD_OUT = 48
 """Most photographs that are held out: each has hundreds of patches."""
@@ -74,9 +74,6 @@ class DistilSettings(TeacherSettings):
     sources: dict[str, Path | None] | None = None
     """Names of the timm models that are distilled, each with its file of weights, or null if timm is to download them.
     By default resnet18 and tf_efficientnet_lite0 with downloaded weights."""
-    source_weights: dict[str, float] | None = None
-    """How much the features of a model count, by its name, greater than 0. By default 1 for the first and 0.7 for each
-    other."""
     crops: int = 2
     """Crops of each photograph, which are kept in memory."""
     crop_side: int = 192
@@ -91,21 +88,13 @@ class DistilSettings(TeacherSettings):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each source."""
-        defaults = {name: FURTHER_WEIGHT if index else 1.0 for index, name in enumerate(self.files)}
-        return {**defaults, **(self.source_weights or {})}
+        """How much the features of each source count."""
+        return {name: FURTHER_WEIGHT if index else 1.0 for index, name in enumerate(self.files)}
 
     def __post_init__(self) -> None:
         """Check the settings."""
         if not self.files:
             msg = "Distillation needs at least one source network."
-            raise ValueError(msg)
-        unknown = sorted(self.weights.keys() - self.files.keys())
-        if unknown:
-            msg = f"source_weights names {', '.join(unknown)}, but the sources are {', '.join(self.files)}."
-            raise ValueError(msg)
-        if not all(0 < weight < float("inf") for weight in self.weights.values()):
-            msg = f"source_weights must be greater than 0, got {self.weights}."
             raise ValueError(msg)
         for name in ("crops", "components", "max_steps", "batch_size"):
             if getattr(self, name) < 1:
@@ -307,8 +296,6 @@ def distil(**settings: Any) -> Path:
     paths = check_run(task, "Distillation", least=2)
     seed_everything(task.seed)
     sources = [FeatureSource(name, path) for name, path in task.files.items()]
-    for source in sources:
-        source.check_side(task.crop_side)
     n_components = min(task.components, sum(channels for source in sources for channels in source.channels))
     if task.descriptor_dim > n_components:
         msg = f"descriptor_dim must be at most the number of components, {n_components}, got {task.descriptor_dim}."

@@ -21,11 +21,7 @@ def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tens
 def triplet_distances(
     anchors: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distances within triplets, the negative one with anchor swap (eqs. 3 and 4), as for :func:`triplet_loss`.
-
-    Returns squared l2 distances ``(B,)`` of the positives from the anchors, and of the negatives from the anchors or
-    the positives, whichever are nearer: the hardest within the triplet.
-    """
+    """Squared distances ``(B,)`` of positives from anchors, and of negatives from the nearer of both (eqs. 3 and 4)."""
     positive_distance = (anchors - positives).square().sum(dim=1)
     negative_distance = torch.minimum(
         (anchors - negatives).square().sum(dim=1), (positives - negatives).square().sum(dim=1)
@@ -59,8 +55,7 @@ def triplet_loss(
 def compactness_loss(descriptors: torch.Tensor) -> torch.Tensor:
     """Sum of the absolute correlations between different descriptor dimensions over a batch (eq. 5).
 
-    Eq. 5 sums the correlations as they are, so that two dimensions of opposite sign would count as compact, although
-    they are as redundant as two equal ones. The absolute value closes that gap.
+    Eq. 5 has no absolute value, so that two dimensions of opposite sign would count as compact.
 
     Args:
         descriptors: Descriptors of shape ``(B, d)``; for ``B = 1`` there is no correlation, and the loss is 0.

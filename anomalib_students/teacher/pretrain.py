@@ -15,7 +15,7 @@ from anomalib_students.trainings import Precision
 from .data import ImageStore, PatchSampler, load_images
 from .losses import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 from .sources import DistillationSource
-from .training import BatchNumbers, TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
+from .training import TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
 __all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "PretrainSettings", "TeacherPretraining", "pretrain"]
 
@@ -24,13 +24,10 @@ LOSS_WEIGHTS = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness"
 PAPER_WEIGHTS = ((1, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0))
 """Weights that the paper compares (Table 2), in the order of :data:`LOSS_WEIGHTS`."""
 STATISTICS_BATCHES = 64
-"""Batches over which the source's descriptors are standardised."""
 HELD_OUT_BATCHES = 16
-"""Batches from the held-out images on which the teacher is measured."""
 MEASURED_BATCH_SIZE = 64
-"""Patches in each of these batches, on every number of devices."""
+"""Patches in each of these batches, whose number does not depend on that of devices."""
 HELD_OUT_SEED = 1
-"""Added to the seed of the training patches."""
 HELD_OUT_FRACTION = 0.05
 """Fraction of the images that no training patch comes from."""
 
@@ -142,8 +139,8 @@ class TeacherPretraining(TeacherTraining):
             self.target_std.copy_(std.clamp_min(1e-6))
 
     def val_dataloader(self) -> DataLoader:
-        """Number the held-out batches, the same at every call."""
-        return DataLoader(BatchNumbers(0, HELD_OUT_BATCHES), batch_size=None)
+        """Number the held-out batches."""
+        return DataLoader(range(HELD_OUT_BATCHES), batch_size=None)  # type: ignore[arg-type]
 
     def training_step(self, number: int) -> torch.Tensor:
         """Compute the loss of eq. 6 on the random patches of a batch."""
@@ -182,10 +179,7 @@ class TeacherPretraining(TeacherTraining):
             self._n_ordered += int((positive_distance < negative_distance).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the measurements on the held-out images.
-
-        ``held_out_triplets`` is the fraction of triplets whose positive is nearer than the negative (eqs. 3 and 4).
-        """
+        """Log ``held_out_r2``, and the fraction of triplets whose positive is nearer than the negative."""
         if self.sources:
             self.log_r2()
         if self.settings.lambda_m:

@@ -1,7 +1,6 @@
 """Networks of timm whose knowledge a teacher is to have: of single patches (eq. 1), or of whole images."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,8 +31,7 @@ GRID_STRIDE = STRIDES[0] // ENLARGEMENT
 class DistillationSource(nn.Module):
     """Describe patches with a frozen network of timm, or with the bundled teacher for p = 33 (``"bundled"``).
 
-    The descriptor is the model's own pooled feature vector by default, or the globally pooled features of ``layer``. By
-    default timm downloads the weights.
+    The descriptor is the model's own pooled feature vector by default, or the globally pooled features of ``layer``.
     """
 
     def __init__(
@@ -53,8 +51,7 @@ class DistillationSource(nn.Module):
                 msg = f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}."
                 raise ValueError(msg)
             arguments = {"features_only": True, "out_indices": (layers.index(layer),)}
-        hint = "If it ends before, name the last layer that it has as source_layer."
-        self.model = _frozen(name, checkpoint_path, hint, **arguments)
+        self.model = _frozen(name, checkpoint_path, **arguments)
 
     @property
     def dim(self) -> int:
@@ -74,7 +71,7 @@ class DistillationSource(nn.Module):
 class FeatureSource(nn.Module):
     """Map images to the features of a frozen network of timm at strides 8 and 16.
 
-    By default timm downloads the weights. ``channels`` are the numbers of features of the two maps.
+    ``channels`` are the numbers of features of the two maps.
     """
 
     mean: torch.Tensor
@@ -82,30 +79,17 @@ class FeatureSource(nn.Module):
 
     def __init__(self, name: str, checkpoint_path: Path | None = None) -> None:
         super().__init__()
-        hint = f"The file must have all layers up to those that have a stride of {STRIDES[-1]} pixels."
-        model: Any = _frozen(name, checkpoint_path, hint, features_only=True, out_indices=_out_indices(name))
+        model: Any = _frozen(name, checkpoint_path, features_only=True, out_indices=_out_indices(name))
         self.channels: list[int] = model.feature_info.channels()
         for statistic in ("mean", "std"):
             values = torch.tensor(model.pretrained_cfg[statistic]).view(-1, 1, 1)
             self.register_buffer(statistic, values, persistent=False)
-        self.name = name
         self.model: nn.Module = model
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Map images ``(B, 3, H, W)`` in [0, 1] to features ``(B, C, H / 8, W / 8)`` and ``(B, C, H / 16, W / 16)``."""
         return list(self.model((images - self.mean) / self.std))
-
-    def check_side(self, side: int) -> None:
-        """Raise a ``ValueError`` if the model cannot see crops of this side, for example if it takes a single size."""
-        side_seen = ENLARGEMENT * side
-        sides = [side_seen // stride for stride in STRIDES]
-        expected = [(1, channels, each, each) for channels, each in zip(self.channels, sides, strict=True)]
-        with suppress(AssertionError, RuntimeError, ValueError):
-            if [tuple(each.shape) for each in self(torch.zeros(1, 3, side_seen, side_seen))] == expected:
-                return
-        msg = f"{self.name} has no maps of features for crops of {side} pixels: choose another model or crop_side."
-        raise ValueError(msg)
 
 
 @torch.no_grad()
@@ -149,16 +133,16 @@ def _create(name: str, pretrained: bool = False, **arguments: Any) -> Any:  # no
         raise RuntimeError(msg) from error
 
 
-def _frozen(name: str, path: Path | None, hint: str, **arguments: Any) -> nn.Module:
-    """Make a network without gradients, with weights of a file if there is one; ``hint`` says what this must have."""
+def _frozen(name: str, path: Path | None, **arguments: Any) -> nn.Module:
+    """Make a network without gradients, with weights of a file if there is one, or those that timm downloads."""
     model: nn.Module = _create(name, pretrained=path is None, **arguments)
     if path is not None:
-        _load_weights(model, path, name, hint)
+        _load_weights(model, path, name)
     # Convolutions on the CPU are faster by half with the channels last.
     return model.to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)
 
 
-def _load_weights(model: nn.Module, path: Path, name: str, hint: str) -> None:
+def _load_weights(model: nn.Module, path: Path, name: str) -> None:
     """Load a file of safetensors or of PyTorch, which may have more layers of the model than the network."""
     if not path.is_file():
         msg = f"The checkpoint of the source network does not exist: {path}"
@@ -179,5 +163,6 @@ def _load_weights(model: nn.Module, path: Path, name: str, hint: str) -> None:
     if {key for key in unexpected if key.partition(".")[0] in stages} - timm.create_model(name).state_dict().keys():
         raise RuntimeError(foreign)
     if missing:
+        hint = "Take a file of the whole network; pretraining can also take an earlier source_layer."
         msg = f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}. {hint}"
         raise RuntimeError(msg)

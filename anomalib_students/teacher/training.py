@@ -28,15 +28,7 @@ from anomalib_students.trainings import AtomicCheckpointIO, Termination
 
 from .data import find_images
 
-__all__ = [
-    "BatchNumbers",
-    "PlainSettings",
-    "TeacherSettings",
-    "TeacherTraining",
-    "check_run",
-    "make_teacher",
-    "normalise",
-]
+__all__ = ["PlainSettings", "TeacherSettings", "TeacherTraining", "check_run", "make_teacher", "normalise"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +121,7 @@ class TeacherSettings:
         return {name: getattr(self, name) for name in self.recorded}
 
 
-class BatchNumbers(IterableDataset):
+class _BatchNumbers(IterableDataset):
     """Numbers of the batches from ``first`` on, of ``total`` in the whole run."""
 
     def __init__(self, first: int, total: int) -> None:
@@ -170,7 +162,7 @@ class TeacherTraining(LightningModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Number the batches that follow the last step."""
-        return DataLoader(BatchNumbers(self.global_step, self.trainer.max_steps), batch_size=None)
+        return DataLoader(_BatchNumbers(self.global_step, self.trainer.max_steps), batch_size=None)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the measurements."""
@@ -215,9 +207,8 @@ def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
         current = settings.hyperparameters
         changed = [f"{name}={saved.get(name)}" for name in current if saved.get(name) != current[name]]
         if changed:
-            msg = (
-                f"The run to be resumed had other settings: {', '.join(changed)}. Resume it with these, or start anew."
-            )
+            had = ", ".join(changed)
+            msg = f"The run to be resumed had other settings: {had}. Resume it with these, or start anew."
             raise ValueError(msg)
     return paths
 
@@ -235,9 +226,8 @@ def make_teacher(module: TeacherTraining, metadata: Mapping[str, object], **argu
         warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
         trainer.fit(module, ckpt_path=settings.checkpoint)
     if trainer.global_step < settings.max_steps:
-        msg = (
-            f"Pretraining stopped after {trainer.global_step} of {settings.max_steps} steps. Go on with --resume true."
-        )
+        steps = f"{trainer.global_step} of {settings.max_steps} steps"
+        msg = f"Pretraining stopped after {steps}. Go on with --resume true."
         raise RuntimeError(msg)
     # Again, since the last step need not be one at which the fit measures.
     (measured,) = trainer.validate(module, verbose=False)

@@ -173,8 +173,6 @@ def test_the_command_distils(settings, tmp_path, monkeypatch, capsys):
         ({"descriptor_dim": 13}, "descriptor_dim must be at most the number of components, 12, got 13"),
         ({"sources": {"resnet_18": "null"}}, "timm has no model named 'resnet_18'"),
         ({"sources": {"resnet18": "none.pth"}}, "The checkpoint of the source network does not exist: none.pth"),
-        ({"source_weights.resnet34": 1}, "source_weights names resnet34, but the sources are resnet18"),
-        ({"source_weights.resnet18": 0}, "source_weights must be greater than 0"),
     ],
 )
 def test_an_error_is_one_line_before_anything_is_computed(changes, message, settings, tmp_path, capfd):
