@@ -1,4 +1,4 @@
-"""The command ``anomalib-students``: pretrain teachers, and show what models decide."""
+"""The command ``anomalib-students``: pretrain teachers, show what models decide, and ``inspect`` with exported ones."""
 
 import sys
 from collections.abc import Sequence
@@ -10,11 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anomalib_students.networks.patch_network import ARCHITECTURES
-from anomalib_students.networks.weights import BUNDLED, read_metadata, teacher_path
-from anomalib_students.report.page import report
-from anomalib_students.teacher.distil import distil
-from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line
 
 __all__ = ["main", "teachers"]
@@ -26,6 +21,9 @@ def teachers(file: Path | None = None) -> None:
     Args:
         file: Teacher file. By default the bundled ones.
     """
+    from anomalib_students.networks.patch_network import ARCHITECTURES
+    from anomalib_students.networks.weights import BUNDLED, read_metadata, teacher_path
+
     bundled = [
         [teacher_path(BUNDLED, patch_size, architecture) for patch_size in sorted(networks)]
         for architecture, networks in ARCHITECTURES.items()
@@ -36,14 +34,6 @@ def teachers(file: Path | None = None) -> None:
         for name in dict.fromkeys(key for description in descriptions for key in sorted(description)):
             table.add_row(escape(name), *(escape(description.get(name, "")) for description in descriptions))
         Console().print(table)
-
-
-FUNCTIONS: dict[str, Any] = {
-    "pretrain": pretrain,
-    "distil": distil,
-    "teachers": teachers,
-    "report": report,
-}
 
 
 class Parser(ArgumentParser):
@@ -60,12 +50,22 @@ def create_parser() -> ArgumentParser:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line with ``args``, by default the arguments of the process."""
+    words = None if args is None else list(args)
+    if (words or sys.argv[1:])[:1] == ["inspect"]:
+        # It has a parser of its own, since it needs neither torch nor what else the others import.
+        from anomalib_students.line.command import main as inspect
+
+        sys.exit(inspect((words or sys.argv[1:])[1:]))
+    from anomalib_students.report.page import report
+    from anomalib_students.teacher.distil import distil
+    from anomalib_students.teacher.pretrain import pretrain
+
+    functions: dict[str, Any] = {"pretrain": pretrain, "distil": distil, "teachers": teachers, "report": report}
     # Fields of dataclasses are described where they are declared.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    words = None if args is None else list(args)
     try:
         auto_cli(
-            FUNCTIONS, words, as_positional=False, parser_class=Parser, prog="anomalib-students", description=__doc__
+            functions, words, as_positional=False, parser_class=Parser, prog="anomalib-students", description=__doc__
         )
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(one_line("anomalib-students", error))

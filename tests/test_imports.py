@@ -10,7 +10,7 @@ import anomalib_students
 PACKAGE = Path(anomalib_students.__file__).parent
 LAYERS = (
     {"files", "image_files", "trainings", "user_errors", "wrappers"},
-    {"networks"},
+    {"line", "networks"},
     {"data"},
     {"export"},
     {"teacher"},
