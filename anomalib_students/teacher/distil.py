@@ -53,18 +53,10 @@ follows the middle."""
 
 @dataclass(frozen=True, kw_only=True)
 class DistilSettings(TeacherSettings):
-    """Settings of :func:`distil`.
-
-    Raises:
-        ValueError: If one of them is out of range.
-    """
+    """Settings of :func:`distil`. Raises a ``ValueError`` if one of them is out of range."""
 
     recorded: ClassVar[tuple[str, ...]] = (*TeacherSettings.recorded, "weights", "crops", "crop_side", "components")
 
-    images: Path
-    """Folder of photographs, searched recursively. 5 % of them, at most 48, are held out to measure the teacher."""
-    descriptor_dim: int = 128
-    """Dimension d of the descriptors, at most the number of components."""
     max_steps: int = 9000
     """Training steps."""
     batch_size: int = 4
@@ -79,7 +71,7 @@ class DistilSettings(TeacherSettings):
     crop_side: int = 192
     """Side of the crops in pixels, divisible by 8."""
     components: int = 192
-    """Principal components of the features that are computed; all if the sources have fewer."""
+    """Principal components of the features, at least descriptor_dim; all if the sources have fewer."""
 
     @property
     def files(self) -> dict[str, Path | None]:
@@ -279,11 +271,7 @@ class Distillation(TeacherTraining):
 def distil(**settings: Any) -> Path:
     """Distil networks that see whole images into a teacher. They compute in bfloat16 if the device is made for it.
 
-    Args:
-        settings: Those of :class:`DistilSettings`, by name.
-
-    Returns:
-        Path of the teacher file.
+    Takes the settings of :class:`DistilSettings` by name, and returns the path of the teacher file.
 
     Raises:
         FileNotFoundError: If images or weights of a source are missing.

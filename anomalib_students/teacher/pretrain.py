@@ -34,11 +34,7 @@ HELD_OUT_FRACTION = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings(TeacherSettings):
-    """Settings of :func:`pretrain`, by the loss of eq. 6.
-
-    Raises:
-        ValueError: If a loss weight is negative or not finite, if all are 0, or if the margin is not positive.
-    """
+    """Settings of :func:`pretrain`. Raises a ``ValueError`` if weights or margin make no loss of eq. 6."""
 
     recorded: ClassVar[tuple[str, ...]] = (*TeacherSettings.recorded, *LOSS_WEIGHTS.values(), "margin")
 
@@ -205,11 +201,7 @@ class TeacherPretraining(TeacherTraining):
 def pretrain(**settings: Any) -> Path:
     """Pretrain a teacher on patches of natural images.
 
-    Args:
-        settings: Those of :class:`PretrainSettings`, by name.
-
-    Returns:
-        Path of the teacher file.
+    Takes the settings of :class:`PretrainSettings` by name, and returns the path of the teacher file.
 
     Raises:
         FileNotFoundError: If images or checkpoint are missing.
