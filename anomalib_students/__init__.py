@@ -2,12 +2,6 @@
 
 The public names are loaded on first use, so that importing the package, as its entry point does within
 ``import torch``, imports nothing else.
-
-Example:
-    >>> import anomalib_students
-    >>> anomalib_students.__all__
-    ['FalseAlarmPostProcessor', 'MVTec', 'Parts', 'SampleParts', 'UninformedStudents', 'UninformedStudentsModel',
-     '__version__']
 """
 
 from __future__ import annotations

@@ -55,9 +55,8 @@ def _note_named_arguments(setup: Callable[..., None], engine: Any, args: tuple, 
 def _seed(instantiate: Callable[[], None], command_line: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
     """Seed all random numbers before our model is made. ``true``, the default, and ``false`` leave it to chance."""
     settings = command_line.config.get(command_line.subcommand) or {}
-    model = settings.get("model")
     seed = settings.get("seed_everything")
-    is_ours = str(getattr(model, "class_path", "")).rpartition(".")[2] == MODEL
+    is_ours = str(getattr(settings.get("model"), "class_path", "")).rpartition(".")[2] == MODEL
     if is_ours and isinstance(seed, int) and not isinstance(seed, bool):
         seed_everything(seed, workers=True)
     instantiate(*args, **kwargs)

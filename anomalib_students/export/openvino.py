@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -125,6 +126,16 @@ class ExactExport(LightningModule):
         export: Callable[..., Path] = super().to_openvino  # type: ignore[misc]
         arguments = inspect.signature(export).bind(*args, **kwargs).arguments
         datamodule, compression_type = arguments.get("datamodule"), arguments.get("compression_type")
+
+        @wraps(export)
+        def described(*args: Any, **kwargs: Any) -> Path:
+            from anomalib_students.line.model import write_metadata
+
+            path = export(*args, **kwargs)
+            if good := getattr(getattr(self, "post_processor", None), "good_statistics", None):
+                write_metadata(path, good)
+            return path
+
         equal: Any = nullcontext()
         if compression_type in QUANTISED:
             if datamodule is None:
@@ -137,7 +148,7 @@ class ExactExport(LightningModule):
             equal = equalised(self, (batch.image.to(self.device) for batch in calibration_images(datamodule)))
         # In a thread of its own: where OpenVINO has computed, the next signal may find a stack that is gone.
         with _as_exported(self), only_warnings_of(*TALKATIVE), equal, ThreadPoolExecutor(1) as thread:
-            return thread.submit(_export_whole, export, *args, **kwargs).result()
+            return thread.submit(_export_whole, described, *args, **kwargs).result()
 
     def _compress_ov_model(
         self,

@@ -16,7 +16,7 @@ from .model import LineModel
 from .results import Heatmaps, PictureWriter, ResultTable
 from .sources import STANDARD_INPUT, Item, find_items, is_live, watch
 
-__all__ = ["main"]
+__all__ = ["create_parser", "main"]
 
 EVERY = 5.0
 """Seconds between two lines of a log."""
@@ -100,7 +100,9 @@ def _say(text: str, end: str = "\n") -> None:
     print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def create_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="anomalib-students inspect", description=run_inspect.__doc__)
     add = parser.add_argument
     add("model", type=Path, help="model that anomalib has exported to OpenVINO or ONNX")
     add("sources", nargs="+", help="folders, patterns, image or video files, cameras (number or address), - for a list")
@@ -121,14 +123,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--masks", action="store_true", help="save masks")
     add("--device", default="CPU", help="device of OpenVINO (%(default)s)")
     add("--precision", choices=("f32", "bf16"), help="precision of the computation (OpenVINO's choice)")
+    return parser
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command with ``args``, by default those of the process, and return its exit status."""
-    parser = argparse.ArgumentParser(prog="anomalib-students inspect", description=run_inspect.__doc__)
-    _add_options(parser)
+    options = create_parser().parse_args(args)
     try:
-        return run_inspect(parser.parse_args(args))
+        return run_inspect(options)
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"anomalib-students: {error}")
 

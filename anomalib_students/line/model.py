@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import openvino
 
-__all__ = ["METADATA", "LineModel", "Prediction"]
+__all__ = ["LineModel", "Prediction", "write_metadata"]
 
 METADATA = "anomalib_students"
 """Entry of the run-time information of our exports: JSON with statistics of good images."""
@@ -46,7 +46,8 @@ class LineModel:
         precision: ``"f32"`` or ``"bf16"``; OpenVINO's choice by default.
 
     Attributes:
-        good: Statistics of good images that our exports carry; empty for other models.
+        good: What our exports carry of good images: ``margin``, the distance of the threshold from the mode of their
+            scores, in scales of Gumbel's distribution; empty for other models.
         fixed_size: Height and width that the model was exported for; None if it takes any.
 
     Raises:
@@ -113,6 +114,16 @@ class LineModel:
                 compiled = self._core.compile_model(model, self._device, self._config)
                 self._compiled[size] = compiled, queue.SimpleQueue()
             return self._compiled[size]
+
+
+def write_metadata(path: Path, good: dict[str, Any]) -> None:
+    """Add statistics of good images to an exported model."""
+    model = openvino.Core().read_model(path)
+    model.set_rt_info(json.dumps(good), METADATA)
+    described = path.with_name(f"described_{path.name}")
+    openvino.save_model(model, described, compress_to_fp16=False)
+    for suffix in (".bin", ".xml"):
+        described.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
 def _read(core: openvino.Core, path: Path) -> openvino.Model:

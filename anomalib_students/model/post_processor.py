@@ -98,6 +98,13 @@ class FalseAlarmPostProcessor(PostProcessor):
         _, lower, upper = margin(n_images, self.false_alarm_rate)
         return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
 
+    @property
+    def good_statistics(self) -> dict[str, float]:
+        """What exports carry of the held-out images; nothing if these did not choose the threshold."""
+        n_images = int(self.good_images[0])
+        is_chosen = n_images > 0 and self.rule == "normal"
+        return {"margin": margin(n_images, self.false_alarm_rate).scales} if is_chosen else {}
+
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Choose one threshold for images and pixels: an image's score is that of its worst window, a mean of pixels.
 

@@ -14,6 +14,7 @@ from anomalib.data.datasets.base import image as image_dataset
 from anomalib.models.components import KCenterGreedy
 
 from anomalib_students import cli
+from anomalib_students.line.command import create_parser as inspect_parser
 
 from .documents import DOCUMENTS, ROOT, blocks, commands, inline_code
 
@@ -53,7 +54,10 @@ def check_anomalib(arguments, monkeypatch):
 
 
 def check_ours(arguments, monkeypatch):
-    cli.create_parser().parse_args(arguments)
+    if arguments[0] == "inspect":
+        inspect_parser().parse_args(arguments[1:])
+    else:
+        cli.create_parser().parse_args(arguments)
 
 
 def check_script(arguments, monkeypatch):
@@ -166,6 +170,8 @@ def test_commands_in_sentences_exist():
                 assert words[0] == "-m" or (ROOT / words[0]).is_file(), code
             else:
                 parser = anomalib_parser() if program == "anomalib" else cli.create_parser()
+                if words[0] == "inspect":
+                    parser, words = inspect_parser(), []
                 while words and not words[0].startswith("-"):
                     name, *words = words
                     parser = subparser(parser, name)

@@ -14,11 +14,14 @@ from anomalib.models import UninformedStudents
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Trainer
 from openvino import opset13
+from scipy import stats
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_students import FalseAlarmPostProcessor
 from anomalib_students.export import int8
 from anomalib_students.export import openvino as exports
+from anomalib_students.line import LineModel
+from anomalib_students.line.inspection import percentile
 
 from ..reliability.small import SIDE, small_data, small_model
 
@@ -145,3 +148,19 @@ def test_quantisation_without_the_data_that_it_needs_is_refused(model, tmp_path:
 def test_onnx_weights_are_in_the_file_itself(model, tmp_path: Path) -> None:
     path = model.to_onnx(tmp_path, input_size=(SIDE, SIDE))
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+def test_exports_carry_where_their_threshold_lies_among_good_images(tmp_path):
+    model = UninformedStudents(patch_sizes=(33,), architecture="light", image_size=64, output_stride=8)
+    scores = torch.from_numpy(np.random.default_rng(0).gumbel(5, 0.5, size=200))
+    model.post_processor.choose(scores)
+    exported = LineModel(model.to_openvino(tmp_path, input_size=(64, 64)))
+    _, location, scale = model.post_processor.good_images.tolist()
+    raw = torch.tensor([location - scale, location, location + 3 * scale])
+    post_processor = model.post_processor
+    limits = post_processor.image_min, post_processor.image_max, post_processor.image_threshold
+    expected = 100 * stats.gumbel_r.cdf(raw.double(), location, scale)
+    found = [percentile(float(score), exported.good["margin"]) for score in post_processor._normalize(raw, *limits)]
+    assert found == pytest.approx(expected.tolist(), abs=1e-3)
+    post_processor.rule = "f1"
+    assert post_processor.good_statistics == {}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_students.model.loss import regression_loss, squared_distances
+from anomalib_students.model.loss import painted_hard_fraction, regression_loss, squared_distances
 
 
 def normal(*shape, seed=0):
@@ -71,7 +71,7 @@ def test_distances_are_computed_in_single_precision():
 def test_hard_loss_is_the_mean_over_the_hardest_pixels_of_the_batch(hard_fraction, painted, n_hard):
     distances = torch.from_numpy(normal(3, 2, 3, 4)).square()
     expected = sum(np.sort(of_student.ravel())[-n_hard:].mean() for of_student in distances.numpy())
-    loss = regression_loss(distances, hard_fraction, torch.tensor(painted))
+    loss = regression_loss(distances, painted_hard_fraction(hard_fraction, sum(painted) / len(painted)))
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
