@@ -12,15 +12,18 @@ from contextlib import contextmanager
 
 __all__ = ["one_line", "only_warnings_of"]
 
-DEBUG = "ANOMALIB_STUDENTS_DEBUG"
-"""Environment variable that shows tracebacks."""
 REASON = re.compile(r"^ *- (?!Expected a <class)(.+)$", re.MULTILINE)
 """Why jsonargparse rejects a value for one of several types; its message also lists the types and all values."""
 
 
 def one_line(program: str, error: Exception) -> str:
-    """Return the message that a command ends with, and print the traceback if the user wants to see it."""
-    if os.environ.get(DEBUG, "0") not in {"", "0"}:
+    """Return the message that a command ends with, and print the traceback if the user wants to see it.
+
+    Example:
+        >>> one_line("anomalib-students", ValueError("There are no images."))
+        'anomalib-students: There are no images.'
+    """
+    if os.environ.get("ANOMALIB_STUDENTS_DEBUG", "0") not in {"", "0"}:
         traceback.print_exception(error)
     return f"{program}: {'; '.join(REASON.findall(str(error))) or error}"
 

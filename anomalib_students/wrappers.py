@@ -9,8 +9,8 @@ Each passes everything through untouched, unless our model is the one that runs:
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
-from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -34,11 +34,8 @@ def wrap_anomalib() -> None:
 
 def _wrapping(name: str, wrapper: Callable[..., Any]) -> Callable[[ModuleType], None]:
     def wrap(module: ModuleType) -> None:
-        try:
-            attrgetter(name)(module)
-        except AttributeError:
-            return
-        wrapt.wrap_function_wrapper(module, name, wrapper)
+        with suppress(AttributeError):
+            wrapt.wrap_function_wrapper(module, name, wrapper)
 
     return wrap
 

@@ -66,26 +66,26 @@ class LastValidation(Callback):
     Nothing changes if the user has callbacks that stop or save by it, or another ``check_val_every_n_epoch`` than 1.
     """
 
-    _every: int | None = None
+    _is_put_off = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the validation off."""
         others = [callback for callback in _saving_or_stopping(trainer) if not isinstance(callback, RegularCheckpoint)]
         if trainer.check_val_every_n_epoch == 1 and not others:
-            self._every = trainer.check_val_every_n_epoch
+            self._is_put_off = True
             trainer.check_val_every_n_epoch = sys.maxsize
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Validate after the last step, which need not be that of an epoch."""
-        if self._every is not None and _ends(trainer):
+        if self._is_put_off and _ends(trainer):
             trainer.should_stop = True
             trainer.check_val_every_n_epoch = trainer.current_epoch + 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the trainer as it was."""
-        if self._every is not None:
-            trainer.check_val_every_n_epoch = self._every
-        self._every = None
+        if self._is_put_off:
+            trainer.check_val_every_n_epoch = 1
+        self._is_put_off = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the trainer as it was."""

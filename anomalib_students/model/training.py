@@ -132,5 +132,5 @@ class StudentTraining(LightningModule):
             self._calibrated_at = self.global_step
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
             usual = self.post_processor.choose(scores_of(self, held_out)).tolist()
-            paths = held_out.samples.image_path
-            self._unusual = [str(path) for path, is_usual in zip(paths, usual, strict=True) if not is_usual]
+            pairs = zip(held_out.samples.image_path, usual, strict=True)
+            self._unusual = [str(path) for path, is_usual in pairs if not is_usual]
