@@ -7,7 +7,7 @@ from anomalib_students import user_errors
 
 
 def test_the_traceback_is_there_if_it_is_wanted(monkeypatch, capsys):
-    monkeypatch.setenv(user_errors.DEBUG, "1")
+    monkeypatch.setenv("ANOMALIB_STUDENTS_DEBUG", "1")
     with pytest.raises(ValueError, match="lr must be positive") as error:
         UninformedStudents(lr=-1)
     assert user_errors.one_line("program", error.value).startswith("program: lr must be positive")
