@@ -74,20 +74,22 @@ class LineModel:
     @property
     def n_requests(self) -> int:
         """Number of images that are best scored at the same time."""
-        return int(self._compile(self.fixed_size)[0].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        with self._lock:
+            return int(self._compile(self.fixed_size)[0].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
     def predict(self, image: np.ndarray) -> Prediction:
         """Score an RGB image of shape ``(H, W, 3)`` and type uint8; a model of fixed size takes only that."""
         size: Size = (image.shape[0], image.shape[1])
         if size not in self._compiled and len(self._compiled) > COMPILED_SIZES:
             size = None
-        compiled, idle = self._compile(size)
+        batch = np.ascontiguousarray(image[None])
+        # One thread at a time: OpenVINO's first tensors of two threads can wait for each other for ever.
+        with self._lock:
+            compiled, idle = self._compile(size)
+            request = compiled.create_infer_request() if idle.empty() else idle.get()
+            request.set_input_tensor(openvino.Tensor(batch))
         try:
-            request = idle.get_nowait()
-        except queue.Empty:
-            request = compiled.create_infer_request()
-        try:
-            request.infer({0: np.ascontiguousarray(image[None])}, share_inputs=True)
+            request.infer()
             outputs = {name: request.get_tensor(name).data.copy() for name in self._names}
         finally:
             idle.put(request)
@@ -102,18 +104,17 @@ class LineModel:
 
     def _compile(self, size: Size) -> tuple[openvino.CompiledModel, queue.SimpleQueue]:
         """Compile the model for images of a size, or of any, that have shape ``(1, H, W, 3)`` and type uint8."""
-        with self._lock:
-            if size not in self._compiled:
-                steps = openvino.preprocess.PrePostProcessor(self._model.clone())
-                steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
-                steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
-                steps.input().model().set_layout(openvino.Layout("NCHW"))
-                model = steps.build()
-                if size is not None:
-                    model.reshape([1, *size, 3])
-                compiled = self._core.compile_model(model, self._device, self._config)
-                self._compiled[size] = compiled, queue.SimpleQueue()
-            return self._compiled[size]
+        if size not in self._compiled:
+            steps = openvino.preprocess.PrePostProcessor(self._model.clone())
+            steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+            steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+            steps.input().model().set_layout(openvino.Layout("NCHW"))
+            model = steps.build()
+            if size is not None:
+                model.reshape([1, *size, 3])
+            compiled = self._core.compile_model(model, self._device, self._config)
+            self._compiled[size] = compiled, queue.SimpleQueue()
+        return self._compiled[size]
 
 
 def write_metadata(path: Path, good: dict[str, Any]) -> None:
