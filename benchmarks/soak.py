@@ -61,6 +61,8 @@ PRETRAINING = {
     "accelerator": "cpu",
     "resume": "true",
 }
+COMMANDS = Path(sys.executable).parent
+"""Folder of the environment's commands, which need not be on the path."""
 State = dict[str, torch.Tensor]
 
 
@@ -70,7 +72,7 @@ def training(folder: Path) -> list[object]:
     # Every JSON document is a YAML document.
     config.write_text(json.dumps(TRAINING))
     last = [f"--ckpt_path={path}" for path in checkpoints(folder)[-1:]]
-    return ["anomalib", "train", "-c", config, f"--default_root_dir={folder}", *last]
+    return [COMMANDS / "anomalib", "train", "-c", config, f"--default_root_dir={folder}", *last]
 
 
 def pretraining(folder: Path) -> list[object]:
@@ -78,13 +80,14 @@ def pretraining(folder: Path) -> list[object]:
     parts = SampleParts()
     parts.prepare_data()
     paths = {"images": parts.root / parts.category / "train", "output": folder / "p17.safetensors", "results": folder}
-    return ["anomalib-students", "pretrain", *(f"--{name}={value}" for name, value in {**PRETRAINING, **paths}.items())]
+    options = (f"--{name}={value}" for name, value in {**PRETRAINING, **paths}.items())
+    return [COMMANDS / "anomalib-students", "pretrain", *options]
 
 
 def exporting(folder: Path, *options: str) -> list[object]:
     """Command of an export of the trained model."""
     options = (f"--ckpt_path={checkpoints(folder.parent / 'training')[-1]}", f"--export_root={folder}", *options)
-    return ["anomalib", "export", "--model=UninformedStudents", "--export_type=openvino", *options]
+    return [COMMANDS / "anomalib", "export", "--model=UninformedStudents", "--export_type=openvino", *options]
 
 
 def checkpoints(folder: Path) -> list[Path]:

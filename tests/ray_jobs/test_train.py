@@ -84,7 +84,7 @@ def test_a_grid_goes_on_when_worker_and_driver_are_killed(cluster, start_job, ru
     folder = tmp_path / "moved" / "train"
     steps = kept_steps(folder / "dots-p33")
     output = run_job("train.py", *options, f"--storage_path={tmp_path / 'moved'}", code=1)
-    reasons = {"missing": f"There is no folder {root / 'missing'}", "broken": f"Cannot read {root / 'broken'}"}
+    reasons = {"missing": f"There are no images in {root / 'missing'}", "broken": f"Cannot read {root / 'broken'}"}
     for category, reason in reasons.items():
         (line,) = [line for line in output.splitlines() if line.startswith(f"{category} failed: ")]
         assert reason in line
