@@ -9,7 +9,6 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Subset
-from torchmetrics.aggregation import CatMetric
 from tqdm import tqdm
 
 from anomalib_students.networks.statistics import RunningStatistics
@@ -62,13 +61,13 @@ def normalise_scores(module: "StudentTraining", held_out: AnomalibDataset) -> No
 @torch.no_grad()
 def scores_of(module: "StudentTraining", held_out: AnomalibDataset) -> torch.Tensor:
     """Score the held-out images: scores of shape ``(n,)`` in the order of the data set, the same in all processes."""
-    scores = CatMetric(nan_strategy="disable").to(module.device)
+    scores = torch.zeros(len(held_out), device=module.device)
     for index, images in _sampled(module, held_out, "Threshold by held-out images"):
-        score = cast("torch.Tensor", module.model.predict(images).pred_score)
-        scores.update(torch.stack([torch.full_like(score, index), score], dim=1))
-    # Of several processes, those of each are together.
-    indexed = scores.compute()
-    return indexed[indexed[:, 0].argsort(), 1].cpu()
+        scores[index] = cast("torch.Tensor", module.model.predict(images).pred_score)
+    # Each process has filled in its share, which is none if there are fewer images than processes.
+    if module.trainer.world_size > 1:
+        scores = cast("torch.Tensor", module.all_gather(scores)).sum(dim=0)
+    return scores[sample_indices(len(held_out))].cpu()
 
 
 def _sampled(
