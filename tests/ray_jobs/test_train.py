@@ -88,7 +88,7 @@ def test_a_grid_goes_on_when_worker_and_driver_are_killed(cluster, start_job, ru
     for category, reason in reasons.items():
         (line,) = [line for line in output.splitlines() if line.startswith(f"{category} failed: ")]
         assert reason in line
-        assert f"- {category}: {reason}" in (folder / "results.md").read_text()
+        assert f"- {category} failed: {reason}" in (folder / "results.md").read_text()
         # It was found before workers were started.
         assert not (folder / f"{category}-p33").exists()
     assert set(pd.read_csv(folder / "results.csv")["category"]) == {"dots"}
