@@ -18,7 +18,7 @@ from .model import LineModel, Prediction, Size
 from .regions import Region, find_regions
 from .sources import Item, decode
 
-__all__ = ["Result", "fitted", "inspect", "percentile"]
+__all__ = ["Result", "inspect", "percentile"]
 
 WAIT = 0.2
 """Seconds after which a request to stop is noticed, if no image comes."""
@@ -132,7 +132,7 @@ def percentile(score: float, margin: float) -> float:
     return 100 * exp(-exp(min(-margin * (1 + distance), 700.0)))
 
 
-def fitted(image: np.ndarray, size: Size) -> np.ndarray:
+def _fitted(image: np.ndarray, size: Size) -> np.ndarray:
     """Resize an image for a model that takes one size only."""
     if size is None or image.shape[:2] == size:
         return image
@@ -144,7 +144,7 @@ def _inspect(model: LineModel, item: Item, save: Save | None) -> Result:
     now = datetime.now().astimezone()
     try:
         image = decode(item)
-        prediction = model.predict(fitted(image, model.fixed_size))
+        prediction = model.predict(_fitted(image, model.fixed_size))
     except (OSError, RuntimeError, ValueError) as error:
         return Result(item.name, now, error=" ".join(str(error).split()))
     regions = []

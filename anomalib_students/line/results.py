@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
+from anomalib_students.files import replace_file
+
 from .inspection import Result
 from .model import Prediction
 
@@ -139,13 +141,9 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, result: Result) -> Image
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        picture.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    replace_file(path, content.getvalue())
 
 
 def _row(result: Result) -> dict[str, Any]:

@@ -75,9 +75,12 @@ def watch(folder: str, stop: Event) -> Iterator[Item]:
         raise FileNotFoundError(msg)
     seen: set[str] = set()
     new = set(_in_folder(Path(folder)))
+    absolute = Path(folder).absolute()
     # A pass without changes still comes, so that files that have become complete are noticed.
     for changes in changes_in(folder, stop_event=stop, yield_on_timeout=True, rust_timeout=int(1000 * COMPLETE)):
-        new |= {path for _, path in changes if _is_image(Path(path).relative_to(Path(folder).absolute()))}
+        # Their paths are absolute, whatever the folder's.
+        changed = [Path(path).relative_to(absolute) for _, path in changes]
+        new |= {str(Path(folder, path)) for path in changed if _is_image(path)}
         complete = {path for path in new - seen if _is_complete(Path(path))}
         yield from map(Item, sorted(complete))
         seen |= complete
