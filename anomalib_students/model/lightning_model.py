@@ -116,7 +116,7 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
         lr: float | None = None,
         normalization_split: float | None = None,
         pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
+        post_processor: FalseAlarmPostProcessor | PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:

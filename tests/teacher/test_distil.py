@@ -1,208 +1,32 @@
 """Distillation from whole images on a few small photographs, with a source network of random weights."""
 
-import csv
-import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from anomalib_students import cli
 from anomalib_students.networks import patch_network
-from anomalib_students.networks.weights import load_teacher, read_metadata
 from anomalib_students.teacher import distil as module
 from anomalib_students.teacher import sources
 from anomalib_students.teacher.distil import (
     Distillation,
     DistilSettings,
-    distil,
     draw_crops,
     principal_components,
     valid_points,
 )
 
-from .conftest import assert_same_weights, interrupt_at, record_steps
+from .conftest import DISTIL
 
+TASK = DISTIL
 ARCHITECTURES = patch_network.ARCHITECTURES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory"),
     pytest.mark.usefixtures("cheap"),
 ]
-
-
-@pytest.fixture(scope="module")
-def settings(photographs, resnet18_checkpoint):
-    return {
-        "images": photographs,
-        "patch_size": 17,
-        "descriptor_dim": 8,
-        "architecture": "light",
-        "sources": {"resnet18": resnet18_checkpoint},
-        "crop_side": 40,
-        "components": 12,
-        "max_steps": 6,
-        "batch_size": 4,
-        "accelerator": "cpu",
-        "checkpoint_every": 2,
-        "trainer_arguments": {"enable_progress_bar": False},
-    }
-
-
-@pytest.fixture(scope="module")
-def finished(cheap, settings, tmp_path_factory):
-    """Folder of a run that nothing has interrupted: its teacher, and its results."""
-    folder = tmp_path_factory.mktemp("finished")
-    distil(**settings, output=folder / "teacher.safetensors", results=folder / "results")
-    return folder
-
-
-@pytest.fixture
-def run(settings, tmp_path):
-    """Distil a teacher in a few steps; keyword arguments replace the settings."""
-
-    def run(**changes):
-        return distil(
-            **{**settings, "output": tmp_path / "teacher.safetensors", "results": tmp_path / "results", **changes}
-        )
-
-    return run
-
-
-def test_a_teacher_file_is_written_and_says_where_it_comes_from(finished):
-    path = finished / "teacher.safetensors"
-    network = load_teacher(path, patch_size=17, descriptor_dim=8, architecture="light")
-    assert network(torch.rand(2, 3, 17, 17)).shape == (2, 8, 1, 1)
-    metadata = read_metadata(path)
-    assert float(metadata.pop("held_out_r2")) <= 1
-    assert 1 <= float(metadata.pop("effective_dimension")) <= 8
-    assert metadata.pop("made_with").startswith("anomalib-students ")
-    assert metadata == {
-        "teacher_format": "1",
-        "task": "distillation from whole images",
-        "patch_size": "17",
-        "descriptor_dim": "8",
-        "architecture": "light",
-        "data": "pictures",
-        "n_images": "6",
-        "source": "resnet18",
-        "source_weights": "1.0",
-        "crops": "2",
-        "crop_side": "40",
-        "components": "12",
-        "iterations": "6",
-        "batch_size": "4",
-        "lr": "0.001",
-        "seed": "0",
-        "licences": "unknown",
-    }
-
-
-def test_checkpoints_and_logs_lie_in_the_results_folder(finished):
-    folder = finished / "results"
-    assert [path.name for path in folder.glob("teacher/*.ckpt")] == ["last.ckpt"]
-    assert list(folder.glob("teacher/tensorboard/*/events*"))
-    with next(folder.glob("teacher/csv/*/metrics.csv")).open() as file:
-        rows = [row for row in csv.DictReader(file) if row["held_out_r2"]]
-    assert [row["step"] for row in rows][:3] == ["1", "3", "5"]
-    assert all(row["effective_dimension"] for row in rows)
-
-
-def test_the_checkpoint_holds_nothing_of_the_sources_or_the_crops(finished):
-    checkpoint = torch.load(finished / "results" / "teacher" / "last.ckpt", weights_only=True)
-    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"teacher", "mean", "matrix"}
-
-
-def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one(run, finished, monkeypatch):
-    with monkeypatch.context() as context:
-        interrupt_at(context, Distillation, step=5)
-        with pytest.raises(RuntimeError, match="power cut"):
-            run()
-    steps = record_steps(monkeypatch, Distillation, lambda module, _: module.global_step)
-    resumed = run(resume=True)
-    assert steps == [4, 5]
-    assert_same_weights(resumed, finished / "teacher.safetensors")
-    assert read_metadata(resumed) == read_metadata(finished / "teacher.safetensors")
-
-
-@pytest.mark.parametrize(("name", "value"), [("lr", 1e-2), ("batch_size", 2), ("crops", 1), ("patch_size", 33)])
-def test_a_run_is_not_resumed_with_other_settings(run, finished, name, value, tmp_path):
-    shutil.copytree(finished / "results", tmp_path / "results", dirs_exist_ok=True)
-    with pytest.raises(ValueError, match="run to be resumed had other settings: "):
-        run(resume=True, **{name: value})
-    assert not (tmp_path / "teacher.safetensors").exists()
-
-
-def test_the_learning_rate_rises_and_falls(run, monkeypatch):
-    rates = record_steps(monkeypatch, Distillation, lambda module, _: module.optimizers().param_groups[0]["lr"])
-    run(lr=1.0)
-    expected = [(step + 1) / 200 * (1 + np.cos(np.pi * step / 6)) / 2 for step in range(6)]
-    np.testing.assert_allclose(rates, expected, rtol=1e-6)
-
-
-def call(tmp_path, settings, **changes):
-    options = {**settings, "output": tmp_path / "t.safetensors", "results": tmp_path / "results", **changes}
-    sources = options.pop("sources")
-    options.pop("trainer_arguments")
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return ["distil", *arguments, *(f"--sources.{name}={path}" for name, path in sources.items())]
-
-
-def test_the_command_distils(settings, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(patch_network, "ARCHITECTURES", ARCHITECTURES)
-    cli.main(call(tmp_path, settings, max_steps=2))
-    assert "Reading images" in capsys.readouterr().out
-    assert read_metadata(tmp_path / "t.safetensors")["iterations"] == "2"
-    # Here the network isn't narrow.
-    assert load_file(tmp_path / "t.safetensors")["convolutions.0.weight"].shape == (32, 3, 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"images": "missing"}, "The image folder does not exist: missing"),
-        ({"output": "teacher.pth"}, r"A teacher is written to a file named \*.safetensors"),
-        ({"patch_size": 19}, "No architecture for patch size 19"),
-        ({"patch_size": 65}, "A crop of 40 pixels has no room for a patch of 65 pixels"),
-        ({"crop_side": 44}, "crop_side must be divisible by 8, got 44"),
-        ({"crops": 0}, "crops must be at least 1, got 0"),
-        ({"descriptor_dim": 13}, "descriptor_dim must be at most the number of components, 12, got 13"),
-        ({"sources": {"resnet_18": "null"}}, "timm has no model named 'resnet_18'"),
-        ({"sources": {"resnet18": "none.pth"}}, "The checkpoint of the source network does not exist: none.pth"),
-    ],
-)
-def test_an_error_is_one_line_before_anything_is_computed(changes, message, settings, tmp_path, capfd):
-    assert_one_line(call(tmp_path, settings, **changes), message, capfd)
-    assert not (tmp_path / "results").exists()
-
-
-def test_incomplete_weights_are_refused(settings, tmp_path, capfd):
-    state = load_file(settings["sources"]["resnet18"])
-    state.pop("layer3.0.conv1.weight")
-    save_file(state, tmp_path / "short.safetensors")
-    sources = {"resnet18": tmp_path / "short.safetensors"}
-    assert_one_line(call(tmp_path, settings, sources=sources), ".*short.safetensors lacks 1 weights of resnet18", capfd)
-
-
-def test_a_damaged_or_single_image_is_refused(settings, photographs, tmp_path, capfd):
-    folder = tmp_path / "few"
-    folder.mkdir()
-    shutil.copy(photographs / "0.png", folder)
-    assert_one_line(call(tmp_path, settings, images=folder), "Distillation needs at least 2 images, .*has 1", capfd)
-    (folder / "1.png").write_text("no image")
-    assert_one_line(call(tmp_path, settings, images=folder), r"Cannot read .*1\.png as an image", capfd)
-
-
-def assert_one_line(arguments, message, capfd):
-    with pytest.raises(SystemExit) as error:
-        cli.main(arguments)
-    assert re.match(f"anomalib-students: {message}", str(error.value.code)), error.value.code
-    assert "\n" not in str(error.value.code)
-    assert "Traceback" not in capfd.readouterr().err
 
 
 class MeanColours(torch.nn.Module):
