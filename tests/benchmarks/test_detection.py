@@ -8,7 +8,8 @@ import pytest
 import torch
 from anomalib.data.datasets.base import image as image_dataset
 from anomalib.models.components import KCenterGreedy
-from PIL import Image
+
+from ..integration.conftest import write_category
 
 STUDENTS = {
     "arguments": {"patch_sizes": [33], "n_students": 1, "output_stride": 8, "teacher": None},
@@ -35,25 +36,12 @@ def _scripts(monkeypatch):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Noise with a category's layout; the defects are bright squares."""
+    """Root of the category ``noise``, with two types of defects."""
     root = tmp_path_factory.mktemp("root")
-    random = np.random.default_rng(0)
-    for split, label, count in (("train", "good", 4), ("test", "good", 2), ("test", "hole", 2), ("test", "dent", 1)):
-        for index in range(count):
-            pixels = random.integers(100, size=(72, 72, 3), dtype=np.uint8)
-            mask = np.zeros((72, 72), dtype=np.uint8)
-            if label != "good":
-                mask[20:40, 20:40] = 255
-                save(mask, root / "noise" / "ground_truth" / label / f"{index:03d}_mask.png")
-            save(
-                np.where(mask[..., None] > 0, 255 - pixels, pixels), root / "noise" / split / label / f"{index:03d}.png"
-            )
+    write_category(root / "noise", n_train=4)
+    for folder in ("test", "ground_truth"):
+        shutil.copytree(root / "noise" / folder / "square", root / "noise" / folder / "dent")
     return root
-
-
-def save(pixels, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.mark.usefixtures("narrow_networks")
@@ -66,11 +54,11 @@ def test_a_job_leaves_a_result_and_is_done(configuration, root, resnet18_checkpo
     main(Job(**json.loads(json.dumps(job._asdict()))))
     assert job.is_done()
     result = json.loads((tmp_path / "seed0.json").read_text())
-    assert set(result["image_AUROC_by_defect"]) == {"dent", "hole"}
+    assert set(result["image_AUROC_by_defect"]) == {"dent", "square"}
     assert set(result["image_AUROC_by_brightness"]) == {"1.0", "0.8", "0.9", "1.1", "1.2"}
     assert result["image_AUROC_by_brightness"]["1.0"] == result["image_AUROC"]
     assert all(0 <= result[name] <= 1 for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"))
-    assert len(result["scores"]) == 5
+    assert len(result["scores"]) == 6
     by_window = result["image_AUROC_by_window"]
     window = getattr(make_model(configuration, str(resnet18_checkpoint)).model, "score_window", 1)
     assert by_window[str(window)] == result["image_AUROC"]

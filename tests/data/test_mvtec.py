@@ -4,30 +4,13 @@ import os
 import urllib.error
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import yaml
-from anomalib.data import AnomalibDataModule
 from anomalib.data.datamodules.image import mvtecad
-from PIL import Image
 
 from anomalib_students.data import MVTec
 
-
-def write_category(folder: Path, *, masks: bool = True) -> None:
-    """Two good images to train on, one good and two scratched ones to test on, in MVTec AD's layout."""
-    rng = np.random.default_rng(0)
-    for name in ("train/good/000", "train/good/001", "test/good/000", "test/scratch/000", "test/scratch/001"):
-        path = folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(path)
-    if masks:
-        (folder / "ground_truth" / "scratch").mkdir(parents=True)
-        for index in range(2):
-            Image.fromarray(np.eye(32, 48, dtype=np.uint8) * 255).save(
-                folder / "ground_truth" / "scratch" / f"{index:03d}_mask.png"
-            )
+from ..integration.conftest import SIDE, write_category
 
 
 def test_defaults_are_the_papers_batch_size_and_anomalibs_root():
@@ -38,14 +21,6 @@ def test_defaults_are_the_papers_batch_size_and_anomalibs_root():
     assert datamodule.name == "MVTec"
 
 
-def test_is_built_from_a_config_by_its_name(tmp_path):
-    config = tmp_path / "data.yaml"
-    config.write_text(yaml.safe_dump({"class_path": "MVTec", "init_args": {"category": "pill", "root": str(tmp_path)}}))
-    datamodule = AnomalibDataModule.from_config(config)
-    assert type(datamodule) is MVTec
-    assert (datamodule.category, datamodule.root) == ("pill", tmp_path)
-
-
 @pytest.mark.parametrize("prepare", [True, False])
 def test_any_category_in_the_layout_is_read(tmp_path, prepare):
     write_category(tmp_path / "my_part")
@@ -54,7 +29,7 @@ def test_any_category_in_the_layout_is_read(tmp_path, prepare):
         datamodule.prepare_data()
     datamodule.setup()
     (train,) = [batch.image.shape for batch in datamodule.train_dataloader()][:1]
-    assert train == (1, 3, 32, 48)
+    assert train == (1, 3, SIDE, SIDE)
     (test,) = datamodule.test_dataloader()
     assert test.gt_label.sum() == 2
     assert torch.equal(test.gt_mask.flatten(1).any(dim=1), test.gt_label.bool())
@@ -99,7 +74,7 @@ def test_default_root_is_downloaded_to(tmp_path, monkeypatch):
     datamodule = MVTec()
     datamodule.prepare_data()
     datamodule.setup()
-    assert len(datamodule.train_data) == 2
+    assert len(datamodule.train_data) == 6
 
 
 def test_category_without_training_images_is_an_error(tmp_path):
@@ -110,9 +85,9 @@ def test_category_without_training_images_is_an_error(tmp_path):
 
 def test_a_missing_mask_is_named(tmp_path):
     write_category(tmp_path / "bottle")
-    (tmp_path / "bottle/ground_truth/scratch/001_mask.png").unlink()
-    (tmp_path / "bottle/ground_truth/scratch/.ipynb_checkpoints").mkdir()
-    with pytest.raises(ValueError, match=r"do not go together: .*scratch.001\.png has no mask\.$"):
+    (tmp_path / "bottle/ground_truth/square/001_mask.png").unlink()
+    (tmp_path / "bottle/ground_truth/square/.ipynb_checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"do not go together: .*square.001\.png has no mask\.$"):
         MVTec(root=tmp_path).setup()
 
 

@@ -221,7 +221,9 @@ def test_a_tiled_ensemble_of_anomalib_sees_tiles_everywhere(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("n_train", [1, 2, 3, 4])
-def test_a_few_good_images_train_without_a_validation(n_train: int, tmp_path: Path) -> None:
+def test_a_few_good_images_train_without_a_validation(
+    n_train: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_category(tmp_path / "dots", n_train=n_train)
     data = Folder(
         "dots", root=tmp_path / "dots", normal_dir="train/good", test_split_mode="none", val_split_mode="none"
@@ -230,4 +232,5 @@ def test_a_few_good_images_train_without_a_validation(n_train: int, tmp_path: Pa
     engine = small_engine(tmp_path, callbacks=[counter])
     engine.fit(small_model(), datamodule=data)
     assert (counter.steps, counter.validations) == (max(1, n_train - 1), 0)
+    assert ("single training image" in caplog.text) == (n_train == 1)
     assert UninformedStudents.load_from_checkpoint(engine.best_model_path).post_processor.decision.n_images == 1

@@ -8,21 +8,6 @@ from sklearn.metrics import roc_auc_score
 from anomalib_students.model.metrics import AUROC, F1Score, create_metrics
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1, 0), (20, 0), (0.01, 0.5), (5, 60)])
-def test_auroc_of_scores_of_any_range(scale: float, shift: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    metric = AUROC(fields=["pred_score", "gt_label"], prefix="image_")
-    batches = []
-    for _ in range(3):
-        labels = torch.rand(50, generator=generator) < 0.4
-        scores = scale * (labels + torch.randn(50, generator=generator)) + shift
-        metric.update(ImageBatch(image=torch.zeros(50, 3, 1, 1), pred_score=scores, gt_label=labels))
-        batches.append((labels, scores))
-    labels, scores = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    # float32 rounds the sum of the parts of the area.
-    assert float(metric.compute()) == pytest.approx(roc_auc_score(labels, scores), abs=2e-6)
-
-
 def test_names_are_those_of_anomalib() -> None:
     assert [metric.name for metric in create_metrics("p33_")] == [
         "p33_image_AUROC",
@@ -49,7 +34,8 @@ def test_auroc_keeps_scores_apart_that_differ_in_their_last_bits(magnitude: floa
     noise = torch.randn(500, generator=generator) + 0.7 * labels
     scores = torch.tensor(magnitude) * (1 + 1e-5 * noise)
     metric = AUROC(fields=["pred_score", "gt_label"])
-    metric.update(batch_of(scores, labels))
+    for chunk in zip(scores.split(200), labels.split(200), strict=True):
+        metric.update(batch_of(*chunk))
     # The area is a multiple of half a pair in 60,000; float32 rounds the sum of its parts.
     assert float(metric.compute()) == pytest.approx(roc_auc_score(labels, scores), abs=2e-6)
 

@@ -77,12 +77,6 @@ def test_students_hold_only_their_own_layers():
     }
 
 
-@pytest.mark.parametrize("shared_layers", [-1, 4])
-def test_all_students_need_a_layer_of_their_own(shared_layers):
-    with pytest.raises(ValueError, match=f"shared_layers must be at least 0 and less than 4, got {shared_layers}"):
-        StudentTeacher(33, 1, DIM, shared_layers=shared_layers)
-
-
 @pytest.mark.parametrize("n_students", [1, 3])
 @pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
 def test_map_is_equation_11_less_the_predicted_error(output_stride, n_students):

@@ -164,12 +164,12 @@ def test_a_model_is_left_as_it_was(write, model, datamodule):
         torch.testing.assert_close(value, state[name], rtol=0, atol=0, equal_nan=True)
 
 
+def own_folders(data_root, **arguments):
+    return Folder("parts", root=data_root / "dots", normal_dir="train/good", num_workers=0, **arguments)
+
+
 def test_good_images_alone_have_false_alarms_and_no_curves(write, model, data_root):
-    folder = data_root / "dots"
-    datamodule = Folder(
-        "parts", root=folder, normal_dir="train/good", normal_test_dir="test/good", val_split_mode="none", num_workers=0
-    )
-    page = write(model, datamodule)
+    page = write(model, own_folders(data_root, normal_test_dir="test/good", val_split_mode="none"))
     assert page.numbers["Recall"] == page.numbers["Precision"] == "?"
     assert page.numbers["False alarms"].endswith("%")
     assert "There is no ROC curve and no PRO curve" in page.text()
@@ -180,29 +180,15 @@ def test_good_images_alone_have_false_alarms_and_no_curves(write, model, data_ro
 
 
 def test_good_images_that_were_split_off_without_a_seed_are_named(write, model, data_root):
-    arguments = {
-        "root": data_root / "dots",
-        "normal_dir": "train/good",
-        "abnormal_dir": "test/square",
-        "num_workers": 0,
-    }
-    split = {"test_split_mode": "from_dir", "test_split_ratio": 0.5}
-    page = write(model, Folder("parts", **arguments, **split))
+    split = {"abnormal_dir": "test/square", "test_split_mode": "from_dir", "test_split_ratio": 0.5}
+    page = write(model, own_folders(data_root, **split))
     assert "drawn from the training images at random, and without a seed" in page.text()
-    assert "at random" not in write(model, Folder("parts", **arguments, **split, seed=1)).text()
+    assert "at random" not in write(model, own_folders(data_root, **split, seed=1)).text()
 
 
 def test_without_masks_there_is_no_pro_curve(write, model, data_root):
-    datamodule = Folder(
-        "parts",
-        root=data_root / "dots",
-        normal_dir="train/good",
-        normal_test_dir="test/good",
-        abnormal_dir="test/square",
-        val_split_mode="none",
-        num_workers=0,
-    )
-    page = write(model, datamodule)
+    folders = {"normal_test_dir": "test/good", "abnormal_dir": "test/square", "val_split_mode": "none"}
+    page = write(model, own_folders(data_root, **folders))
     assert "There is no PRO curve: it takes masks of all defects" in page.text()
     assert "AUROC" in page.rows["Type"]
     assert "AUPRO" not in page.rows["Type"]
