@@ -10,8 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["ImageHeader", "allow_pixels", "check_image", "open_image", "read_rgb"]
+__all__ = ["IMAGES", "ImageHeader", "allow_pixels", "check_image", "open_image", "read_rgb"]
 
+IMAGES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""Endings of image files, in lower case."""
 SIXTEEN_BITS = 65_535
 DARK = 4095
 """Largest value of a camera with 12 bits: a 16-bit image with no larger one is nearly black."""

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from math import cos, pi
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .files import naming_what_is_damaged, replace_file
 
-__all__ = ["AtomicCheckpointIO", "Precision", "Termination", "has_bfloat16"]
+__all__ = ["AtomicCheckpointIO", "Precision", "Termination", "cosine_with_warm_up", "has_bfloat16"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,3 +91,13 @@ def has_bfloat16(device: torch.device) -> bool:
     allowed = any(name in os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() for name in LIMITS_WITH_BFLOAT16)
     allowed &= torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
     return allowed and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def cosine_with_warm_up(step: int, steps: float, warm_up: float = 0) -> float:
+    """Factor of the learning rate, in ``[0, 1]``: a linear rise over ``warm_up`` steps, and half a cosine down to zero.
+
+    Example:
+        >>> [round(cosine_with_warm_up(step, 4), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2

@@ -22,11 +22,11 @@ from rich.table import Table
 from anomalib_students.model import augment
 from anomalib_students.model.hold_out import split_indices
 from anomalib_students.model.lightning_model import UninformedStudents
-from anomalib_students.model.settings import cosine_with_warm_up
 from anomalib_students.model.student_teacher import StudentTeacher
 from anomalib_students.model.training import WARM_UP_STEPS
 from anomalib_students.networks.statistics import RunningStatistics
 from anomalib_students.networks.weights import load_teacher, teacher_path
+from anomalib_students.trainings import cosine_with_warm_up
 
 DIM = 128
 PATCH_SIZE = 17

@@ -14,10 +14,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from pandas import DataFrame
 from tqdm import tqdm
 
-from anomalib_students.image_files import ImageHeader, check_image
+from anomalib_students.image_files import IMAGES, ImageHeader, check_image
 
 from .dataset import ImageFileDataset
-from .layout import IMAGES
 
 __all__ = ["ImageCheck", "check_data"]
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from anomalib.data.utils import LabelName
 from pandas import DataFrame
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-__all__ = ["IMAGES", "find_images", "list_parts"]
+from anomalib_students.image_files import IMAGES
 
-IMAGES = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2", ".pnm", ".tga")
-"""Endings of image files, in lower case, as all names below."""
-GOOD = ("good", "ok", "normal")
+__all__ = ["find_images", "list_parts"]
+
+GOOD = ("good", "ok", "normal")  # In lower case, as all names below.
 BAD = ("abnormal", "anomalous", "anomaly", "bad", "defect", "defective", "defects", "faulty", "ng", "nok")
 MASKS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
 SPLITS = ("train", "test")

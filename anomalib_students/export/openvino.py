@@ -17,7 +17,6 @@ import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
-from anomalib.engine import Engine
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
@@ -61,19 +60,6 @@ class ExactExport(LightningModule):
         """Have the restored pre-processor export its antialiasing."""
         super().on_load_checkpoint(checkpoint)
         self._keep_antialiasing()
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load a model; for ``Engine.export``, which would ignore them, with the arguments of the model given to it."""
-        frame = inspect.currentframe()
-        while frame and frame.f_code is not Engine.export.__code__:
-            frame = frame.f_back
-        if frame:
-            given, defaults = frame.f_locals["model"], inspect.signature(cls).parameters
-            named = {name: value for name, value in given.hparams.items() if value != defaults[name].default}
-            kwargs = named | kwargs
-            kwargs |= {name: getattr(given, name) or False for name in ("pre_processor", "post_processor")}
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:
         """Export to PyTorch, whole or not at all."""

@@ -1,9 +1,12 @@
 """Checkpoints of the model: written whole or not at all, with their format, and independent of other files."""
 
 from collections.abc import Mapping
+from inspect import currentframe
+from traceback import walk_stack
 from typing import Any, cast
 
 import torch
+from anomalib.engine import Engine
 from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from anomalib.metrics import Evaluator
 from anomalib.models import AnomalibModule
@@ -95,7 +98,7 @@ class Checkpoints(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load a model.
+        """Load a model; for ``Engine.export``, into the one that it was given, whose arguments it would ignore.
 
         Raises:
             RuntimeError: If the file is damaged.
@@ -103,9 +106,15 @@ class Checkpoints(LightningModule):
         """
         with naming_what_is_damaged(checkpoint_path):
             with anomalib_safe_globals(extra=cast("type[AnomalibModule]", cls).checkpoint_safe_globals()):
-                checkpoint = torch.load(checkpoint_path, map_location="meta", weights_only=True)
+                checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
             # Before its arguments are used, which this version may not know.
             check_format(checkpoint.get(CHECKPOINT_KEY), CHECKPOINT_FORMAT, f"The checkpoint {checkpoint_path}")
+            for frame, _ in walk_stack(currentframe()):
+                if frame.f_code is Engine.export.__code__:
+                    model: Checkpoints = frame.f_locals["model"]
+                    model.on_load_checkpoint(checkpoint)
+                    model.load_state_dict(checkpoint["state_dict"])
+                    return model
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
 

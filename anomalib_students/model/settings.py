@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from math import cos, inf, pi
+from math import inf
 from typing import Any, Literal, get_args
 
 from anomalib_students.networks.patch_network import Architecture
 
 from .augment import TrainingMode
 
-__all__ = ["PRESETS", "Preset", "Settings", "cosine_with_warm_up", "named_settings", "settings_of"]
+__all__ = ["PRESETS", "Preset", "Settings", "named_settings", "settings_of"]
 
 LearningRateSchedule = Literal["constant", "cosine"]
 Preset = Literal["default", "paper"]
@@ -116,13 +116,3 @@ def named_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Pick the settings among arguments, except those that are None."""
     names = {field.name for field in fields(Settings)}
     return {name: value for name, value in arguments.items() if name in names and value is not None}
-
-
-def cosine_with_warm_up(step: int, steps: float, warm_up: float = 0) -> float:
-    """Factor of the learning rate, in ``[0, 1]``: a linear rise over ``warm_up`` steps, and half a cosine down to zero.
-
-    Example:
-        >>> [round(cosine_with_warm_up(step, 4), 2) for step in range(5)]
-        [1.0, 0.85, 0.5, 0.15, 0.0]
-    """
-    return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2

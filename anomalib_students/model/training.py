@@ -15,13 +15,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.data.data_check import ImageCheck
-from anomalib_students.trainings import Termination, has_bfloat16
+from anomalib_students.trainings import Termination, cosine_with_warm_up, has_bfloat16
 
 from .calibration import normalise_descriptors, normalise_scores, scores_of
 from .callbacks import LastValidation, RandomState, RegularCheckpoint, TrainingTime
 from .hold_out import HoldOut
 from .post_processor import FalseAlarmPostProcessor
-from .settings import Settings, cosine_with_warm_up
+from .settings import Settings
 from .torch_model import UninformedStudentsModel
 
 __all__ = ["StudentTraining"]

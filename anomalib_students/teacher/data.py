@@ -12,11 +12,9 @@ from PIL import Image
 from rich.progress import track
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.image_files import read_rgb
+from anomalib_students.image_files import IMAGES, read_rgb
 
 __all__ = ["Crops", "ImageStore", "PatchSampler", "cut_patches", "find_images", "load_crops", "load_images"]
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 SIDE_RANGE = (4, 16)
 """Least and greatest side to which an image is resized before a patch is cropped, in patch sides."""
@@ -42,9 +40,9 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         msg = f"The image folder does not exist: {folder}"
         raise FileNotFoundError(msg)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(IMAGES) and path.is_file())
     if not paths:
-        msg = f"The folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})."
+        msg = f"The folder {folder} has no images ({', '.join(IMAGES)})."
         raise FileNotFoundError(msg)
     return paths
 

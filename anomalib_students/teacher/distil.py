@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_students.networks.dense import dense_descriptors
-from anomalib_students.networks.patch_network import NEGATIVE_SLOPE
 from anomalib_students.networks.statistics import RunningStatistics, effective_dimension
 from anomalib_students.trainings import has_bfloat16
 
@@ -44,8 +43,8 @@ LARGEST_GRADIENT = 1.0
 WARM_UP_STEPS = 200
 BETAS = (0.9, 0.99)
 """A run of some thousand steps is too short for Adam's usual memory of the second moments."""
-FIRST_OUTPUT_SCALE = 0.5
-"""Factor on the last layer's first weights, which no activation follows that would shorten the first descriptors."""
+MOST_KEPT = 5000
+"""Crops whose targets are kept in memory after their first use: 3 GB by default. The sources take most of a step."""
 PIXEL_OF_POINT = GRID_STRIDE // 2
 """A point stands for an even number of pixels, of which none is in the middle: its patch is centred in the one that
 follows the middle."""
@@ -174,13 +173,9 @@ class Distillation(TeacherTraining):
 
     def __init__(self, settings: DistilSettings, sources: Sequence[FeatureSource], crops: torch.Tensor) -> None:
         super().__init__(settings, sources)
-        convolutions = cast("list[nn.Conv2d]", list(self.teacher.convolutions))
-        for convolution in convolutions:
-            nn.init.kaiming_normal_(convolution.weight, a=NEGATIVE_SLOPE)
-            nn.init.zeros_(cast("torch.Tensor", convolution.bias))
-        with torch.no_grad():
-            convolutions[-1].weight.mul_(FIRST_OUTPUT_SCALE)
+        self.teacher.initialise()
         self.crops = crops.flatten(0, 1)
+        self._kept: dict[int, torch.Tensor] = {}
         n_images, per_image = crops.shape[:2]
         n_held_out = min(MOST_HELD_OUT, max(1, round(HELD_OUT_FRACTION * n_images)))
         # All over the folder, whose photographs are sorted by their names.
@@ -217,6 +212,14 @@ class Distillation(TeacherTraining):
         """Compute the first d components of the features of crops ``(B, 3, S, S)``: ``(B, d, S / 4, S / 4)``."""
         return ((self._features(crops) - self.mean) @ self.matrix).movedim(-1, 1)
 
+    def _targets_of(self, indices: list[int]) -> torch.Tensor:
+        """Compute the targets of crops by their indices, in half precision, unless they are kept."""
+        missing = sorted({*indices} - self._kept.keys())
+        computed = self.targets(self.crops[missing].to(self.device)).half().cpu() if missing else ()
+        targets = self._kept | dict(zip(missing, computed, strict=True))
+        self._kept.update({index: targets[index].clone() for index in missing if index < MOST_KEPT})
+        return torch.stack([targets[index] for index in indices])
+
     def predict(self, crops: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return descriptors and targets ``(B, d, n, n)`` in float32 at the points whose patches need no padding."""
         points, pixels = valid_points(crops.shape[-1], self.teacher.patch_size)
@@ -232,8 +235,9 @@ class Distillation(TeacherTraining):
         n_crops, settings = len(self.train_indices), self.settings
         share = self.global_rank, self.trainer.world_size
         places, is_flipped = draw_crops(n_crops, settings.batch_size, settings.seed, number, *share)
-        crops = self.crops[[self.train_indices[place] for place in places]].to(self.device)
-        batch = [torch.where(is_flipped.to(self.device), each.flip(-1), each) for each in (crops, self.targets(crops))]
+        indices = [self.train_indices[place] for place in places]
+        both = self.crops[indices], self._targets_of(indices)
+        batch = [torch.where(is_flipped, each.flip(-1), each).to(self.device) for each in both]
         loss = nn.functional.mse_loss(*self.predict(*batch))
         self.log("distillation", loss, prog_bar=True, sync_dist=True)
         return loss

@@ -5,7 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import cos, pi
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from anomalib_students import __version__
 from anomalib_students.files import check_output
 from anomalib_students.networks.patch_network import Architecture, PatchNetwork
 from anomalib_students.networks.weights import check_metadata, save_teacher
-from anomalib_students.trainings import AtomicCheckpointIO, Termination
+from anomalib_students.trainings import AtomicCheckpointIO, Termination, cosine_with_warm_up
 
 from .data import find_images
 
@@ -180,11 +180,7 @@ class TeacherTraining(LightningModule, ABC):
 
     def decaying(self, optimizer: torch.optim.Optimizer, warm_up: int = 0) -> OptimizerLRScheduler:
         """Let the learning rate rise over some steps, then decay to zero over the run."""
-        steps = self.trainer.max_steps
-
-        def factor(step: int) -> float:
-            return min(1.0, (step + 1) / max(warm_up, 1)) * (1 + cos(pi * min(step / steps, 1))) / 2
-
+        factor = partial(cosine_with_warm_up, steps=self.trainer.max_steps, warm_up=warm_up)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -39,7 +39,7 @@ def model() -> UninformedStudents:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a model with thresholds."""
     path = tmp_path_factory.mktemp("run") / "model.ckpt"
-    model = small_model(output_stride=4)
+    model = small_model(output_stride=8)
     model.post_processor.choose(torch.linspace(1, 2, 30))
     trainer = model.trainer = Trainer(accelerator="cpu", logger=False)
     trainer.strategy.connect(model)
@@ -81,18 +81,21 @@ def test_the_arguments_of_an_export_are_those_of_the_exported_model(checkpoint: 
     exported = []
 
     class Recorded(UninformedStudents):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+
         def to_torch(self, **_):
             exported.append(self)
 
     engine = Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False)
-    for arguments in ({}, {"output_stride": 1, "post_processor": FalseAlarmPostProcessor(false_alarm_rate=0.2)}):
+    for arguments in ({}, {"output_stride": 4, "post_processor": FalseAlarmPostProcessor(false_alarm_rate=0.2)}):
         engine.export(Recorded(**arguments), "torch", ckpt_path=checkpoint)
     as_saved, as_named = exported
-    assert (as_saved.model.output_stride, as_saved.post_processor.false_alarm_rate) == (4, 0.01)
-    assert (as_named.model.output_stride, as_named.post_processor.false_alarm_rate) == (1, 0.2)
+    assert (as_saved.model.output_stride, as_saved.post_processor.false_alarm_rate) == (8, 0.01)
+    assert (as_named.model.output_stride, as_named.post_processor.false_alarm_rate) == (4, 0.2)
     assert as_named.post_processor.image_threshold < as_saved.post_processor.image_threshold
     assert as_named.model.patch_sizes == as_saved.model.patch_sizes == (17,)
-    assert UninformedStudents.load_from_checkpoint(checkpoint).model.output_stride == 4
+    assert UninformedStudents.load_from_checkpoint(checkpoint).model.output_stride == 8
 
 
 def test_an_export_is_quiet_and_leaves_the_model_in_its_mode(

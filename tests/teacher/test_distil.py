@@ -124,8 +124,23 @@ def test_crops_and_targets_are_flipped_together(run, monkeypatch):
     indices, is_flipped = draw_crops(10, 4, seed=0, number=1)
     assert 0 < is_flipped.sum() < 4
     originals = distillation.crops[[distillation.train_indices[index] for index in indices]]
-    for flipped, plain in ((crops, originals), (targets, distillation.targets(originals))):
+    for flipped, plain in ((crops, originals), (targets, distillation.targets(originals).half())):
         torch.testing.assert_close(flipped, torch.where(is_flipped, plain.flip(-1), plain))
+
+
+@pytest.mark.parametrize("most_kept", [5000, 0])
+def test_targets_are_computed_once_for_the_crops_that_are_kept(most_kept, run, monkeypatch):
+    computed, targets = [], Distillation.targets
+
+    def count(module, crops):
+        computed.extend(crops if module.training else ())
+        return targets(module, crops)
+
+    monkeypatch.setattr(module, "MOST_KEPT", most_kept)
+    monkeypatch.setattr(Distillation, "targets", count)
+    run()
+    batches = [{*draw_crops(10, 4, seed=0, number=number)[0]} for number in range(6)]
+    assert len(computed) == (10 if most_kept else sum(map(len, batches)))
 
 
 def normalise(crops):
