@@ -116,12 +116,13 @@ def equalised(model: nn.Module, images: Iterable[torch.Tensor]) -> Iterator[None
 def _readers(model: nn.Module) -> dict[nn.Conv2d, list[nn.Conv2d]]:
     """Find the hidden convolutions of patch networks, and those that read them."""
     modules: list[Any] = list(model.modules())
-    networks = [module for module in modules if isinstance(module, PatchNetwork)]
+    networks = [module for module in modules if isinstance(module, PatchNetwork) and module.layers]
     readers: dict[Any, list[Any]] = {
         hidden: [following] for network in networks for hidden, following in pairwise(network.convolutions)
     }
     for scale in modules:
-        if shared := getattr(scale, "shared_layers", 0):
+        shared = getattr(scale, "shared_layers", 0)
+        if shared and scale.teacher.layers:
             # Students continue from the features of their teacher.
             last_shared = scale.teacher.convolutions[shared - 1]
             readers[last_shared] += [student.convolutions[0] for student in scale.students]

@@ -16,6 +16,8 @@ __all__ = [
     "upsample",
 ]
 
+SCORE_WINDOW = 8
+"""Side in pixels of the windows whose mean scores count for the score of an image."""
 LARGEST_PIXEL = 5e4
 """Pixels beyond it are taken for broken: normalised images are below 10, and half precision ends at 65,504."""
 
@@ -80,33 +82,29 @@ def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(tuple(scores)).mean(dim=0)
 
 
-def image_score(scores: torch.Tensor, score_window: int) -> torch.Tensor:
-    """Score images by the window in which the mean of the scores is largest.
-
-    Every patch that reaches over a defect sees it, so a defect raises the scores of a whole receptive field, and noise
-    those of single pixels.
+def image_score(scores: torch.Tensor, score_fraction: float) -> torch.Tensor:
+    """Score images by the mean of the largest scores, so that no single pixel decides, and thin defects count too.
 
     Args:
         scores: Scores of the pixels, of shape ``(B, 1, H, W)``.
-        score_window: Side of the window in pixels, an odd number; 1 for the maximum. Windows end at the border.
+        score_fraction: Fraction of the image, in windows of 8 x 8 pixels, that the mean is over; 0 for the maximum of
+            all pixels. Windows end at the border.
 
     Returns:
         Scores of the images, of shape ``(B,)``.
 
     Example:
-        >>> scores = torch.tensor([0.0, 0.0, 9.0, 0.0, 0.0, 4.0, 4.0, 4.0, 0.0]).view(1, 1, 1, 9)
-        >>> image_score(scores, score_window=1), image_score(scores, score_window=3)
+        >>> scores = torch.tensor([0.0, 0.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0]).view(1, 1, 1, 9)
+        >>> image_score(scores, score_fraction=0), image_score(scores, score_fraction=0.01)
         (tensor([9.]), tensor([4.]))
     """
-    if score_window > 1:
-        # A mean over rows and then over columns is a mean over windows, at a fraction of the operations.
-        for kernel in ((score_window, 1), (1, score_window)):
-            padding = [side // 2 for side in kernel]
-            scores = functional.avg_pool2d(scores, kernel, stride=1, padding=padding, count_include_pad=False)
-    return scores.amax(dim=(1, 2, 3))
+    if score_fraction == 0:
+        return scores.amax(dim=(1, 2, 3))
+    means = functional.avg_pool2d(scores, SCORE_WINDOW, ceil_mode=True, count_include_pad=False).flatten(1)
+    return means.topk(1 + int(score_fraction * means.shape[1])).values.mean(dim=1)
 
 
-def prediction(scores: torch.Tensor, images: torch.Tensor, score_window: int = 1) -> InferenceBatch:
+def prediction(scores: torch.Tensor, images: torch.Tensor, score_fraction: float = 0) -> InferenceBatch:
     """Predict what anomalib's models do: a map, and a score of each image.
 
     Images have no score that can be trusted if a pixel is NaN, infinite or absurdly large, or a score is not finite.
@@ -116,7 +114,7 @@ def prediction(scores: torch.Tensor, images: torch.Tensor, score_window: int = 1
     Args:
         scores: Scores of shape ``(B, 1, H, W)``.
         images: Normalised images that they are of, of shape ``(B, 3, H, W)``.
-        score_window: Side in pixels of the window of :func:`image_score`.
+        score_fraction: Fraction of the image that counts for its score, see :func:`image_score`.
 
     Returns:
         Scores of the images, of shape ``(B,)``, and the anomaly map.
@@ -134,4 +132,4 @@ def prediction(scores: torch.Tensor, images: torch.Tensor, score_window: int = 1
         cause = "the model's weights are not finite" if whole.all() else f"pixels are NaN or beyond {LARGEST_PIXEL:g}"
         msg = f"There is no score for the images {broken} of the batch: {cause}."
         raise ValueError(msg)
-    return InferenceBatch(pred_score=image_score(scores, score_window), anomaly_map=scores)
+    return InferenceBatch(pred_score=image_score(scores, score_fraction), anomaly_map=scores)

@@ -46,16 +46,14 @@ def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) 
 def normalise_scores(module: "StudentTraining", held_out: AnomalibDataset) -> None:
     """Set mean and standard deviation of the scores over the held-out images (eq. 11)."""
     scales = module.model.scales
-    statistics = [
-        RunningStatistics(len(scale.error_weight) + 2, covariance=True).to(_double_device(module)) for scale in scales
-    ]
+    statistics = [RunningStatistics(2).to(_double_device(module)) for _ in scales]
     for _, images in _sampled(module, held_out, "Scores of held-out images"):
         for scale, of_scale in zip(scales, statistics, strict=True):
             for tile in module.model.tiles(scale, images):
                 of_scale.update(scale.score_vectors(tile, module.model.output_stride))
     for scale, of_scale in zip(scales, statistics, strict=True):
         with of_scale.sync_context():
-            scale.normalise_scores(of_scale, module.settings.expected_error)
+            scale.normalise_scores(of_scale)
 
 
 @torch.no_grad()

@@ -136,7 +136,7 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
         if teacher is not None:
             for scale in self.model.scales:
                 path = teacher_path(teacher, scale.patch_size, settings.architecture)
-                scale.teacher = load_teacher(path, scale.patch_size, settings.descriptor_dim, settings.architecture)
+                scale.teacher = load_teacher(path, scale.patch_size, settings.dim, settings.architecture)
         self.hold_out = HoldOut(settings.normalization_split)
 
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:

@@ -11,9 +11,7 @@ import logging
 
 import torch
 
-from anomalib_students.networks.statistics import RunningStatistics
-
-__all__ = ["descriptor_divisor", "score_divisor", "score_statistics"]
+__all__ = ["descriptor_divisor", "score_divisor"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +19,6 @@ RELATIVE_FLOOR = 0.01
 """Fraction of the typical size of a descriptor, and of the mean of a score."""
 SCORE_FLOOR = 1e-5
 """Fraction of the squared distance of descriptors that have nothing to do with one another."""
-RIDGE = 0.1
-"""Variance added to that of the normalised descriptors, so that the predicted error follows none into its noise."""
 
 
 def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
@@ -49,47 +45,15 @@ def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     return std.clamp(min=floor).float()
 
 
-def score_statistics(
-    statistics: RunningStatistics, expected_error: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute what scores are normalised with (eq. 11), and a linear model of the error.
-
-    Some places of good images are harder than others. How hard is a linear function of the descriptor, by ridge
-    regression. With a fraction of it subtracted, less is left of the errors of good images.
-
-    Args:
-        statistics: Statistics, with covariance, of vectors of d normalised descriptor components, regression error and
-            predictive uncertainty.
-        expected_error: Fraction of the predicted error that is subtracted, in ``[0, 1]``; 0 for eq. 11.
-
-    Returns:
-        Weights of the subtracted error, of shape ``(d,)``; mean and divisor of what is left of the error and of the
-        uncertainty, of shape ``(2,)`` each.
-
-    Raises:
-        ValueError: If the statistics are not finite.
-    """
-    dim = len(statistics.mean) - 2
-    descriptor_mean, mean = statistics.mean[:dim], statistics.mean[dim:].clone()
-    if not mean.isfinite().all():
-        msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
-        raise ValueError(msg)
-    of_descriptors, with_error = statistics.covariance[:dim, :dim], statistics.covariance[:dim, dim]
-    # Few patches say little about many components.
-    ridge = RIDGE + dim / statistics.count
-    weight = expected_error * torch.linalg.solve(of_descriptors + ridge * torch.eye(dim).double(), with_error)
-    variances = statistics.std[dim:].square()
-    variances[0] += weight @ of_descriptors @ weight - 2 * weight @ with_error
-    std = score_divisor(mean, variances.clamp(min=0).sqrt(), dim)
-    mean[0] -= weight @ descriptor_mean
-    return weight, mean, std
-
-
 def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) -> torch.Tensor:
     """Return what regression error and predictive uncertainty are divided by (eq. 11), positive, in float32.
 
     It is their standard deviation over the held-out images, or a floor from mean and dimension d if that is larger.
+    Raises a ``ValueError`` if the statistics are not finite.
     """
+    if not mean.isfinite().all():
+        msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
+        raise ValueError(msg)
     floor = (RELATIVE_FLOOR * mean).clamp(min=SCORE_FLOOR * descriptor_dim)
     # A single student has no uncertainty at all.
     if ((std < floor) & (mean > 0)).any():

@@ -26,33 +26,35 @@ class Settings:
         synthetic_defects: Fraction in ``[0, 1]`` of the training images that are painted with synthetic defects for
             only the students, so that they do not learn to imitate the teacher on defects.
         shared_layers: First layers of the teacher, whose output the students continue from; 0 for none.
-        expected_error: Fraction in ``[0, 1]``, that is subtracted, of the regression error that a linear model predicts
-            from the teacher's descriptor; 0 for none, as in eq. 11.
-        score_window: Side in pixels, an odd number, of the window whose largest mean score is the score of the image;
-            1 for the maximum of the map.
+        score_fraction: Fraction in ``[0, 1)`` of the image, where scores are largest, whose mean is the score of
+            the image; 0 for the maximum of the map.
         lr_schedule: ``"cosine"`` to let the learning rate decay to zero over the training, or ``"constant"``.
 
     Raises:
         ValueError: If a setting is out of range.
     """
 
-    patch_sizes: tuple[int, ...] = (65,)
+    patch_sizes: tuple[int, ...] = (83, 167)
     image_size: int = 320
     n_students: int = 1
-    output_stride: int = 4
+    output_stride: int = 8
     training_mode: TrainingMode = "phase"
-    architecture: Architecture = "medium"
-    descriptor_dim: int = 128
+    architecture: Architecture = "lean"
+    descriptor_dim: int | None = None
     max_tile: int = 512
     lr: float = 1e-3
     normalization_split: float = 0.1
     hard_fraction: float = 0.1
     light_jitter: float = 1.0
     synthetic_defects: float = 0.5
-    shared_layers: int = 2
-    expected_error: float = 0.25
-    score_window: int = 33
+    shared_layers: int = 1
+    score_fraction: float = 0.01
     lr_schedule: LearningRateSchedule = "cosine"
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the descriptors: 128 by default, of lean networks 272."""
+        return self.descriptor_dim or (272 if self.architecture == "lean" else 128)
 
     def __post_init__(self) -> None:
         # Command lines and checkpoints give lists.
@@ -68,11 +70,7 @@ class Settings:
             "hard_fraction": (0 < self.hard_fraction <= 1, "lie in (0, 1]"),
             "light_jitter": (0 <= self.light_jitter < inf, "be at least 0 and finite"),
             "synthetic_defects": (0 <= self.synthetic_defects <= 1, "lie in [0, 1]"),
-            "expected_error": (0 <= self.expected_error <= 1, "lie in [0, 1]"),
-            "score_window": (
-                self.score_window > 0 and self.score_window % 2 == 1,
-                "be a positive odd number of pixels",
-            ),
+            "score_fraction": (0 <= self.score_fraction < 1, "lie in [0, 1)"),
             "lr_schedule": (self.lr_schedule in schedules, f"be one of {schedules}"),
         }
         for name, (is_met, requirement) in requirements.items():
@@ -93,8 +91,7 @@ PRESETS: Mapping[str, Settings] = {
         light_jitter=0.0,
         synthetic_defects=0.0,
         shared_layers=0,
-        expected_error=0.0,
-        score_window=1,
+        score_fraction=0.0,
         lr_schedule="constant",
     ),
 }
@@ -108,8 +105,10 @@ def settings_of(preset: Preset | Settings, arguments: Mapping[str, Any]) -> Sett
     if not isinstance(preset, Settings) and preset not in PRESETS:
         msg = f"preset must be one of {get_args(Preset)}, got {preset!r}."
         raise ValueError(msg)
-    base = preset if isinstance(preset, Settings) else PRESETS[preset]
-    return replace(base, **named_settings(arguments))
+    base, named = preset if isinstance(preset, Settings) else PRESETS[preset], named_settings(arguments)
+    if named.get("architecture", base.architecture) != base.architecture and "patch_sizes" not in named:
+        named["patch_sizes"] = (83, 167) if named["architecture"] == "lean" else (65,)
+    return replace(base, **named)
 
 
 def named_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from anomalib_students.networks.dense import cut_tiles, dense_descriptors, fill_phases, join_phases
+from anomalib_students.networks.lean import halve, make_network
 from anomalib_students.networks.patch_network import Architecture, PatchNetwork
 from anomalib_students.networks.statistics import RunningStatistics
 
 from .anomaly_map import normalised_score, predictive_uncertainty, regression_error, upsample
 from .loss import regression_loss, squared_distances
-from .normalisation import descriptor_divisor, score_statistics
+from .normalisation import descriptor_divisor, score_divisor
 
 __all__ = ["StudentTeacher", "split_batch"]
 
@@ -25,7 +26,7 @@ class StudentTeacher(nn.Module):
     """A teacher, its M students, and the statistics that make their scores comparable, for one patch size.
 
     Args:
-        patch_size: Side p of the receptive field: 17, 33 or 65.
+        patch_size: Side p of the receptive field: 17, 33, 65, 83 or 167.
         n_students: Number M of students, at least 1.
         descriptor_dim: Dimension d of the descriptors.
         architecture: Architecture of all networks.
@@ -37,10 +38,7 @@ class StudentTeacher(nn.Module):
         students: M patch networks with random weights.
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
         descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
-        error_weight: Weights of the linear model that predicts the regression error from the normalised descriptor, of
-            shape ``(d,)``; zero for the paper's scores.
-        error_mean: Mean of what exceeds the predicted error over anomaly-free images that the students have not seen; a
-            scalar.
+        error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
         uncertainty_std: Its standard deviation; a scalar.
@@ -56,7 +54,6 @@ class StudentTeacher(nn.Module):
 
     descriptor_mean: torch.Tensor
     descriptor_std: torch.Tensor
-    error_weight: torch.Tensor
     error_mean: torch.Tensor
     error_std: torch.Tensor
     uncertainty_mean: torch.Tensor
@@ -73,10 +70,11 @@ class StudentTeacher(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.shared_layers = shared_layers
-        self.teacher = PatchNetwork(patch_size, descriptor_dim, architecture).requires_grad_(requires_grad=False)
-        self.students = nn.ModuleList(PatchNetwork(patch_size, descriptor_dim, architecture) for _ in range(n_students))
-        if not 0 <= shared_layers < len(self.teacher.layers):
-            msg = f"shared_layers must be at least 0 and less than {len(self.teacher.layers)}, got {shared_layers}."
+        network = patch_size, descriptor_dim, architecture
+        self.teacher = make_network(*network).requires_grad_(requires_grad=False)
+        self.students = nn.ModuleList(make_network(*network, is_student=True) for _ in range(n_students))
+        if not 0 <= shared_layers < self.teacher.n_layers:
+            msg = f"shared_layers must be at least 0 and less than {self.teacher.n_layers}, got {shared_layers}."
             raise ValueError(msg)
         for student in cast("list[PatchNetwork]", list(self.students)) if shared_layers else []:
             # The layers behind trained ones start with the variance that these were trained to have.
@@ -84,7 +82,6 @@ class StudentTeacher(nn.Module):
             student.continue_from(shared_layers)
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
-        self.register_buffer("error_weight", torch.zeros(descriptor_dim))
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
@@ -100,12 +97,17 @@ class StudentTeacher(nn.Module):
         Returns:
             Scores of shape ``(B, 1, H, W)``.
         """
-        rows = []
-        for row in cut_tiles(images, self.patch_size, output_stride, max_tile):
+        view, rows = self.view(images), []
+        for row in cut_tiles(view, self.teacher.patch_size, output_stride, max_tile):
             scores = [self.score(*self.describe(tile, output_stride)) for tile in row]
             rows.append(torch.cat(scores, dim=-1))
         scores_on_grid = torch.cat(rows, dim=-2).unsqueeze(1)
-        return upsample(scores_on_grid, output_stride, images.shape[-2:])
+        scores_of_view = upsample(scores_on_grid, output_stride, view.shape[-2:])
+        return scores_of_view if view is images else upsample(scores_of_view, 2, images.shape[-2:])
+
+    def view(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images ``(B, 3, H, W)`` as the networks see them: p = 167 sees them at half their sides."""
+        return images if self.patch_size == self.teacher.patch_size else halve(images)
 
     def describe(
         self, tiles: torch.Tensor, output_stride: int, painted: torch.Tensor | None = None
@@ -137,8 +139,6 @@ class StudentTeacher(nn.Module):
     def score(self, students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Add up the normalised error and, if there are several students, uncertainty (eq. 11).
 
-        The error that the linear model predicts from the teacher's descriptor is subtracted first.
-
         Args:
             students: Descriptors of the students, of shape ``(M, B, d, h, w)``.
             target: Normalised descriptors of the teacher, of shape ``(B, d, h, w)``.
@@ -146,9 +146,7 @@ class StudentTeacher(nn.Module):
         Returns:
             Scores of shape ``(B, h, w)``.
         """
-        expected = torch.einsum("d,bdhw->bhw", self.error_weight.to(target), target)
-        error = regression_error(students, target) - expected
-        score = normalised_score(error, self.error_mean, self.error_std)
+        score = normalised_score(regression_error(students, target), self.error_mean, self.error_std)
         if len(self.students) > 1:
             uncertainty = predictive_uncertainty(students)
             score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
@@ -192,13 +190,10 @@ class StudentTeacher(nn.Module):
         return descriptors.movedim(1, -1).flatten(0, -2)
 
     def score_vectors(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
-        """Return what :meth:`normalise_scores` takes statistics of, of shape ``(n, d + 2)`` for n pixels of tiles.
-
-        These are the teacher's normalised descriptors, regression error and predictive uncertainty, side by side.
-        """
+        """Regression error and predictive uncertainty of n pixels of tiles, of shape ``(n, 2)``."""
         students, target = self.describe(tiles, output_stride)
-        scores = torch.stack([regression_error(students, target), predictive_uncertainty(students)], dim=1)
-        return torch.cat([target, scores.to(target)], dim=1).movedim(1, -1).flatten(0, -2)
+        scores = torch.stack([regression_error(students, target), predictive_uncertainty(students)], dim=-1)
+        return scores.flatten(0, -2)
 
     def normalise_descriptors(self, statistics: RunningStatistics) -> None:
         """Set the statistics that the teacher's descriptors are normalised with (eq. 7).
@@ -212,22 +207,19 @@ class StudentTeacher(nn.Module):
         self.descriptor_mean.copy_(statistics.mean.view(-1, 1, 1))
         self.descriptor_std.copy_(descriptor_divisor(statistics.mean, statistics.std).view(-1, 1, 1))
 
-    def normalise_scores(self, statistics: RunningStatistics, expected_error: float = 0.0) -> None:
-        """Set the statistics that scores are normalised with (eq. 11), and the linear model of the error.
+    def normalise_scores(self, statistics: RunningStatistics) -> None:
+        """Set the statistics that scores are normalised with (eq. 11).
 
         Args:
-            statistics: Statistics of held-out images, with covariance, see :meth:`score_vectors`.
-            expected_error: Fraction of the predicted error that is subtracted, in ``[0, 1]``; 0 for eq. 11.
+            statistics: Statistics of held-out images, see :meth:`score_vectors`.
 
         Raises:
             ValueError: If they are not finite.
         """
-        weight, mean, std = score_statistics(statistics, expected_error)
-        self.error_weight.copy_(weight)
-        self.error_mean.copy_(mean[0])
-        self.error_std.copy_(std[0])
-        self.uncertainty_mean.copy_(mean[1])
-        self.uncertainty_std.copy_(std[1])
+        mean, std = statistics.mean, score_divisor(statistics.mean, statistics.std, self.descriptor_mean.numel())
+        for index, score in enumerate(("error", "uncertainty")):
+            getattr(self, f"{score}_mean").copy_(mean[index])
+            getattr(self, f"{score}_std").copy_(std[index])
 
     def _shared_layers(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
         filled = fill_phases(self.teacher, tiles, output_stride)

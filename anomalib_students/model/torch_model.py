@@ -58,7 +58,7 @@ class UninformedStudentsModel(nn.Module):
         for size in settings.patch_sizes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
-                shape = settings.n_students, settings.descriptor_dim, settings.architecture, settings.shared_layers
+                shape = settings.n_students, settings.dim, settings.architecture, settings.shared_layers
                 self.ensembles[f"p{size}"] = StudentTeacher(size, *shape)
 
     @property
@@ -96,7 +96,7 @@ class UninformedStudentsModel(nn.Module):
         for scale in self.scales:
             generator = torch.Generator().manual_seed(seed + scale.patch_size)
             tiles, painted, n_painted = training_tiles(
-                scale.teacher, images, settings.training_mode, settings.synthetic_defects, generator
+                scale.teacher, scale.view(images), settings.training_mode, settings.synthetic_defects, generator
             )
             stride = scale.teacher.stride if settings.training_mode == "phase" else 1
             losses.append(scale.loss(tiles, stride, painted, painted_hard_fraction(settings.hard_fraction, n_painted)))
@@ -112,7 +112,7 @@ class UninformedStudentsModel(nn.Module):
                 combine_scales([scale(chunk, self.output_stride, self.tile_side) for scale in self.scales])
                 for chunk in chunks
             ]
-            return prediction(torch.cat(maps), images, self.settings.score_window)
+            return prediction(torch.cat(maps), images, self.settings.score_fraction)
 
     def jitter(self, images: torch.Tensor, seed: int) -> torch.Tensor:
         """Show images of shape ``(B, 3, H, W)`` in the random light of a training."""
@@ -120,7 +120,7 @@ class UninformedStudentsModel(nn.Module):
 
     def tiles(self, scale: StudentTeacher, images: torch.Tensor) -> Iterator[torch.Tensor]:
         """Cut images into the tiles that a scale describes one by one."""
-        for row in cut_tiles(images, scale.patch_size, self.output_stride, self.tile_side):
+        for row in cut_tiles(scale.view(images), scale.teacher.patch_size, self.output_stride, self.tile_side):
             yield from row
 
 

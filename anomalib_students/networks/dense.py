@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional
 
-from .patch_network import LayerStep, PatchNetwork
+from .patch_network import PatchNetwork
 
 __all__ = [
     "OUTPUT_STRIDES",
@@ -106,10 +106,9 @@ def cut_tiles(
 
 def fill_phases(network: PatchNetwork, tile: torch.Tensor, output_stride: int) -> torch.Tensor:
     """Extend a tile at the bottom and on the right so that all phases describe the same number of pixels."""
-    steps = network.steps(output_stride)
     rows, columns = _grid(tile.shape[-2:], network.patch_size, output_stride)
     bottom, right = (
-        _input_side(steps, n_described) - side
+        network.input_side(n_described, output_stride) - side
         for n_described, side in zip((rows, columns), tile.shape[-2:], strict=True)
     )
     return reflect_pad(tile, 0, right, 0, bottom)
@@ -119,7 +118,7 @@ def join_phases(
     network: PatchNetwork, phases: torch.Tensor, output_stride: int, tile_size: Sequence[int]
 ) -> torch.Tensor:
     """Interleave the phases of ``(..., n B, d, h, w)`` to ``(..., B, d, rows, columns)``, what describes the tile."""
-    for _ in range(sum(step.split for step in network.steps(output_stride))):
+    for _ in range(network.splits(output_stride)):
         phases = rearrange(phases, "... (row column b) d h w -> ... b d (h row) (w column)", row=2, column=2)
     rows, columns = _grid(tile_size, network.patch_size, output_stride)
     return phases[..., :rows, :columns]
@@ -164,16 +163,6 @@ def _spans(side: int, output_stride: int, max_tile: int | None) -> list[tuple[in
     n_tiles = _quotient(n_described, max_tile // output_stride)
     span = _quotient(n_described, n_tiles) * output_stride
     return [(start, min(start + span, side)) for start in range(0, side, span)]
-
-
-def _input_side(steps: list[LayerStep], outputs: int) -> int:
-    """Side of the input, in pixels, from which the network computes ``outputs`` descriptors, alike in every phase."""
-    side = _quotient(outputs, 2 ** sum(step.split for step in steps))
-    for step in reversed(steps):
-        if step.pool:
-            side = 2 * side + step.split
-        side = (side - 1) * step.stride + step.kernel_size
-    return side
 
 
 def _quotient(side: int, divisor: int) -> int:

@@ -12,7 +12,7 @@ The light ones describe the same patches, at a tenth of the cost or less where e
 pool early, and have few channels as long as their maps are large. The shape is that of the patch description network of
 Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies" (WACV 2024).
 
-The medium ones are like the light ones, with twice the channels or more, and have no network for p = 17.
+The lean ones, the default model's, are in :mod:`~anomalib_students.networks.lean`.
 
 Paper:
     Bergmann, Fauser, Sattlegger, Steger: "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative
@@ -36,7 +36,7 @@ __all__ = [
     "check_architecture",
 ]
 
-Architecture = Literal["paper", "light", "medium"]
+Architecture = Literal["paper", "light", "lean"]
 """Names of the architectures."""
 
 NEGATIVE_SLOPE = 5e-3
@@ -71,10 +71,8 @@ ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
         33: (_pooled(4, 32), _pooled(4, 64), _layer(3, 96), _layer(4, None)),
         65: (_pooled(4, 24), _pooled(4, 48), _pooled(3, 64), _layer(3, 64), _layer(4, None)),
     },
-    "medium": {
-        33: (_pooled(4, 48), _pooled(4, 96), _layer(3, 128), _layer(3, 128), _layer(2, None)),
-        65: (_pooled(4, 48), _pooled(4, 96), _pooled(3, 128), _layer(3, 192), _layer(4, None)),
-    },
+    # Not a chain of convolutions.
+    "lean": {83: (), 167: ()},
 }
 """Layers of the patch network for each patch size p, by architecture."""
 
@@ -102,7 +100,9 @@ def check_architecture(architecture: str, patch_size: int) -> None:
         raise ValueError(msg)
     patch_sizes = sorted(ARCHITECTURES[architecture])
     if patch_size not in patch_sizes:
-        msg = f"No architecture for patch size {patch_size}: choose from {patch_sizes}."
+        msg = (
+            f"The architecture {architecture!r} has no network for patch size {patch_size}: choose from {patch_sizes}."
+        )
         raise ValueError(msg)
 
 
@@ -172,6 +172,26 @@ class PatchNetwork(nn.Module):
         """Drop the layers before ``layer``, which another network computes."""
         self.convolutions = self.convolutions[layer - self.first_layer :]
         self.first_layer = layer
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers; students can share the first ones with their teacher."""
+        return len(self.layers)
+
+    def splits(self, output_stride: int) -> int:
+        """Number of times that a pass splits its input into 2 x 2 phases to describe every s-th pixel."""
+        return sum(step.split for step in self.steps(output_stride))
+
+    def input_side(self, outputs: int, output_stride: int) -> int:
+        """Side in pixels of the input from which a pass computes ``outputs`` descriptors, alike in every phase."""
+        # Not -(-side // divisor): exported models round the quotient of a negative number towards zero.
+        phases = 2 ** self.splits(output_stride)
+        side = (outputs + phases - 1) // phases
+        for step in reversed(self.steps(output_stride)):
+            if step.pool:
+                side = 2 * side + step.split
+            side = (side - 1) * step.stride + step.kernel_size
+        return side
 
     def steps(self, output_stride: int | None = None) -> list[LayerStep]:
         """Decide how to evaluate each layer so that the patches around every s-th pixel are described.

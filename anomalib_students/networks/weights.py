@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from anomalib_students.files import check_format, replace_file
+from anomalib_students.networks.lean import make_network, seen_patch_size
 from anomalib_students.networks.patch_network import PatchNetwork
 
 __all__ = ["BUNDLED", "check_metadata", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
@@ -54,7 +55,8 @@ def teacher_path(teacher: Teachers, patch_size: int, architecture: str = "paper"
             raise ValueError(msg)
         return teacher_path(teachers[patch_size], patch_size, architecture)
     if str(teacher) == BUNDLED:
-        name = f"p{patch_size}" if architecture == "paper" else f"{architecture}_p{patch_size}"
+        size = seen_patch_size(patch_size)
+        name = f"p{size}" if architecture == "paper" else f"{architecture}_p{size}"
         return Path(str(files("anomalib_students.teacher") / "weights" / f"{name}.safetensors"))
     return Path(teacher)
 
@@ -88,6 +90,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
             descriptors that are not finite.
     """
     metadata, state = _read(path)
+    patch_size = seen_patch_size(patch_size)
     needed = {"patch_size": patch_size, "descriptor_dim": descriptor_dim, "architecture": architecture}
     for name, expected in needed.items():
         if metadata[name] != str(expected):
@@ -95,7 +98,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
             raise ValueError(msg)
     # Weights that are replaced need not be drawn, nor change the random numbers after them.
     with torch.device("meta"):
-        network = PatchNetwork(patch_size, descriptor_dim, architecture)
+        network = make_network(patch_size, descriptor_dim, architecture)
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:

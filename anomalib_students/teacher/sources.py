@@ -80,6 +80,7 @@ class FeatureSource(nn.Module):
     def __init__(self, name: str, checkpoint_path: Path | None = None) -> None:
         super().__init__()
         model: Any = _frozen(name, checkpoint_path, features_only=True, out_indices=_out_indices(name))
+        self.name = name
         self.channels: list[int] = model.feature_info.channels()
         for statistic in ("mean", "std"):
             values = torch.tensor(model.pretrained_cfg[statistic]).view(-1, 1, 1)

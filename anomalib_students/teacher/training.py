@@ -22,7 +22,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students import __version__
 from anomalib_students.files import check_output
-from anomalib_students.networks.patch_network import Architecture, PatchNetwork
+from anomalib_students.networks.lean import make_network
+from anomalib_students.networks.patch_network import Architecture
 from anomalib_students.networks.weights import check_metadata, save_teacher
 from anomalib_students.trainings import AtomicCheckpointIO, Termination, cosine_with_warm_up
 
@@ -58,11 +59,11 @@ class TeacherSettings:
     output: Path
     """Teacher file to write, ``*.safetensors``."""
     patch_size: int = 33
-    """Side p of the patches in pixels: 17, 33 or 65."""
+    """Side p of the patches in pixels: 17, 33 or 65; of lean networks 83."""
     descriptor_dim: int = 128
     """Dimension d of the descriptors."""
     architecture: Architecture = "paper"
-    """paper for the paper's network, light for a cheap one, medium for the default model's (p = 33 and 65)."""
+    """paper for the paper's network, light for a cheap one, lean for the default model's (distil alone, p = 83)."""
     max_steps: int
     """Training steps."""
     batch_size: int
@@ -144,7 +145,7 @@ class TeacherTraining(LightningModule, ABC):
         super().__init__()
         self.save_hyperparameters(settings.hyperparameters)
         self.settings = settings
-        self.teacher = PatchNetwork(settings.patch_size, settings.descriptor_dim, settings.architecture)
+        self.teacher = make_network(settings.patch_size, settings.descriptor_dim, settings.architecture)
         # In a tuple, so that neither their weights nor their mode belong to this module: they are in no checkpoint.
         self.sources = tuple(sources)
 

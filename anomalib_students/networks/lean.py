@@ -1,0 +1,277 @@
+"""The lean patch network: the first stages of EfficientNet-Lite, evaluated exactly, and students of plain convolutions.
+
+The teacher describes a patch of p = 83 by what its stages at strides 4 and 8 and one more block see of it (p = 19, 67
+and 83), each whitened, and by components that a head was distilled to predict. Its layers have no padding, so that a
+descriptor is a function of its patch. They are inverted residuals, which cost little (Sandler et al., "MobileNetV2:
+Inverted Residuals and Linear Bottlenecks", CVPR 2018), in the arrangement of EfficientNet-Lite0. Students describe the
+same patches by plain convolutions, from the teacher's first features on.
+
+p = 167 is the same network on the image at half its side, which sees twice as far for a quarter of the arithmetic.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .dense import reflect_pad
+from .patch_network import NEGATIVE_SLOPE, PatchNetwork, check_architecture
+
+__all__ = ["LEVELS", "LeanStudent", "LeanTeacher", "halve", "make_network", "seen_patch_size"]
+
+PATCH_SIZE = 83
+HALVED_PATCH_SIZE = 2 * PATCH_SIZE + 1
+STRIDE = 8
+LEVELS = (24, 40, 80)
+"""Components that describe the patches of p = 19, 67 and 83 around a pixel; those that the head predicts follow."""
+SHARED_CHANNELS = 16
+"""Channels of the features, at stride 2, that the students continue from."""
+HEAD_WIDTHS = (64, 96, 128, 128)
+STUDENT_WIDTHS = (48, 64, 96, 128, 128)
+
+
+class InvertedResidual(nn.Module):
+    """A block of EfficientNet-Lite without padding: expansion, depthwise convolution, projection.
+
+    A block whose input and output have the same shape adds its input, without the border that the convolution loses.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1, expansion: int = 6) -> None:
+        super().__init__()
+        hidden = expansion * inputs
+        self.expand = nn.Conv2d(inputs, hidden, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = nn.Conv2d(hidden, hidden, kernel_size, stride, groups=hidden)
+        self.project = nn.Conv2d(hidden, outputs, 1)
+        self.border = kernel_size // 2
+        self.adds_input = inputs == outputs and stride == 1
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Apply the block to features ``(B, C, H, W)``."""
+        expanded = features if isinstance(self.expand, nn.Identity) else functional.relu6(self.expand(features))
+        result = self.project(functional.relu6(self.depthwise(expanded)))
+        if not self.adds_input:
+            return result
+        return result + features[..., self.border : -self.border, self.border : -self.border]
+
+
+class LeanNetwork(PatchNetwork):
+    """What teacher and students of the lean architecture have in common: two layers, of which students share one.
+
+    Args:
+        descriptor_dim: Dimension d of the descriptor, more than the sum of :data:`LEVELS`.
+
+    Raises:
+        ValueError: If d is too small.
+    """
+
+    def __init__(self, descriptor_dim: int) -> None:
+        nn.Module.__init__(self)
+        if descriptor_dim <= sum(LEVELS):
+            msg = f"The descriptor dimension of lean networks must be more than {sum(LEVELS)}, got {descriptor_dim}."
+            raise ValueError(msg)
+        self.patch_size, self.descriptor_dim, self.architecture = PATCH_SIZE, descriptor_dim, "lean"
+        self.layers, self.first_layer = (), 0
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers: the first features, which students can share, and all that follows."""
+        return 2
+
+    @property
+    def stride(self) -> int:
+        """Spacing in pixels between the patches that one pass over an image describes."""
+        return STRIDE
+
+    def splits(self, output_stride: int) -> int:
+        """Number of times that a pass splits its input into 2 x 2 phases to describe every s-th pixel."""
+        return (STRIDE // output_stride).bit_length() - 1
+
+    def input_side(self, outputs: int, output_stride: int) -> int:
+        """Side in pixels of the input from which a pass computes ``outputs`` descriptors, alike in every phase."""
+        phases = 2 ** self.splits(output_stride)
+        return STRIDE * ((outputs + phases - 1) // phases) + PATCH_SIZE - output_stride
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        output_stride: int | None = None,
+        first: int | None = None,
+        stop: int | None = None,
+    ) -> torch.Tensor:
+        """Describe patches; see :class:`~anomalib_students.networks.patch_network.PatchNetwork`."""
+        first = self.first_layer if first is None else first
+        if first == 0:
+            shift = output_stride or STRIDE
+            while shift < STRIDE:
+                features = torch.cat(
+                    [
+                        features[
+                            ..., row : row + features.shape[-2] - shift, column : column + features.shape[-1] - shift
+                        ]
+                        for row in (0, shift)
+                        for column in (0, shift)
+                    ]
+                )
+                shift *= 2
+            features = self.first_features(features)
+        return features if stop == 1 else self.descriptors(features)
+
+    def first_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute features of p = 7 at stride 2 of images ``(B, 3, H, W)``: ``(B, 16, h, w)``."""
+        raise NotImplementedError
+
+    def descriptors(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute descriptors from the first features."""
+        raise NotImplementedError
+
+
+class LeanTeacher(LeanNetwork):
+    """The teacher, of p = 83 and stride 8.
+
+    Attributes:
+        trunk: Its stages: features of p = 7 at stride 2, p = 19 at stride 4, p = 67 at stride 8, and p = 83.
+        whitening: Linear maps that make the components of each level uncorrelated and vary alike.
+        head: Layers that predict the other components, from features of p = 19 on.
+    """
+
+    def __init__(self, descriptor_dim: int) -> None:
+        super().__init__(descriptor_dim)
+        of_19, of_67, of_83 = LEVELS
+        self.stem = nn.Conv2d(3, 32, 3, 2)
+        self.stages = nn.ModuleList(
+            [
+                InvertedResidual(32, SHARED_CHANNELS, 3, expansion=1),
+                nn.Sequential(InvertedResidual(SHARED_CHANNELS, of_19, 3, 2), InvertedResidual(of_19, of_19, 3)),
+                nn.Sequential(InvertedResidual(of_19, of_67, 5, 2), InvertedResidual(of_67, of_67, 5)),
+                # In EfficientNet-Lite0 it takes steps of 2, to stride 16.
+                InvertedResidual(of_67, of_83, 3),
+            ]
+        )
+        self.whitening = nn.ModuleList(nn.Conv2d(channels, channels, 1) for channels in LEVELS)
+        a, b, c, d = HEAD_WIDTHS
+        self.head = nn.ModuleList(
+            [
+                nn.Conv2d(of_19, a, 3),
+                nn.Conv2d(a, b, 3, 2),
+                nn.Conv2d(b, c, 3),
+                nn.Conv2d(c, d, 3),
+                nn.Conv2d(d + of_67, descriptor_dim - sum(LEVELS), 3),
+            ]
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def first_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute features of p = 7 at stride 2 of images ``(B, 3, H, W)``: ``(B, 16, h, w)``."""
+        return self.stages[0](functional.relu6(self.stem(images)))
+
+    def levels(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute what the stages see, of p = 19, 67 and 83, from the first features."""
+        of_19 = self.stages[1](features)
+        of_67 = self.stages[2](of_19)
+        return of_19, of_67, self.stages[3](of_67)
+
+    def descriptors(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute descriptors ``(B, d, h, w)`` from the first features."""
+        of_19, of_67, of_83 = self.levels(features)
+        seen = align(of_19, of_67, of_83)
+        whitened = [whiten(level) for whiten, level in zip(self.whitening, seen, strict=True)]
+        hidden = of_19
+        for layer in list(self.head)[:-1]:
+            hidden = functional.leaky_relu(layer(hidden), NEGATIVE_SLOPE)
+        return torch.cat([*whitened, self.head[-1](torch.cat([hidden, of_67], dim=1))], dim=1)
+
+
+class LeanStudent(LeanNetwork):
+    """A student, which describes the same patches by plain convolutions."""
+
+    def __init__(self, descriptor_dim: int) -> None:
+        super().__init__(descriptor_dim)
+        a, b, c, d, e = STUDENT_WIDTHS
+        of_19, of_67, _ = LEVELS
+        self.stem: nn.Module = nn.Conv2d(3, SHARED_CHANNELS, 7, 2)
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(SHARED_CHANNELS, a, 3, 2),
+                nn.Conv2d(a, b, 3),
+                nn.Conv2d(b, c, 3, 2),
+                nn.Conv2d(c, d, 3),
+                nn.Conv2d(d, e, 3),
+            ]
+        )
+        self.outputs = nn.ModuleList(
+            [nn.Conv2d(b, of_19, 1), nn.Conv2d(e, of_67, 2), nn.Conv2d(e, descriptor_dim - of_19 - of_67, 4)]
+        )
+        self.initialise()
+        self.to(memory_format=torch.channels_last)
+
+    def initialise(self) -> None:
+        """Draw weights that keep the variance from layer to layer (He et al., 2015), and half of it in the outputs."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+                nn.init.zeros_(cast("torch.Tensor", module.bias))
+        with torch.no_grad():
+            for output in self.outputs:
+                cast("nn.Conv2d", output).weight.mul_(0.5)
+
+    def continue_from(self, layer: int) -> None:
+        """Drop the first features, which the teacher computes."""
+        if layer:
+            self.stem, self.first_layer = nn.Identity(), layer
+
+    def first_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute features of p = 7 at stride 2 of images ``(B, 3, H, W)``: ``(B, 16, h, w)``."""
+        return functional.leaky_relu(self.stem(images), NEGATIVE_SLOPE)
+
+    def descriptors(self, features: torch.Tensor) -> torch.Tensor:
+        """Compute descriptors ``(B, d, h, w)`` from the first features."""
+        seen = []
+        for layer in self.convolutions:
+            features = functional.leaky_relu(layer(features), NEGATIVE_SLOPE)
+            seen.append(features)
+        small, large = self.outputs[1](features), self.outputs[2](features)
+        rows, columns = large.shape[-2:]
+        of_19 = self.outputs[0](seen[1][..., 8 : 8 + 2 * rows : 2, 8 : 8 + 2 * columns : 2])
+        return torch.cat([of_19, small[..., 1 : 1 + rows, 1 : 1 + columns], large], dim=1)
+
+
+def align(of_19: torch.Tensor, of_67: torch.Tensor, of_83: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Crop what describes the patches around the same pixels: p = 19 at stride 4, the others at stride 8."""
+    rows, columns = of_83.shape[-2:]
+    return (
+        of_19[..., 8 : 8 + 2 * rows : 2, 8 : 8 + 2 * columns : 2],
+        of_67[..., 1 : 1 + rows, 1 : 1 + columns],
+        of_83,
+    )
+
+
+def halve(images: torch.Tensor) -> torch.Tensor:
+    """Bring images ``(B, C, H, W)`` to half their sides, ``(B, C, ceil(H / 2), ceil(W / 2))``.
+
+    Pixel ``(i, j)`` is the mean around pixel ``(2 i, 2 j)`` of the image, with binomial weights of 3 x 3 pixels.
+    """
+    channels = images.shape[1]
+    weights = images.new_tensor([0.25, 0.5, 0.25])
+    kernel = torch.outer(weights, weights).expand(channels, 1, 3, 3)
+    return functional.conv2d(reflect_pad(images, 1, 1, 1, 1), kernel, stride=2, groups=channels)
+
+
+def seen_patch_size(patch_size: int) -> int:
+    """Side of the patches that the network for a patch size sees: p = 167 is that of p = 83 at half the side."""
+    return PATCH_SIZE if patch_size == HALVED_PATCH_SIZE else patch_size
+
+
+def make_network(
+    patch_size: int, descriptor_dim: int, architecture: str = "paper", *, is_student: bool = False
+) -> PatchNetwork:
+    """Make a patch network with random weights, which differ in kind for teacher and student of the lean architecture.
+
+    Raises a ``ValueError`` if there is no such architecture, or none for ``patch_size``, or the descriptor dimension is
+    out of range.
+    """
+    if architecture != "lean":
+        return PatchNetwork(patch_size, descriptor_dim, architecture)
+    check_architecture(architecture, patch_size)
+    return LeanStudent(descriptor_dim) if is_student else LeanTeacher(descriptor_dim)
