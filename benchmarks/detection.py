@@ -45,14 +45,14 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # settings of the "trainer" and arguments of the "data" module, and the "side" in pixels that images are resized to.
     "default": {},
     # The default without one of its ingredients.
-    "p = 33": {"arguments": {"patch_sizes": [33]}},
-    "p = 33 and 65": {"arguments": {"patch_sizes": [33, 65]}},
+    "p = 83": {"arguments": {"patch_sizes": [83]}},
+    "p = 167": {"arguments": {"patch_sizes": [167]}},
     "light": {"arguments": {"architecture": "light"}},
     "three students": {"arguments": {"n_students": 3}},
     "all pixels": {"arguments": {"hard_fraction": 1.0}},
     "constant light": {"arguments": {"light_jitter": 0.0}},
     "no synthetic defects": {"arguments": {"synthetic_defects": 0.0}},
-    "no expected error": {"arguments": {"expected_error": 0.0}},
+    "largest pixel": {"arguments": {"score_fraction": 0.0}},
     "own first layers": {"arguments": {"shared_layers": 0}},
     "constant lr": {"arguments": {"lr_schedule": "constant"}},
     # The light network with the paper's loss and scores, in 12 epochs.

@@ -48,8 +48,8 @@ MODELS: dict[str, type[AnomalibModule]] = {
     "Patchcore": Patchcore,
 }
 BRIGHTNESS = (0.8, 0.9, 1.1, 1.2)
-WINDOWS = (1, 9, 17, 25, 29, 33, 41, 49, 65)
-"""Sides of the windows whose largest mean is tried as the score of an image; 1 for the maximum of the map."""
+FRACTIONS = (0, 0.003, 0.01, 0.03, 0.1)
+"""Fractions of the image whose mean is tried as its score; 0 for the maximum of the map."""
 RATE = 0.01
 """Rate of false alarms at which masks are compared."""
 COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
@@ -236,7 +236,7 @@ def test(model: AnomalibModule, datamodule: AnomalibDataModule, brightness: tupl
     paths: list[str] = []
     labels: list[int] = []
     scores: dict[float, list[float]] = {factor: [] for factor in (1.0, *brightness)}
-    by_window: dict[int, list[float]] = {window: [] for window in WINDOWS}
+    by_fraction: dict[float, list[float]] = {fraction: [] for fraction in FRACTIONS}
     maps, all_masks = [], []
     has_masks = (datamodule.test_data.samples.mask_path != "").any()
     for batch in datamodule.test_dataloader():
@@ -252,8 +252,8 @@ def test(model: AnomalibModule, datamodule: AnomalibDataModule, brightness: tupl
                 scored = ImageBatch(image=images, gt_mask=masks, anomaly_map=prediction.anomaly_map)
                 for metric in metrics if has_masks else []:
                     metric.update(scored)
-                for window in WINDOWS:
-                    by_window[window] += image_score(prediction.anomaly_map, window).tolist()
+                for fraction in FRACTIONS:
+                    by_fraction[fraction] += image_score(prediction.anomaly_map, fraction).tolist()
                 maps.append(prediction.anomaly_map.flatten())
                 all_masks.append(masks.flatten() > 0)
     result: dict[str, Any] = {
@@ -266,8 +266,8 @@ def test(model: AnomalibModule, datamodule: AnomalibDataModule, brightness: tupl
         result["image_AUROC_by_brightness"] = {
             str(factor): roc_auc_score(labels, of_factor) for factor, of_factor in scores.items()
         }
-    result["image_AUROC_by_window"] = {
-        window: roc_auc_score(labels, of_window) for window, of_window in by_window.items()
+    result["image_AUROC_by_fraction"] = {
+        fraction: roc_auc_score(labels, of_fraction) for fraction, of_fraction in by_fraction.items()
     }
     result["scores"] = {"/".join(Path(p).parts[-2:]): score for p, score in zip(paths, scores[1.0], strict=True)}
     if isinstance(model, UninformedStudents) and has_masks:

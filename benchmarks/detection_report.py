@@ -24,7 +24,7 @@ def write_report(folder: Path) -> str:
     results = read(folder)
     sections = [
         ("Detection", detection_table(results, folder)),
-        ("Image AUROC by the side of the window whose largest mean is the score", window_table(results)),
+        ("Image AUROC by the fraction of the image whose mean is the score", fraction_table(results)),
         ("Fall of the image AUROC with the brightness of the test images", brightness_table(results)),
         *((f"Image AUROC by defect: {category}", defect_table(results, category)) for category in categories(results)),
     ]
@@ -82,17 +82,17 @@ def detection_table(results: Results, folder: Path) -> str:
     return markdown(headings, rows)
 
 
-def window_table(results: Results) -> str:
-    """Make a row for each configuration and category: mean image AUROC for each side of the window."""
+def fraction_table(results: Results) -> str:
+    """Make a row for each configuration and category: mean image AUROC for each fraction."""
     rows: list[list[str]] = []
-    windows: list[str] = []
+    fractions: list[str] = []
     for configuration, by_category in results.items():
         for category, seeds in by_category.items():
-            tested = [result["image_AUROC_by_window"] for result in seeds]
-            windows = windows or sorted(tested[0], key=int)
-            means = (statistics.mean(result[window] for result in tested) for window in windows)
+            tested = [result["image_AUROC_by_fraction"] for result in seeds]
+            fractions = fractions or sorted(tested[0], key=float)
+            means = (statistics.mean(result[fraction] for result in tested) for fraction in fractions)
             rows.append([configuration, category, str(len(tested)), *(f"{mean:.3f}" for mean in means)])
-    return markdown(["configuration", "category", "seeds", *windows], rows)
+    return markdown(["configuration", "category", "seeds", *fractions], rows)
 
 
 def brightness_table(results: Results) -> str:

@@ -46,7 +46,7 @@ BATCHES_IN_FLIGHT = 8
 
 def inference(
     patch_sizes: tuple[tuple[int, ...], ...] = ((33,), (33, 65), (17, 33, 65)),
-    architectures: tuple[Literal["paper", "light", "medium"], ...] = ("paper", "light"),
+    architectures: tuple[Literal["paper", "light", "lean"], ...] = ("paper", "light"),
     n_students: tuple[int, ...] = (3,),
     output_strides: tuple[int, ...] = (4,),
     others: tuple[Literal["EfficientAd", "Patchcore", "Padim", "Stfpm"], ...] = (

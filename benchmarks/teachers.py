@@ -144,7 +144,7 @@ def teachers(
     root: Path = Path("datasets/MVTecAD"),
     categories: tuple[str, ...] = ("pill", "screw"),
     networks: dict[str, Path] | None = None,
-    bundled_teachers: tuple[str, ...] = ("light_p33", "medium_p33", "medium_p65"),
+    bundled_teachers: tuple[str, ...] = ("light_p33", "lean_p83"),
     n_images: int = 40,
 ) -> None:
     """Print a row for each layer and each teacher: image AUROC by maximum / by the top 5 %, and AUPRO.

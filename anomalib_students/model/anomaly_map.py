@@ -88,7 +88,7 @@ def image_score(scores: torch.Tensor, score_fraction: float) -> torch.Tensor:
     Args:
         scores: Scores of the pixels, of shape ``(B, 1, H, W)``.
         score_fraction: Fraction of the image, in windows of 8 x 8 pixels, that the mean is over; 0 for the maximum of
-            all pixels. Windows end at the border.
+            all pixels. Windows that reach beyond the border repeat its pixels.
 
     Returns:
         Scores of the images, of shape ``(B,)``.
@@ -100,8 +100,11 @@ def image_score(scores: torch.Tensor, score_fraction: float) -> torch.Tensor:
     """
     if score_fraction == 0:
         return scores.amax(dim=(1, 2, 3))
-    means = functional.avg_pool2d(scores, SCORE_WINDOW, ceil_mode=True, count_include_pad=False).flatten(1)
-    return means.topk(1 + int(score_fraction * means.shape[1])).values.mean(dim=1)
+    # Not by ceil_mode, which exports only for the sizes of the traced image; and in whole numbers, as inferencers may
+    # compute in bfloat16.
+    padding = (0, -scores.shape[-1] % SCORE_WINDOW, 0, -scores.shape[-2] % SCORE_WINDOW)
+    means = functional.avg_pool2d(functional.pad(scores, padding, mode="replicate"), SCORE_WINDOW).flatten(1)
+    return means.topk(1 + means.shape[1] * round(1000 * score_fraction) // 1000).values.mean(dim=1)
 
 
 def prediction(scores: torch.Tensor, images: torch.Tensor, score_fraction: float = 0) -> InferenceBatch:

@@ -54,7 +54,8 @@ class Settings:
     @property
     def dim(self) -> int:
         """Dimension d of the descriptors: 128 by default, of lean networks 272."""
-        return self.descriptor_dim or (272 if self.architecture == "lean" else 128)
+        default = 272 if self.architecture == "lean" else 128
+        return default if self.descriptor_dim is None else self.descriptor_dim
 
     def __post_init__(self) -> None:
         # Command lines and checkpoints give lists.
@@ -85,6 +86,7 @@ PRESETS: Mapping[str, Settings] = {
         patch_sizes=(17, 33, 65),
         image_size=256,
         n_students=3,
+        output_stride=4,
         architecture="paper",
         lr=1e-4,
         hard_fraction=1.0,

@@ -96,7 +96,7 @@ def place(tmp_path_factory):
     for kind, name in (("test", "000.png"), ("ground_truth", "000_mask.png")):
         (category / kind / "round").mkdir()
         Image.open(category / kind / "square" / name).rotate(90).save(category / kind / "round" / name)
-    small = {"patch_sizes": (33, 65), "n_students": 2, "output_stride": 8, "teacher": None, "descriptor_dim": 8}
+    small = {"architecture": "light", "patch_sizes": (33, 65), "n_students": 2, "teacher": None, "descriptor_dim": 8}
     model = UninformedStudents(**small, image_size=48, visualizer=False)
     engine = Engine(default_root_dir=folder / "engine", accelerator="cpu", logger=False)
     engine.test(model, datamodule=MVTec(root=folder, category="dots", num_workers=0))

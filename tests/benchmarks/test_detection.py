@@ -12,7 +12,7 @@ from anomalib.models.components import KCenterGreedy
 from ..integration.conftest import write_category
 
 STUDENTS = {
-    "arguments": {"patch_sizes": [33], "n_students": 1, "output_stride": 8, "teacher": None},
+    "arguments": {"architecture": "light", "patch_sizes": [33], "teacher": None},
     "trainer": {"max_steps": 2},
     "side": 64,
 }
@@ -47,7 +47,7 @@ def root(tmp_path_factory):
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("configuration", [STUDENTS, PADIM], ids=["students", "Padim"])
 def test_a_job_leaves_a_result_and_is_done(configuration, root, resnet18_checkpoint, tmp_path):
-    from detection_job import Job, main, make_model
+    from detection_job import Job, main
 
     job = Job(configuration, "noise", 0, str(root), str(resnet18_checkpoint), True, str(tmp_path / "seed0.json"))
     assert not job.is_done()
@@ -59,9 +59,8 @@ def test_a_job_leaves_a_result_and_is_done(configuration, root, resnet18_checkpo
     assert result["image_AUROC_by_brightness"]["1.0"] == result["image_AUROC"]
     assert all(0 <= result[name] <= 1 for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"))
     assert len(result["scores"]) == 6
-    by_window = result["image_AUROC_by_window"]
-    window = getattr(make_model(configuration, str(resnet18_checkpoint)).model, "score_window", 1)
-    assert by_window[str(window)] == result["image_AUROC"]
+    by_fraction = result["image_AUROC_by_fraction"]
+    assert by_fraction["0.01" if configuration is STUDENTS else "0"] == result["image_AUROC"]
     assert result["steps"] == configuration.get("trainer", {}).get("max_steps", 4)
 
 
@@ -125,7 +124,7 @@ def write_result(folder, configuration, category, seed, **figures):
         "pixel_AUROC": 0.95,
         "image_AUROC": 0.8,
         "image_AUROC_by_defect": {"hole": 0.7},
-        "image_AUROC_by_window": {"1": 0.7, "25": 0.85},
+        "image_AUROC_by_fraction": {"0": 0.7, "0.01": 0.85},
         "training_seconds": 100.0,
         "training_cpu_seconds": 80.0,
     }

@@ -33,7 +33,7 @@ def category(tmp_path):
 def command(category, tmp_path, monkeypatch):
     """Call a command of anomalib's on the category, whose steps are none."""
     model = UninformedStudents(
-        patch_sizes=(33,), n_students=1, teacher=None, descriptor_dim=4, pre_processor=False, visualizer=False
+        architecture="light", patch_sizes=(17,), teacher=None, pre_processor=False, visualizer=False
     )
     for step in ("on_fit_start", "training_step", "validation_step", "test_step", "predict_step"):
         monkeypatch.setattr(model, step, lambda *_, **__: pytest.fail("the first step is too late"))

@@ -53,7 +53,7 @@ def channel_ranges(network: PatchNetwork, images: torch.Tensor) -> Iterator[torc
 
 
 @pytest.mark.parametrize(
-    ("architecture", "patch_size"), [(name, size) for name, sizes in ARCHITECTURES.items() for size in sizes]
+    ("architecture", "patch_size"), [(name, size) for name in ("paper", "light") for size in ARCHITECTURES[name]]
 )
 def test_descriptors_stay_and_ranges_become_alike(architecture: str, patch_size: int) -> None:
     network = random_network(patch_size, architecture)

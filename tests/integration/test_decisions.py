@@ -41,7 +41,7 @@ def small_model(**arguments) -> UninformedStudents:
         "visualizer": False,
     }
     pre_processor = UninformedStudents.configure_pre_processor((64, 64))
-    preset = replace(PRESETS["default"], score_window=9)
+    preset = replace(PRESETS["default"], score_fraction=0.05)
     return UninformedStudents(preset, pre_processor=pre_processor, **{**settings, **arguments})
 
 

@@ -1,9 +1,11 @@
 """Each equation against the paper's formula, written with loops in double precision."""
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from allpairspy import AllPairs
+from onnx.reference import ReferenceEvaluator
 
 from anomalib_students.model.anomaly_map import (
     combine_scales,
@@ -121,27 +123,33 @@ def test_upsample_interpolates_bilinearly_and_repeats_the_last_row_and_column(si
         np.testing.assert_allclose(result[image, 0].numpy(), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("score_window", [1, 3, 7, 21])
-def test_image_score_is_the_largest_mean_over_a_window_cut_off_at_the_border(score_window):
-    scores = normal(3, 1, 10, 11)
-    reach = score_window // 2
-    for image, actual in zip(scores, image_score(torch.from_numpy(scores), score_window), strict=True):
-        means = [
-            image[0, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1].mean(axis=0)
-            for row in range(10)
-            for column in range(11)
-        ]
-        # The mean of the columns' means is the mean of the window, which is a rectangle.
-        assert float(actual) == pytest.approx(max(mean.mean() for mean in means), rel=1e-12)
+@pytest.mark.parametrize("size", [(8, 8), (1, 9), (35, 70), (80, 200)])
+@pytest.mark.parametrize("fraction", [0, 0.01, 0.1])
+def test_image_score_is_the_mean_of_the_largest_windows(size, fraction):
+    scores = normal(3, 1, *size)
+    padded = np.pad(scores[:, 0], ((0, 0), *((0, -side % 8) for side in size)), mode="edge")
+    means = padded.reshape(3, len(padded[0]) // 8, 8, -1, 8).mean(axis=(2, 4)).reshape(3, -1)
+    largest = -np.sort(-means)[:, : 1 + int(fraction * means.shape[1])].mean(axis=1)
+    expected = largest if fraction else scores.max(axis=(1, 2, 3))
+    np.testing.assert_allclose(image_score(torch.from_numpy(scores), fraction).numpy(), expected, rtol=1e-12)
 
 
-def test_exported_image_score_follows_the_size_of_the_map():
+def test_exported_image_score_follows_the_size_of_the_map(tmp_path):
     class Score(torch.nn.Module):
         def forward(self, scores):
-            return image_score(scores, 5)
+            return image_score(scores, 0.01)
 
-    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    program = torch.export.export(Score(), (torch.rand(2, 1, 20, 30),), dynamic_shapes=(sizes,)).module()
-    for shape in [(3, 1, 20, 30), (2, 1, 41, 17)]:
+    free = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
+    path, example = tmp_path / "score.onnx", (torch.rand(2, 1, 205, 133),)
+    program = torch.export.export(Score(), example, dynamic_shapes=free).module()
+    torch.onnx.export(Score(), example, path, dynamo=True, dynamic_shapes=free, verbose=False)
+    # One of them computes in bfloat16 where the processor does.
+    exact, usual = (openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": t}) for t in ("f32", "bf16"))
+    reference = ReferenceEvaluator(str(path))
+    for shape in [(3, 1, 20, 30), (1, 1, 7, 5), (1, 1, 300, 400)]:
         scores = torch.rand(shape)
-        torch.testing.assert_close(program(scores), image_score(scores, 5))
+        expected = image_score(scores, 0.01)
+        torch.testing.assert_close(program(scores), expected)
+        np.testing.assert_allclose(exact(scores.numpy())[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(usual(scores.numpy())[0], expected, rtol=1e-2)
+        np.testing.assert_allclose(reference.run(None, {"scores": scores.numpy()})[0], expected, rtol=1e-5)

@@ -103,7 +103,7 @@ def test_another_kind_of_post_processor_is_one_clear_error(tmp_path):
 
 def test_what_is_not_named_is_that_of_the_checkpoint(tmp_path):
     data = small_data(tmp_path / "data")
-    trained = small_model(patch_sizes=(33, 65), n_students=2, architecture="paper", output_stride=2, shared_layers=1)
+    trained = small_model(patch_sizes=(33, 65), n_students=2, output_stride=2, shared_layers=1)
     engine = small_engine(tmp_path)
     engine.fit(trained, datamodule=data)
     path = engine.best_model_path

@@ -4,13 +4,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from sklearn.linear_model import Ridge
 from torch import nn
 
 from anomalib_students.model import student_teacher
 from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error, upsample
 from anomalib_students.model.augment import training_tiles
-from anomalib_students.model.normalisation import RIDGE
 from anomalib_students.model.student_teacher import StudentTeacher
 from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, pad_border
 from anomalib_students.networks.statistics import RunningStatistics
@@ -30,7 +28,6 @@ def make_scale(patch_size=33, n_students=2, architecture="paper", shared_layers=
     for name in STATISTICS:
         buffer = getattr(scale, name)
         buffer.copy_(torch.rand(buffer.shape) + (0.5 if name.endswith("_std") else 0))
-    nn.init.normal_(scale.error_weight)
     return scale
 
 
@@ -79,12 +76,11 @@ def test_students_hold_only_their_own_layers():
 
 @pytest.mark.parametrize("n_students", [1, 3])
 @pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
-def test_map_is_equation_11_less_the_predicted_error(output_stride, n_students):
+def test_map_is_equation_11(output_stride, n_students):
     scale = make_scale(n_students=n_students)
     images = make_images(2, 3, 19, 26)
     students, target = describe_one_by_one(scale, images, output_stride)
-    predicted = (target * scale.error_weight.view(-1, 1, 1)).sum(dim=1)
-    score = (regression_error(students, target) - predicted - scale.error_mean) / scale.error_std
+    score = (regression_error(students, target) - scale.error_mean) / scale.error_std
     if n_students > 1:
         score += (predictive_uncertainty(students) - scale.uncertainty_mean) / scale.uncertainty_std
     expected = upsample(score.unsqueeze(1), output_stride, (19, 26))
@@ -155,63 +151,14 @@ class TestLoss:
         assert sorted(sizes[3:]) == [1, 2, 2]
 
 
-def make_vectors(n=5000):
-    """Descriptors that are not quite normalised, errors that depend on them, and uncertainties."""
-    generator = torch.Generator().manual_seed(1)
-    descriptors = 0.8 * torch.randn(n, DIM, generator=generator, dtype=torch.float64) + 0.1
-    slope = torch.randn(DIM, generator=generator, dtype=torch.float64)
-    error = 20 + descriptors @ slope + 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
-    uncertainty = 3 + torch.rand(n, generator=generator, dtype=torch.float64)
-    return descriptors, error, uncertainty
-
-
-def statistics_of(descriptors, error, uncertainty):
-    statistics = RunningStatistics(DIM + 2, covariance=True)
-    statistics.update(torch.cat([descriptors, error[:, None], uncertainty[:, None]], dim=1))
-    return statistics
-
-
-@pytest.mark.parametrize("fraction", [0.5, 1.0])
-def test_what_is_left_of_the_error_is_normalised(fraction):
-    scale = make_scale()
-    descriptors, error, uncertainty = make_vectors()
-    scale.normalise_scores(statistics_of(descriptors, error, uncertainty), fraction)
-    alpha = len(error) * (RIDGE + DIM / len(error))
-    regression = Ridge(alpha=alpha).fit(descriptors.numpy(), error.numpy())
-    torch.testing.assert_close(
-        scale.error_weight, fraction * torch.from_numpy(regression.coef_), check_dtype=False, rtol=1e-5, atol=1e-6
-    )
-    left = error - descriptors @ scale.error_weight.double()
-    assert float(scale.error_mean) == pytest.approx(float(left.mean()), rel=1e-5)
-    assert float(scale.error_std) == pytest.approx(float(left.std(correction=0)), rel=1e-4)
-    assert scale.error_std < error.std()
-    assert float(scale.uncertainty_std) == pytest.approx(float(uncertainty.std(correction=0)), rel=1e-5)
-
-
-def test_without_an_expected_error_the_statistics_are_those_of_equation_11():
-    scale = make_scale()
-    descriptors, error, uncertainty = make_vectors()
-    scale.normalise_scores(statistics_of(descriptors, error, uncertainty))
-    assert not scale.error_weight.any()
-    assert float(scale.error_mean) == pytest.approx(float(error.mean()))
-    assert float(scale.error_std) == pytest.approx(float(error.std(correction=0)))
-
-
-def test_few_patches_change_the_expectation_little():
-    scale = make_scale()
-    descriptors, error, uncertainty = make_vectors(n=8)
-    # With more components than patches, a plain regression would explain everything.
-    scale.normalise_scores(statistics_of(descriptors, error, uncertainty), expected_error=1.0)
-    assert 0.2 * error.std(correction=0) < scale.error_std < error.std(correction=0)
-
-
-def test_vectors_are_descriptors_and_scores_side_by_side():
+def test_scores_are_normalised_by_what_the_held_out_images_have():
     scale = make_scale()
     tiles = make_images(2, 3, 37, 41)
-    vectors = scale.score_vectors(tiles, 2)
     students, target = scale.describe(tiles, 2)
-    error, uncertainty = regression_error(students, target), predictive_uncertainty(students)
-    assert vectors.shape == (error.numel(), DIM + 2)
-    torch.testing.assert_close(vectors[:, :DIM], target.movedim(1, -1).flatten(0, -2))
-    expected = torch.stack([error.flatten(), uncertainty.flatten()], dim=1)
-    torch.testing.assert_close(vectors[:, DIM:], expected, check_dtype=False)
+    scores = {"error": regression_error(students, target), "uncertainty": predictive_uncertainty(students)}
+    statistics = RunningStatistics(2)
+    statistics.update(scale.score_vectors(tiles, 2))
+    scale.normalise_scores(statistics)
+    for name, values in scores.items():
+        assert float(getattr(scale, f"{name}_mean")) == pytest.approx(float(values.mean()), rel=1e-4)
+        assert float(getattr(scale, f"{name}_std")) == pytest.approx(float(values.std(correction=0)), rel=1e-4)

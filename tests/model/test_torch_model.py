@@ -22,7 +22,7 @@ EQUATIONS = {
     "hard_fraction": 1.0,
     "light_jitter": 0.0,
     "synthetic_defects": 0.0,
-    "score_window": 1,
+    "score_fraction": 0.0,
     "shared_layers": 0,
 }
 """What the paper's equations say, which the defaults differ from."""
@@ -61,12 +61,12 @@ class TestEvaluation:
     def test_map_is_the_mean_of_those_of_the_scales(self):
         model = make_model((33, 65), architecture="light").eval()
         images = make_images(1, 3, 21, 10)
-        first, second = (scale(images) for scale in model.scales)
+        first, second = (scale(images, 8) for scale in model.scales)
         torch.testing.assert_close(model(images).anomaly_map, (first + second) / 2)
 
-    def test_score_of_an_image_is_the_largest_mean_of_a_window(self):
-        predictions = make_model(score_window=5).eval()(make_images(2, 3, 12, 20))
-        assert torch.equal(predictions.pred_score, image_score(predictions.anomaly_map, 5))
+    def test_score_of_an_image_is_the_mean_of_its_largest_windows(self):
+        predictions = make_model(score_fraction=0.5).eval()(make_images(2, 3, 12, 20))
+        assert torch.equal(predictions.pred_score, image_score(predictions.anomaly_map, 0.5))
         assert (predictions.pred_score < predictions.anomaly_map.amax(dim=(1, 2, 3))).all()
 
     def test_a_batch_in_chunks_has_the_predictions_of_its_images(self, monkeypatch):
@@ -83,7 +83,7 @@ class TestEvaluation:
             torch.testing.assert_close(predictions.pred_score[index], alone.pred_score[0])
 
     def test_tiles_of_anomalib_have_the_predictions_of_the_whole(self):
-        module = UninformedStudents(patch_sizes=(33,), n_students=2, teacher=None, descriptor_dim=4).eval()
+        module = UninformedStudents(architecture="light", patch_sizes=(33,), teacher=None, descriptor_dim=4).eval()
         images = torch.rand(1, 3, 50, 33)
         expected = module.model(images).anomaly_map
         TilerConfigurationCallback(enable=True, tile_size=24, stride=12).setup(None, module)
@@ -234,15 +234,18 @@ def test_exported_program_equals_eager(output_stride):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patch_sizes": (33, 19)}, r"No architecture for patch size 19: choose from \[17, 33, 65\]"),
+        (
+            {"patch_sizes": (33, 19)},
+            r"'paper' has no network for patch size 19: choose from \[17, 33, 65\]",
+        ),
         ({"patch_sizes": ()}, r"patch_sizes must name at least one patch size, each once, got \(\)"),
         ({"patch_sizes": (33, 17, 33)}, r"patch_sizes must name .* each once, got \(33, 17, 33\)"),
         ({"n_students": 0}, "n_students must be at least 1, got 0"),
         ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
-        ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light', 'medium'\), got 'heavy'"),
-        ({"score_window": 2}, "score_window must be a positive odd number of pixels, got 2"),
-        ({"score_window": -3}, "score_window must be a positive odd number of pixels, got -3"),
+        ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light', 'lean'\), got 'heavy'"),
+        ({"score_fraction": 1}, r"score_fraction must lie in \[0, 1\), got 1"),
+        ({"architecture": "lean", "patch_sizes": (83,), "descriptor_dim": 144}, "must be more than 144, got 144"),
         ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
         ({"light_jitter": -0.1}, "light_jitter must be at least 0 and finite, got -0.1"),
@@ -278,8 +281,8 @@ class TestScalesAreIndependent:
         assert not torch.equal(first, second)
 
     def test_two_models_without_a_seed_between_them_differ(self):
-        first, second = (UninformedStudentsModel(patch_sizes=(33,), descriptor_dim=4).state_dict() for _ in range(2))
-        name = "ensembles.p33.students.0.convolutions.0.weight"
+        first, second = (UninformedStudentsModel(patch_sizes=(83,)).state_dict() for _ in range(2))
+        name = "ensembles.p83.students.0.convolutions.0.weight"
         assert not torch.equal(first[name], second[name])
 
     @pytest.mark.parametrize("training_mode", ["phase", "dense"])

@@ -11,19 +11,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
+from anomalib_students.networks.lean import LEVELS, LeanStudent, LeanTeacher
 from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork
 
 PATCH_SIZES = (17, 33, 65)
-NETWORKS = [(name, size) for name, networks in ARCHITECTURES.items() for size in networks]
+NETWORKS = [
+    *((name, size) for name in ("paper", "light") for size in ARCHITECTURES[name]),
+    *((kind, 83) for kind in (LeanTeacher, LeanStudent)),
+]
 
 
-def make_network(patch_size, descriptor_dim=4, dtype=torch.float64, architecture="paper"):
-    network = PatchNetwork(patch_size, descriptor_dim, architecture).to(dtype)
-    for convolution in network.convolutions:
-        # So that descriptors are of the order of 1, and differ from pixel to pixel as much.
-        nn.init.kaiming_normal_(convolution.weight)
-        nn.init.normal_(convolution.bias, std=0.1)
-    return network.requires_grad_(requires_grad=False)
+def make_network(kind, patch_size, descriptor_dim=4, dtype=torch.float64):
+    """A network of an architecture, or of a lean class, whose descriptors differ from pixel to pixel as much as 1."""
+    network = PatchNetwork(patch_size, descriptor_dim, kind) if isinstance(kind, str) else kind(sum(LEVELS) + 2)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.1)
+    return network.to(dtype).requires_grad_(requires_grad=False)
 
 
 def make_images(*shape, dtype=torch.float64):
@@ -72,25 +77,23 @@ def assert_dense_equals_patches(network, images, output_stride, tolerance, limit
 
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize(
-    ("network_name", "size", "output_stride"),
+    ("network", "size", "output_stride"),
     list(AllPairs([NETWORKS, [(1, 1), (1, 9), (10, 1), (17, 33), (31, 30), (65, 66)], OUTPUT_STRIDES])),
 )
-def test_dense_equals_patches_for_any_size(network_name, size, output_stride):
-    architecture, patch_size = network_name
-    network = make_network(patch_size, architecture=architecture)
-    assert_dense_equals_patches(network, make_images(2, 3, *size), output_stride, tolerance=1e-12)
+def test_dense_equals_patches_for_any_size(network, size, output_stride):
+    assert_dense_equals_patches(make_network(*network), make_images(2, 3, *size), output_stride, tolerance=1e-12)
 
 
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_dense_equals_patches_at_every_pixel(patch_size):
     images = make_images(1, 3, 14, 11)
-    assert_dense_equals_patches(make_network(patch_size), images, 1, tolerance=1e-12, limit=14 * 11)
+    assert_dense_equals_patches(make_network("paper", patch_size), images, 1, tolerance=1e-12, limit=14 * 11)
 
 
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_dense_equals_patches_at_full_width(patch_size):
-    network = make_network(patch_size, descriptor_dim=128, dtype=torch.float32)
+    network = make_network("paper", patch_size, descriptor_dim=128, dtype=torch.float32)
     images = make_images(1, 3, 9, 10, dtype=torch.float32)
     for output_stride in (1, 4):
         # float32 sums of up to 6,400 products, in another order for other sizes: 1.4e-5 was seen.
@@ -101,7 +104,7 @@ def test_dense_equals_patches_at_full_width(patch_size):
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_neighbouring_descriptors_differ(patch_size):
     """Else the comparisons above could not tell one pixel from the next."""
-    dense = dense_descriptors(make_network(patch_size), make_images(1, 3, 12, 12))
+    dense = dense_descriptors(make_network("paper", patch_size), make_images(1, 3, 12, 12))
     assert (dense.diff(dim=-1).abs().amax(dim=1) > 1e-3).all()
     assert (dense.diff(dim=-2).abs().amax(dim=1) > 1e-3).all()
 
@@ -109,7 +112,7 @@ def test_neighbouring_descriptors_differ(patch_size):
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_gradient_of_dense_equals_that_of_patches(patch_size):
-    network = make_network(patch_size).requires_grad_()
+    network = make_network("paper", patch_size).requires_grad_()
     images = make_images(1, 3, 5, 6)
     parameters = list(network.parameters())
 

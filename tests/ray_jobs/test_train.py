@@ -23,6 +23,7 @@ patch_sizes: [33]
 data:
   class_path: MVTec
 model:
+  architecture: light
   n_students: 2
   output_stride: 8
   lr: 1.0e-3
@@ -33,6 +34,7 @@ EPOCHS = 60
 """Long enough to be interrupted after the first checkpoint."""
 SMALL = f"""
 model:
+  architecture: light
   output_stride: 8
 {SMALL_IMAGES}
 trainer: {{max_epochs: 1, check_val_every_n_epoch: 1}}

@@ -59,7 +59,7 @@ def checkpoint(data_root, tmp_path_factory):
     """Checkpoint of a model that was trained for a few steps, and has its threshold from a held-out good image."""
     seed_everything(0)
     model = UninformedStudents(
-        replace(PRESETS["default"], score_window=1),
+        replace(PRESETS["default"], score_fraction=0.0),
         architecture="light",
         patch_sizes=(17,),
         output_stride=4,

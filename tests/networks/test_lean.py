@@ -1,0 +1,76 @@
+"""Lean networks: the image at half its side, teacher files, and the default model's map patch by patch."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_students import UninformedStudentsModel
+from anomalib_students.model.anomaly_map import upsample
+from anomalib_students.networks.lean import LeanTeacher, halve
+from anomalib_students.networks.weights import load_teacher, save_teacher, teacher_path
+
+from .test_dense import describe_cropped_patches, make_images
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (8, 9), (31, 20)])
+def test_half_the_side_is_the_binomial_mean_around_every_second_pixel(size):
+    images = make_images(2, 3, *size)
+    # Reflected about its border, a side of one pixel only repeats it.
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    expected = sum(
+        (2 - abs(row - 1)) * (2 - abs(column - 1)) / 16 * padded[..., row:, column:][..., : size[0] : 2, : size[1] : 2]
+        for row in range(3)
+        for column in range(3)
+    )
+    np.testing.assert_allclose(halve(images).numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_a_teacher_of_both_scales_comes_back_from_its_file(tmp_path):
+    network = LeanTeacher(150)
+    save_teacher(network, tmp_path / "lean.safetensors", {})
+    for patch_size in (83, 167):
+        loaded = load_teacher(tmp_path / "lean.safetensors", patch_size, 150, "lean").state_dict()
+        assert loaded.keys() == network.state_dict().keys()
+        assert all(torch.equal(loaded[name], weight.half().float()) for name, weight in network.state_dict().items())
+        assert teacher_path("bundled", patch_size, "lean").name == "lean_p83.safetensors"
+
+
+def whole_students(scale):
+    """The students with the first features that they share with the teacher."""
+    for student in scale.students:
+        network = deepcopy(student)
+        network.first_layer, network.first_features = 0, scale.teacher.first_features
+        yield network
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(40, 40), (37, 50)])
+def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
+    """With layers that the students share, and a second scale on the image at half its side."""
+    model = UninformedStudentsModel(n_students=2, descriptor_dim=150).double().eval()
+    images, maps = make_images(1, 3, *size), []
+    for scale, view in zip(model.scales, (images, halve(images)), strict=True):
+        scale.descriptor_mean.normal_()
+        scale.descriptor_std.uniform_(0.5, 2)
+        for name in ("error", "uncertainty"):
+            getattr(scale, f"{name}_mean").uniform_()
+            getattr(scale, f"{name}_std").uniform_(0.5, 2)
+        grid = [len(range(0, side, 8)) for side in view.shape[-2:]]
+        pixels = [(8 * row, 8 * column) for row, column in np.ndindex(*grid)]
+        target = describe_cropped_patches(scale.teacher, view, pixels)[:, 0]
+        target = (target - scale.descriptor_mean[:, 0, 0]) / scale.descriptor_std[:, 0, 0]
+        students = torch.stack([describe_cropped_patches(each, view, pixels)[:, 0] for each in whole_students(scale)])
+        error = (students.mean(dim=0) - target).square().sum(dim=1)
+        uncertainty = students.var(dim=0, correction=0).sum(dim=1)
+        score = (error - scale.error_mean) / scale.error_std
+        score += (uncertainty - scale.uncertainty_mean) / scale.uncertainty_std
+        of_view = upsample(score.view(1, 1, *grid), 8, view.shape[-2:])
+        maps.append(of_view if view is images else upsample(of_view, 2, size))
+    expected = (maps[0] + maps[1]) / 2
+    for max_tile in (512, 16):
+        model.settings = replace(model.settings, max_tile=max_tile)
+        # The teacher's descriptors are normalised in single precision.
+        torch.testing.assert_close(model(images).anomaly_map, expected, rtol=1e-5, atol=1e-4, check_dtype=False)
