@@ -40,7 +40,7 @@ class Settings:
     output_stride: int = 8
     training_mode: TrainingMode = "phase"
     architecture: Architecture = "lean"
-    descriptor_dim: int | None = None
+    descriptor_dim: int = 128
     max_tile: int = 512
     lr: float = 1e-3
     normalization_split: float = 0.1
@@ -50,12 +50,6 @@ class Settings:
     shared_layers: int = 1
     score_fraction: float = 0.01
     lr_schedule: LearningRateSchedule = "cosine"
-
-    @property
-    def dim(self) -> int:
-        """Dimension d of the descriptors: 128 by default, of lean networks 272."""
-        default = 272 if self.architecture == "lean" else 128
-        return default if self.descriptor_dim is None else self.descriptor_dim
 
     def __post_init__(self) -> None:
         # Command lines and checkpoints give lists.

@@ -1,16 +1,12 @@
-"""The lean patch network: the first stages of EfficientNet-Lite, evaluated exactly, and students of plain convolutions.
+"""The lean patch network: the first stages of EfficientNet-Lite and a head, and students of plain convolutions.
 
-The teacher describes a patch of p = 83 by what its stages at strides 4 and 8 and one more block see of it (p = 19, 67
-and 83), each whitened, and by components that a head was distilled to predict. Its layers have no padding, so that a
-descriptor is a function of its patch. They are inverted residuals, which cost little (Sandler et al., "MobileNetV2:
-Inverted Residuals and Linear Bottlenecks", CVPR 2018), in the arrangement of EfficientNet-Lite0. Students describe the
-same patches by plain convolutions, from the teacher's first features on.
+The teacher's first stages are those of EfficientNet-Lite0 at strides 2, 4 and 8, without padding, so that a descriptor
+is a function of its patch: inverted residuals, which cost little (Sandler et al., "MobileNetV2: Inverted Residuals and
+Linear Bottlenecks", CVPR 2018). Its head goes on from strides 4 and 8 to patches of p = 83. Students continue from the
+teacher's features at stride 2 by plain convolutions.
 
 p = 167 is the same network on the image at half its side, which sees twice as far for a quarter of the arithmetic.
 """
-
-from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import nn
@@ -19,15 +15,15 @@ from torch.nn import functional
 from .dense import reflect_pad
 from .patch_network import NEGATIVE_SLOPE, PatchNetwork, check_architecture
 
-__all__ = ["LEVELS", "LeanStudent", "LeanTeacher", "halve", "make_network", "seen_patch_size"]
+__all__ = ["LeanStudent", "LeanTeacher", "halve", "make_network", "seen_patch_size"]
 
 PATCH_SIZE = 83
 HALVED_PATCH_SIZE = 2 * PATCH_SIZE + 1
 STRIDE = 8
-LEVELS = (24, 40, 80)
-"""Components that describe the patches of p = 19, 67 and 83 around a pixel; those that the head predicts follow."""
 SHARED_CHANNELS = 16
 """Channels of the features, at stride 2, that the students continue from."""
+STAGE_CHANNELS = (24, 40)
+"""Channels of the features of p = 19 at stride 4, and of p = 67 at stride 8."""
 HEAD_WIDTHS = (64, 96, 128, 128)
 STUDENT_WIDTHS = (48, 64, 96, 128, 128)
 
@@ -57,20 +53,10 @@ class InvertedResidual(nn.Module):
 
 
 class LeanNetwork(PatchNetwork):
-    """What teacher and students of the lean architecture have in common: two layers, of which students share one.
-
-    Args:
-        descriptor_dim: Dimension d of the descriptor, more than the sum of :data:`LEVELS`.
-
-    Raises:
-        ValueError: If d is too small.
-    """
+    """What teacher and students of the lean architecture have in common: two layers, of which they can share one."""
 
     def __init__(self, descriptor_dim: int) -> None:
         nn.Module.__init__(self)
-        if descriptor_dim <= sum(LEVELS):
-            msg = f"The descriptor dimension of lean networks must be more than {sum(LEVELS)}, got {descriptor_dim}."
-            raise ValueError(msg)
         self.patch_size, self.descriptor_dim, self.architecture = PATCH_SIZE, descriptor_dim, "lean"
         self.layers, self.first_layer = (), 0
 
@@ -131,33 +117,29 @@ class LeanTeacher(LeanNetwork):
     """The teacher, of p = 83 and stride 8.
 
     Attributes:
-        trunk: Its stages: features of p = 7 at stride 2, p = 19 at stride 4, p = 67 at stride 8, and p = 83.
-        whitening: Linear maps that make the components of each level uncorrelated and vary alike.
-        head: Layers that predict the other components, from features of p = 19 on.
+        stages: Features of p = 7 at stride 2, p = 19 at stride 4, and p = 67 at stride 8.
+        convolutions: The head, of which all but the last continue from stride 4; the last one reads both.
     """
 
     def __init__(self, descriptor_dim: int) -> None:
         super().__init__(descriptor_dim)
-        of_19, of_67, of_83 = LEVELS
+        of_19, of_67 = STAGE_CHANNELS
         self.stem = nn.Conv2d(3, 32, 3, 2)
         self.stages = nn.ModuleList(
             [
-                InvertedResidual(32, SHARED_CHANNELS, 3, expansion=1),
+                nn.Sequential(InvertedResidual(32, SHARED_CHANNELS, 3, expansion=1)),
                 nn.Sequential(InvertedResidual(SHARED_CHANNELS, of_19, 3, 2), InvertedResidual(of_19, of_19, 3)),
                 nn.Sequential(InvertedResidual(of_19, of_67, 5, 2), InvertedResidual(of_67, of_67, 5)),
-                # In EfficientNet-Lite0 it takes steps of 2, to stride 16.
-                InvertedResidual(of_67, of_83, 3),
             ]
         )
-        self.whitening = nn.ModuleList(nn.Conv2d(channels, channels, 1) for channels in LEVELS)
         a, b, c, d = HEAD_WIDTHS
-        self.head = nn.ModuleList(
+        self.convolutions = nn.ModuleList(
             [
                 nn.Conv2d(of_19, a, 3),
                 nn.Conv2d(a, b, 3, 2),
                 nn.Conv2d(b, c, 3),
                 nn.Conv2d(c, d, 3),
-                nn.Conv2d(d + of_67, descriptor_dim - sum(LEVELS), 3),
+                nn.Conv2d(d + of_67, descriptor_dim, 3),
             ]
         )
         self.to(memory_format=torch.channels_last)
@@ -166,21 +148,12 @@ class LeanTeacher(LeanNetwork):
         """Compute features of p = 7 at stride 2 of images ``(B, 3, H, W)``: ``(B, 16, h, w)``."""
         return self.stages[0](functional.relu6(self.stem(images)))
 
-    def levels(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Compute what the stages see, of p = 19, 67 and 83, from the first features."""
-        of_19 = self.stages[1](features)
-        of_67 = self.stages[2](of_19)
-        return of_19, of_67, self.stages[3](of_67)
-
     def descriptors(self, features: torch.Tensor) -> torch.Tensor:
         """Compute descriptors ``(B, d, h, w)`` from the first features."""
-        of_19, of_67, of_83 = self.levels(features)
-        seen = align(of_19, of_67, of_83)
-        whitened = [whiten(level) for whiten, level in zip(self.whitening, seen, strict=True)]
-        hidden = of_19
-        for layer in list(self.head)[:-1]:
+        hidden = of_19 = self.stages[1](features)
+        for layer in list(self.convolutions)[:-1]:
             hidden = functional.leaky_relu(layer(hidden), NEGATIVE_SLOPE)
-        return torch.cat([*whitened, self.head[-1](torch.cat([hidden, of_67], dim=1))], dim=1)
+        return self.convolutions[-1](torch.cat([hidden, self.stages[2](of_19)], dim=1))
 
 
 class LeanStudent(LeanNetwork):
@@ -189,62 +162,29 @@ class LeanStudent(LeanNetwork):
     def __init__(self, descriptor_dim: int) -> None:
         super().__init__(descriptor_dim)
         a, b, c, d, e = STUDENT_WIDTHS
-        of_19, of_67, _ = LEVELS
-        self.stem: nn.Module = nn.Conv2d(3, SHARED_CHANNELS, 7, 2)
         self.convolutions = nn.ModuleList(
             [
+                nn.Conv2d(3, SHARED_CHANNELS, 7, 2),
                 nn.Conv2d(SHARED_CHANNELS, a, 3, 2),
                 nn.Conv2d(a, b, 3),
                 nn.Conv2d(b, c, 3, 2),
                 nn.Conv2d(c, d, 3),
                 nn.Conv2d(d, e, 3),
+                nn.Conv2d(e, descriptor_dim, 4),
             ]
         )
-        self.outputs = nn.ModuleList(
-            [nn.Conv2d(b, of_19, 1), nn.Conv2d(e, of_67, 2), nn.Conv2d(e, descriptor_dim - of_19 - of_67, 4)]
-        )
-        self.initialise()
         self.to(memory_format=torch.channels_last)
-
-    def initialise(self) -> None:
-        """Draw weights that keep the variance from layer to layer (He et al., 2015), and half of it in the outputs."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-                nn.init.zeros_(cast("torch.Tensor", module.bias))
-        with torch.no_grad():
-            for output in self.outputs:
-                cast("nn.Conv2d", output).weight.mul_(0.5)
-
-    def continue_from(self, layer: int) -> None:
-        """Drop the first features, which the teacher computes."""
-        if layer:
-            self.stem, self.first_layer = nn.Identity(), layer
 
     def first_features(self, images: torch.Tensor) -> torch.Tensor:
         """Compute features of p = 7 at stride 2 of images ``(B, 3, H, W)``: ``(B, 16, h, w)``."""
-        return functional.leaky_relu(self.stem(images), NEGATIVE_SLOPE)
+        return functional.leaky_relu(self.convolutions[0](images), NEGATIVE_SLOPE)
 
     def descriptors(self, features: torch.Tensor) -> torch.Tensor:
         """Compute descriptors ``(B, d, h, w)`` from the first features."""
-        seen = []
-        for layer in self.convolutions:
+        *hidden, last = list(self.convolutions)[1 - self.first_layer :]
+        for layer in hidden:
             features = functional.leaky_relu(layer(features), NEGATIVE_SLOPE)
-            seen.append(features)
-        small, large = self.outputs[1](features), self.outputs[2](features)
-        rows, columns = large.shape[-2:]
-        of_19 = self.outputs[0](seen[1][..., 8 : 8 + 2 * rows : 2, 8 : 8 + 2 * columns : 2])
-        return torch.cat([of_19, small[..., 1 : 1 + rows, 1 : 1 + columns], large], dim=1)
-
-
-def align(of_19: torch.Tensor, of_67: torch.Tensor, of_83: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Crop what describes the patches around the same pixels: p = 19 at stride 4, the others at stride 8."""
-    rows, columns = of_83.shape[-2:]
-    return (
-        of_19[..., 8 : 8 + 2 * rows : 2, 8 : 8 + 2 * columns : 2],
-        of_67[..., 1 : 1 + rows, 1 : 1 + columns],
-        of_83,
-    )
+        return last(features)
 
 
 def halve(images: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Distillation from whole images: a teacher learns to predict, at each pixel, what larger networks see around it."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_students.networks.dense import dense_descriptors
-from anomalib_students.networks.lean import LEVELS, LeanTeacher
+from anomalib_students.networks.lean import LeanTeacher
 from anomalib_students.networks.statistics import RunningStatistics, effective_dimension
 from anomalib_students.trainings import has_bfloat16
 
 from .data import load_crops
-from .lean_start import start_from, whiten
+from .lean_start import standardise, start_from
 from .sources import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource, feature_blocks
 from .training import TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
@@ -176,16 +175,9 @@ class Distillation(TeacherTraining):
 
     def __init__(self, settings: DistilSettings, sources: Sequence[FeatureSource], crops: torch.Tensor) -> None:
         super().__init__(settings, sources)
-        self.n_components = settings.descriptor_dim
-        self.start: tuple[LeanTeacher, ...] = ()
+        self.teacher.initialise()
         if isinstance(self.teacher, LeanTeacher):
-            self.n_components -= sum(LEVELS)
             start_from(self.teacher, sources)
-            # A student of itself in what the stages see, so that distilling the rest does not make it forget.
-            self.start = (deepcopy(self.teacher).requires_grad_(requires_grad=False),)
-            self.start[0].whitening = self.teacher.whitening.requires_grad_(requires_grad=False)
-        else:
-            self.teacher.initialise()
         self.crops = crops.flatten(0, 1)
         self._kept: dict[int, torch.Tensor] = {}
         n_images, per_image = crops.shape[:2]
@@ -198,7 +190,7 @@ class Distillation(TeacherTraining):
         )
         self.channels = [channels for source in sources for channels in source.channels]
         self.register_buffer("mean", torch.zeros(sum(self.channels)))
-        self.register_buffer("matrix", torch.zeros(sum(self.channels), self.n_components))
+        self.register_buffer("matrix", torch.zeros(sum(self.channels), settings.descriptor_dim))
 
     def measure_sources(self, device: torch.device) -> None:
         """Measure mean and principal components of the features on a sample of the crops."""
@@ -214,11 +206,9 @@ class Distillation(TeacherTraining):
         n_components = min(settings.components, sum(self.channels))
         matrix = principal_components(statistics.covariance, self.channels, weights, n_components)
         self.mean.copy_(statistics.mean)
-        self.matrix.copy_(matrix[:, : self.n_components])
+        self.matrix.copy_(matrix[:, : settings.descriptor_dim])
         if isinstance(self.teacher, LeanTeacher):
-            whiten(
-                self.teacher, (normalise(self.crops[sample[start : start + 1]].to(device) / 255) for start in starts)
-            )
+            standardise(self.teacher, (normalise(self.crops[[index]].to(device) / 255) for index in sample[::4]))
 
     def _features(self, crops: torch.Tensor) -> torch.Tensor:
         """Describe crops by all features: shape (B, S / 4, S / 4, C)."""
@@ -240,14 +230,12 @@ class Distillation(TeacherTraining):
         """Return descriptors and targets ``(B, d, n, n)`` in float32 at the points whose patches need no padding."""
         points, pixels = valid_points(crops.shape[-1], self.teacher.patch_size)
         images = normalise(crops[..., pixels, pixels] / 255).contiguous(memory_format=torch.channels_last)
-        stride = max(GRID_STRIDE, self.teacher.stride) if self.start else GRID_STRIDE
-        targets = targets[..., points, points][..., :: stride // GRID_STRIDE, :: stride // GRID_STRIDE].float()
+        # Lean networks describe every eighth pixel, or do so once for each phase.
+        stride = self.teacher.stride if isinstance(self.teacher, LeanTeacher) else GRID_STRIDE
         with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
             descriptors = dense_descriptors(self.teacher, images, stride, padded=True)
-            for start in self.start:
-                kept = dense_descriptors(start, images, stride, padded=True)[:, : -self.n_components]
-                targets = torch.cat([kept.detach().float(), targets], dim=1)
-        return descriptors.float(), targets
+        step = stride // GRID_STRIDE
+        return descriptors.float(), targets[..., points, points][..., ::step, ::step].float()
 
     def training_step(self, number: int) -> torch.Tensor:
         """Compute the mean squared error on a batch of crops, some of which are flipped with their targets."""
@@ -308,9 +296,8 @@ def distil(**settings: Any) -> Path:
     seed_everything(task.seed)
     sources = [FeatureSource(name, path) for name, path in task.files.items()]
     n_components = min(task.components, sum(channels for source in sources for channels in source.channels))
-    predicted = task.descriptor_dim - sum(LEVELS) * (task.architecture == "lean")
-    if predicted > n_components:
-        msg = f"descriptor_dim asks for {predicted} components, of which there are {n_components}."
+    if task.descriptor_dim > n_components:
+        msg = f"descriptor_dim must be at most the number of components, {n_components}, got {task.descriptor_dim}."
         raise ValueError(msg)
     crops = load_crops(paths, task.crops, task.crop_side, task.seed)
     # The sources draw random weights first if they are loaded from files.
