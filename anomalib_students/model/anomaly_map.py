@@ -77,9 +77,9 @@ def upsample(scores: torch.Tensor, output_stride: int, size: Sequence[int]) -> t
     return functional.pad(scores, (0, size[1] - covered[1], 0, size[0] - covered[0]), mode="replicate")
 
 
-def combine_scales(scores: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Average the normalised scores of several patch sizes, maps of shape ``(B, 1, H, W)`` (eq. 12)."""
-    return torch.stack(tuple(scores)).mean(dim=0)
+def combine_scales(scores: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """Average the normalised scores of several scales, maps of shape ``(B, 1, H, W)``; eq. 12 has equal weights."""
+    return sum(weight * of_scale for weight, of_scale in zip(weights, scores, strict=True)) / sum(weights)
 
 
 def image_score(scores: torch.Tensor, score_fraction: float) -> torch.Tensor:

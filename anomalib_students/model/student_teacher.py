@@ -105,6 +105,11 @@ class StudentTeacher(nn.Module):
         scores_of_view = upsample(scores_on_grid, output_stride, view.shape[-2:])
         return scores_of_view if view is images else upsample(scores_of_view, 2, images.shape[-2:])
 
+    @property
+    def weight(self) -> float:
+        """Weight of the scale among others: half where the image is seen at half its side, since the map is coarser."""
+        return 1.0 if self.patch_size == self.teacher.patch_size else 0.5
+
     def view(self, images: torch.Tensor) -> torch.Tensor:
         """Return images ``(B, 3, H, W)`` as the networks see them: p = 167 sees them at half their sides."""
         return images if self.patch_size == self.teacher.patch_size else halve(images)

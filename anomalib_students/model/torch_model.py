@@ -109,7 +109,10 @@ class UninformedStudentsModel(nn.Module):
         with nullcontext() if is_exporting else torch.no_grad():
             chunks = [images] if is_exporting else split_batch(images, self.tile_side**2)
             maps = [
-                combine_scales([scale(chunk, self.output_stride, self.tile_side) for scale in self.scales])
+                combine_scales(
+                    [scale(chunk, self.output_stride, self.tile_side) for scale in self.scales],
+                    [scale.weight for scale in self.scales],
+                )
                 for chunk in chunks
             ]
             return prediction(torch.cat(maps), images, self.settings.score_fraction)
