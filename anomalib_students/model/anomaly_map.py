@@ -79,7 +79,8 @@ def upsample(scores: torch.Tensor, output_stride: int, size: Sequence[int]) -> t
 
 def combine_scales(scores: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """Average the normalised scores of several scales, maps of shape ``(B, 1, H, W)``; eq. 12 has equal weights."""
-    return sum(weight * of_scale for weight, of_scale in zip(weights, scores, strict=True)) / sum(weights)
+    weighted = [of_scale * weight for of_scale, weight in zip(scores, weights, strict=True)]
+    return torch.stack(weighted).sum(dim=0) / sum(weights)
 
 
 def image_score(scores: torch.Tensor, score_fraction: float) -> torch.Tensor:
