@@ -1,4 +1,4 @@
-"""A folder of images, of which the data module finds out by itself what is what."""
+"""A data module that finds out by itself what is what in a folder of images."""
 
 from __future__ import annotations
 
