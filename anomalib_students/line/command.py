@@ -1,138 +1,153 @@
-"""The command ``anomalib-students inspect``; it needs no torch and no library for command lines."""
+"""The commands ``anomalib-students inspect``, ``check`` and ``adjust``; the first needs no torch."""
 
 import argparse
+import json
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import get_args
+from typing import Any, get_args
 
-from .inspection import Result, inspect
+from anomalib_students.files import replace_file
+from anomalib_students.user_errors import one_line
+
+from .drift import DriftMonitor
+from .inspection import inspect
 from .model import LineModel
-from .results import Heatmaps, PictureWriter, ResultTable
-from .sources import STANDARD_INPUT, Item, find_items, is_live, watch
+from .results import Heatmaps, ResultTable, save_pictures
+from .sources import find_items, is_live, watch
 
 __all__ = ["create_parser", "main"]
-
-EVERY = 5.0
-"""Seconds between two lines of a log."""
-
-
-class Tally:
-    """What was inspected so far."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.counts: Counter[str] = Counter(images=0, anomalous=0, errors=0)
-
-    def add(self, result: Result) -> None:
-        """Count a result."""
-        self.counts.update(images=1, anomalous=result.is_anomalous, errors=result.error is not None)
-
-    @property
-    def rate(self) -> float:
-        """Images a second."""
-        return self.counts["images"] / max(time.monotonic() - self.start, 1e-6)
-
-    def __str__(self) -> str:
-        """Describe the counts in a line."""
-        images, anomalous, errors = self.counts.values()
-        return f"{images} images, {anomalous} anomalous, {errors} errors, {self.rate:.1f} images a second"
 
 
 def run_inspect(options: argparse.Namespace) -> int:
     """Inspect images with an exported model, and write a row for each; the status is 143 after SIGTERM."""
-    stop, received = Event(), []
+    stop, received, counts, start = Event(), set[int](), Counter(images=0, anomalous=0, errors=0), time.monotonic()
 
     def end(number: int, _: object) -> None:
-        received.append(number)
+        received.add(number)
         stop.set()
 
+    def report(line_end: str = "\n") -> None:
+        rate = counts["images"] / max(time.monotonic() - start, 1e-6)
+        status = {**counts, "images a second": rate, "time": time.time(), "drift": monitor.status()}
+        replace_file(folder / "status.json", json.dumps(status, indent=1).encode())
+        drift = f", drift of {', '.join(sorted(drifting)) or 'nothing'}" if monitor.status() else ""
+        counted = ", ".join(f"{count} {name}" for name, count in counts.items())
+        _say(f"{counted}, {rate:.1f} images a second{drift}", line_end)
+
+    if options.watch and len(options.sources) != 1:
+        raise ValueError(f"--watch takes one folder, not {len(options.sources)} sources.")
     hint = "LATENCY" if any(map(is_live, options.sources)) else "THROUGHPUT"
     model = LineModel(options.model, options.device, hint, options.precision)
-    items = _items(options.sources, options.watch, stop)
     if not model.good:
-        _say("The model carries no statistics of good images: there are no percentiles.")
-    handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with ResultTable(options.output, options.resume) as table:
-            pictures = PictureWriter(options.output.with_suffix(""), options.heatmaps, options.masks)
-            left = (item for item in items if item.name not in table.done)
-            _write(inspect(model, left, pictures, stop), table)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _say("The model carries no statistics of good images: there are no percentiles, and drift is not noticed.")
+    monitor, folder = DriftMonitor(model.good.get("statistics", {})), options.output.with_suffix("")
+    items = watch(options.sources[0], stop) if options.watch else find_items(options.sources)
+    drifting: set[str] = set()
+    with ExitStack() as stack:
+        table = stack.enter_context(closing(ResultTable(options.output, options.resume)))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, end))
+        left = (item for item in items if item.name not in table.done)
+        save = partial(save_pictures, folder, options.heatmaps, options.masks)
+        is_terminal, reported = sys.stderr.isatty(), start
+        for result in inspect(model, left, save, stop, monitor):
+            table.write(result)
+            counts.update(images=1, anomalous=result.is_anomalous, errors=result.error is not None)
+            for drift in result.drifts:
+                if drift.name not in drifting:
+                    _say(f"Drift at {result.name}: {drift}.")
+            drifting = {drift.name for drift in result.drifts}
+            if time.monotonic() - reported > (1 if is_terminal else 5):
+                reported = time.monotonic()
+                report("" if is_terminal else "\n")
+        report()
+        _say(f"Results: {table.path}")
     return 128 + signal.SIGTERM if signal.SIGTERM in received else 0
 
 
-def _items(sources: Sequence[str], is_watched: bool, stop: Event) -> Iterator[Item]:
-    """List the images; what is missing of the first source is said before the model is compiled."""
-    if is_watched:
-        if len(sources) != 1:
-            msg = f"--watch takes one folder, not {len(sources)} sources."
-            raise ValueError(msg)
-        return watch(sources[0], stop)
-    items = find_items(sources)
-    waits = STANDARD_INPUT in sources or any(map(is_live, sources))
-    return items if waits else chain([next(items)], items)
+def run_check(options: argparse.Namespace) -> int:
+    """Compare exported models with the trained one on images; the status is 1 if more labels flip than allowed."""
+    from .check import check, predictor_of
+
+    reference = predictor_of(options.checkpoint, options.model_class)[1] if options.checkpoint else None
+    found = list(check(options.models, list(find_items(options.data)), reference))
+    _print(found, options.output)
+    return int(any(row["flipped labels"] > options.flips for row in found))
 
 
-def _write(results: Iterator[Result], table: ResultTable) -> None:
-    tally = Tally()
-    said = tally.start
-    is_terminal = sys.stderr.isatty()
-    for result in results:
-        table.write(result)
-        tally.add(result)
-        if time.monotonic() - said > (0.1 if is_terminal else EVERY):
-            said = time.monotonic()
-            _say(str(tally), end="" if is_terminal else "\n")
-    _say(f"{tally}; results: {table.path}")
+def run_adjust(options: argparse.Namespace) -> int:
+    """Write a model with a threshold from good images beside the old one."""
+    from .adjust import adjust
 
-
-def _say(text: str, end: str = "\n") -> None:
-    """Print a line for people, over the line of progress in a terminal."""
-    start = "\r\033[K" if sys.stderr.isatty() else ""
-    print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+    good, bad = list(find_items(options.good)), list(find_items(options.bad))
+    _print([adjust(options.model, good, options.rate, bad)], options.output)
+    return 0
 
 
 def create_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="anomalib-students inspect", description=run_inspect.__doc__)
-    add = parser.add_argument
-    add("model", type=Path, help="model that anomalib has exported to OpenVINO or ONNX")
-    add("sources", nargs="+", help="folders, patterns, image or video files, cameras (number or address), - for a list")
-    add(
-        "--output",
-        type=Path,
-        default=Path("results.csv"),
-        help="table: *.csv, or *.jsonl with all regions (%(default)s)",
-    )
-    add("--resume", action="store_true", help="go on with the table: skip images that have a row")
-    add("--watch", action="store_true", help="go on with images that are written to the folder")
-    add(
-        "--heatmaps",
-        choices=get_args(Heatmaps),
-        default="anomalous",
-        help="save heat maps of which images (%(default)s)",
-    )
-    add("--masks", action="store_true", help="save masks")
-    add("--device", default="CPU", help="device of OpenVINO (%(default)s)")
-    add("--precision", choices=("f32", "bf16"), help="precision of the computation (OpenVINO's choice)")
+    parser = argparse.ArgumentParser(prog="anomalib-students", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for run in (run_inspect, run_check, run_adjust):
+        command = commands.add_parser(run.__name__[4:], help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        add = command.add_argument
+        if run is run_inspect:
+            add("model", type=Path, help="model that anomalib has exported to OpenVINO or ONNX")
+            add("sources", nargs="+", help="folders, patterns, images, videos, cameras (number, address), - for a list")
+            add("--output", type=Path, default=Path("results.csv"), help="*.csv, or *.jsonl (%(default)s)")
+            add("--resume", action="store_true", help="go on with the table: skip images that have a row")
+            add("--watch", action="store_true", help="go on with images that are written to the folder")
+            add("--heatmaps", choices=get_args(Heatmaps), default="anomalous", help="which to save (%(default)s)")
+            add("--masks", action="store_true", help="save masks")
+            add("--device", default="CPU", help="device of OpenVINO (%(default)s)")
+            add("--precision", choices=("f32", "bf16"), help="precision of the computation (OpenVINO's choice)")
+            continue
+        add("--output", type=Path, help="file for the same as JSON")
+        if run is run_check:
+            add("models", type=Path, nargs="+", help="exported models")
+            add("--data", nargs="+", required=True, help="folders, patterns or files of images")
+            what = command.add_mutually_exclusive_group(required=True)
+            what.add_argument("--checkpoint", type=Path, help="checkpoint of the trained model")
+            what.add_argument("--no-checkpoint", action="store_true", help="compare with the first model in float32")
+            add("--model-class", default="UninformedStudents", help="model of the checkpoint (%(default)s)")
+            add("--flips", type=int, default=0, help="labels that may differ (%(default)s)")
+        else:
+            add("model", type=Path, help="exported model, or checkpoint of UninformedStudents")
+            add("--good", nargs="+", required=True, help="folders, patterns or files of good images")
+            add("--bad", nargs="+", default=[], help="anomalous images, to say how many are found")
+            add("--rate", type=float, default=0.01, help="fraction of false alarms (%(default)s)")
     return parser
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command with ``args``, by default those of the process, and return its exit status."""
+    """Run a command with ``args``, by default those of the process, and return its exit status."""
     options = create_parser().parse_args(args)
     try:
-        return run_inspect(options)
+        return options.run(options)
     except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"anomalib-students: {error}")
+        sys.exit(one_line("anomalib-students", error))
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Print a line for people, over the line of progress in a terminal."""
+    print("\r\033[K" * sys.stderr.isatty() + text, end=end, file=sys.stderr, flush=True)
+
+
+def _print(rows: Sequence[dict[str, Any]], output: Path | None) -> None:
+    """Print a column for each of the rows, and write them to a file."""
+    if output:
+        replace_file(output, json.dumps(rows, indent=1).encode())
+    for name in rows[0]:
+        cells = (f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for row in rows)
+        print(f"{name:<28}", *(f"{cell:>20}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ import numpy as np
 
 from anomalib_students.image_files import read_rgb
 
-__all__ = ["STANDARD_INPUT", "Item", "decode", "find_items", "is_live", "watch"]
+__all__ = ["Item", "decode", "find_items", "is_live", "watch"]
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
-STANDARD_INPUT = "-"
-COMPLETE = 0.5
-"""Seconds for which a new file must not have changed before it is read."""
+COMPLETE = 0.5  # Seconds for which a new file must not have changed before it is read.
 
 
 class Item(NamedTuple):
@@ -36,11 +34,9 @@ def is_live(source: str) -> bool:
 
 
 def find_items(sources: Iterable[str]) -> Iterator[Item]:
-    """List the images of sources, without reading files yet.
+    """List the images of folders, patterns, image or video files, cameras, and paths on the standard input for ``-``.
 
-    Args:
-        sources: Folders (with their subfolders), patterns, image files, video files, numbers or addresses of cameras,
-            or ``-`` for paths on the standard input, one a line. Hidden files are left out.
+    Hidden files are left out, and no file is read yet.
 
     Raises:
         FileNotFoundError: If a source does not exist, or a folder or pattern has no image.
@@ -48,7 +44,7 @@ def find_items(sources: Iterable[str]) -> Iterator[Item]:
     """
     for source in sources:
         path = Path(source)
-        if source == STANDARD_INPUT:
+        if source == "-":
             yield from (Item(line) for line in map(str.strip, sys.stdin) if line)
         elif is_live(source) or (path.suffix.lower() in VIDEOS and path.is_file()):
             yield from _frames(source)
@@ -57,22 +53,15 @@ def find_items(sources: Iterable[str]) -> Iterator[Item]:
         else:
             found = _in_folder(path) if path.is_dir() else sorted(filter(_is_image, glob(source, recursive=True)))  # noqa: PTH207
             if not found:
-                msg = f"There is no image in {source}."
-                raise FileNotFoundError(msg)
+                raise FileNotFoundError(f"There is no image in {source}.")
             yield from map(Item, found)
 
 
 def watch(folder: str, stop: Event) -> Iterator[Item]:
-    """List the images of a folder, then those that are written to it, each when its file is complete.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        RuntimeError: If watchfiles is not installed.
-    """
+    """List the images of a folder, then those that are written to it, each when its file is complete."""
     changes_in = _extra("watchfiles", "watchfiles", "--watch").watch
     if not Path(folder).is_dir():
-        msg = f"There is no folder {folder} to watch."
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"There is no folder {folder} to watch.")
     seen: set[str] = set()
     new = set(_in_folder(Path(folder)))
     absolute = Path(folder).absolute()
@@ -117,21 +106,16 @@ def _is_complete(path: Path) -> bool:
 
 def _frames(source: str) -> Iterator[Item]:
     capture = _extra("cv2", "opencv-python-headless", source).VideoCapture(int(source) if source.isdigit() else source)
-    try:
-        if not capture.isOpened():
-            msg = f"OpenCV cannot open the camera or video {source}."
-            raise FileNotFoundError(msg)
-        number = 0
-        while (read := capture.read())[0]:
-            yield Item(f"{source}#{number}", read[1][..., ::-1])
-            number += 1
-    finally:
-        capture.release()
+    if not capture.isOpened():
+        raise FileNotFoundError(f"OpenCV cannot open the camera or video {source}.")
+    for number, (is_there, frame) in enumerate(iter(capture.read, None)):
+        if not is_there:
+            return
+        yield Item(f"{source}#{number}", frame[..., ::-1])
 
 
 def _extra(module: str, package: str, wanted_for: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        msg = f"{wanted_for} needs the package {package}: pip install {package}"
-        raise RuntimeError(msg) from error
+        raise RuntimeError(f"{wanted_for} needs the package {package}: pip install {package}") from error

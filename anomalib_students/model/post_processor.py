@@ -64,6 +64,7 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     Attributes:
         good_images: Number of held-out good images, and location and scale of their scores, of shape ``(3,)``.
+        statistics: Statistics of these images, by which :mod:`anomalib_students.line.drift` notices others.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -85,6 +86,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         # Raises an error for a rate out of range.
         margin(1, self.false_alarm_rate)
         self.rule: Threshold = "normal"
+        self.statistics: dict[str, dict[str, float]] = {}
         self.register_buffer("good_images", torch.tensor([0.0, torch.nan, torch.nan]))
 
     @property
@@ -99,11 +101,13 @@ class FalseAlarmPostProcessor(PostProcessor):
         return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
 
     @property
-    def good_statistics(self) -> dict[str, float]:
+    def good_statistics(self) -> dict[str, Any]:
         """What exports carry of the held-out images; nothing if these did not choose the threshold."""
-        n_images = int(self.good_images[0])
-        is_chosen = n_images > 0 and self.rule == "normal"
-        return {"margin": margin(n_images, self.false_alarm_rate).scales} if is_chosen else {}
+        n_images, location, scale = self.good_images.tolist()
+        if not n_images or self.rule != "normal":
+            return {}
+        scales = margin(int(n_images), self.false_alarm_rate).scales
+        return {"margin": scales, "location": location, "scale": scale, "statistics": self.statistics}
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Choose one threshold for images and pixels: an image's score is that of its worst window, a mean of pixels.
@@ -145,7 +149,7 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule")
+        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule", "statistics")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load the statistics, and apply a rate that was named to them."""
