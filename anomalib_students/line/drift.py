@@ -1,9 +1,7 @@
 """Drift: whether images still look like the good ones that a model was trained with.
 
-A cumulative sum [1]_ adds up how far statistics of the images lie from those of good ones, in standard deviations, less
-what is usual, in either direction. An image counts as three deviations at most, so that a single odd one is no drift.
-
-.. [1] Page, "Continuous inspection schemes", Biometrika 41, 1954.
+A cumulative sum (Page, "Continuous inspection schemes", Biometrika 41, 1954) adds up how far statistics of the images
+lie from those of good ones, in standard deviations, less what is usual, in either direction.
 """
 
 from collections import deque
@@ -20,7 +18,7 @@ from .sources import Item, decode
 __all__ = ["Drift", "DriftMonitor", "image_statistics", "statistics_of_files", "summarise"]
 
 ROWS = 256  # Most rows of an image that are looked at; all of their columns, so that blur is seen.
-LIMIT = 3.0  # Most deviations that an image counts as.
+LIMIT = 3.0  # Most deviations that an image counts as, so that a single odd one is no drift.
 SLACK = 0.5  # Deviations that are usual; more if the mean of good images is known from a few only.
 ALARM = 20.0  # Reached after 10 images with the largest deviation, by 10,000 good images hardly ever.
 LEAST = 0.005  # Least standard deviation as a fraction of the mean, for images that hardly differ.
@@ -67,17 +65,16 @@ class DriftMonitor:
     def update(self, values: Mapping[str, float]) -> tuple[Drift, ...]:
         """Add the statistics of an image, and return what is out of its range now."""
         for name in self._good.keys() & values.keys():
-            good, value = self._good[name], values[name]
-            distance = (value - good["mean"]) / max(good["std"], LEAST * abs(good["mean"]), 1e-6)
+            mean, std, count = (self._good[name][key] for key in ("mean", "std", "count"))
+            distance = (values[name] - mean) / max(std, LEAST * abs(mean), 1e-6)
             distance = min(max(distance, -LIMIT), LIMIT)
-            slack = SLACK + 3 / sqrt(good["count"])
-            sums = zip(self._sums[name], (distance, -distance), strict=True)
+            steps = zip(self._sums[name], (distance, -distance), strict=True)
             # Bounded, so that an alarm ends soon after its cause.
-            self._sums[name] = [min(max(total + step - slack, 0), 2 * ALARM) for total, step in sums]
-            self._latest[name].append(value)
+            self._sums[name] = [min(max(s + step - SLACK - 3 / sqrt(count), 0), 2 * ALARM) for s, step in steps]
+            self._latest[name].append(values[name])
         # Only images since the drift began.
         recent = {name: list(self._latest[name])[-int(ALARM / LIMIT) :] for name in self._good if self._drifts(name)}
-        return tuple(Drift(name, self._good[name]["mean"], median(values)) for name, values in recent.items())
+        return tuple(Drift(name, self._good[name]["mean"], median(latest)) for name, latest in recent.items())
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return the mean of each statistic in good images, its median in the latest 200, and whether it drifts."""
@@ -94,18 +91,17 @@ class DriftMonitor:
 def image_statistics(image: np.ndarray) -> dict[str, float]:
     """Take statistics of an image of shape ``(H, W, 3)`` and type uint8, that need no model.
 
-    Returns:
-        Mean and standard deviation of the grey values in ``[0, 1]``, ``brightness`` and ``contrast``; the mean step
-        between neighbours as a fraction of the contrast, ``sharpness``; and the centre of what differs from the median,
-        as a fraction of ``width`` and ``height``.
+    They are mean and deviation of the grey values in ``[0, 1]``, the mean step between neighbours as a fraction of the
+    deviation, and the centre of what differs from the median, as a fraction of width and height.
     """
     grey = image[:: -(-len(image) // ROWS)].mean(axis=2, dtype=np.float32) / 255
     brightness, contrast = float(grey.mean()), float(grey.std())
     sharpness = float(np.abs(np.diff(grey, axis=1)).sum()) / grey.size / max(contrast, 1e-3)
     weight = np.abs(grey - np.median(grey)) + 1e-6
-    down, across = (
-        float(np.average((np.arange(n) + 0.5) / n, weights=weight.sum(axis=1 - i))) for i, n in enumerate(grey.shape)
-    )
+    centre = [
+        np.average((np.arange(side) + 0.5) / side, weights=weight.sum(1 - i)) for i, side in enumerate(grey.shape)
+    ]
+    down, across = map(float, centre)
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness, "width": across, "height": down}
 
 

@@ -26,40 +26,24 @@ WAIT = 0.2  # Seconds after which a request to stop is noticed, if no image come
 
 @dataclass(frozen=True)
 class Result:
-    """What was found on an image.
+    """What was found on an image; without a score if there is an error."""
 
-    Attributes:
-        name: Path of the image, or its number in what was given.
-        time: When it was inspected.
-        score: Score in ``[0, 1]``; above 0.5 it is anomalous. None if the image could not be read.
-        is_anomalous: Decision of the model.
-        percentile: Percentage of good images that score lower; None if the model does not say.
-        regions: Anomalous regions in pixels of the image, the largest first.
-        milliseconds: Time for decoding, network and regions.
-        error: Why the image could not be inspected; None if it was.
-        statistics: Statistics that drift is noticed by, with the score of an image that is called good.
-        drifts: What has left the range of good images.
-    """
-
-    name: str
+    name: str  # Path of the image, or its number in what was given.
     time: datetime
-    score: float | None = None
+    score: float | None = None  # In [0, 1]; above 0.5 it is anomalous.
     is_anomalous: bool = False
-    percentile: float | None = None
-    regions: tuple[Region, ...] = ()
-    milliseconds: float = 0.0
+    percentile: float | None = None  # Percentage of good images that score lower, if the model says.
+    regions: tuple[Region, ...] = ()  # In pixels of the image, the largest first.
+    milliseconds: float = 0.0  # For decoding, network and regions.
     error: str | None = None
-    statistics: Mapping[str, float] = field(default_factory=dict)
-    drifts: tuple[Drift, ...] = ()
-
-
-Save = Callable[[Result, np.ndarray, Prediction], None]
+    statistics: Mapping[str, float] = field(default_factory=dict)  # By which drift is noticed.
+    drifts: tuple[Drift, ...] = ()  # What has left the range of good images.
 
 
 def inspect(
     model: LineModel | str | Path,
     images: Iterable[Item | str | Path | np.ndarray],
-    save: Save | None = None,
+    save: Callable[[Result, np.ndarray, Prediction], None] | None = None,
     stop: Event | None = None,
     monitor: DriftMonitor | None = None,
 ) -> Iterator[Result]:
@@ -102,7 +86,7 @@ def inspect(
             end = error
         futures.put(end)
 
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="inspect") as executor:
+    with ThreadPoolExecutor(n_workers) as executor:
         # A camera may never give another frame: nothing waits for this thread.
         Thread(target=feed, daemon=True).start()
         try:
@@ -126,11 +110,10 @@ def inspect(
 def percentile(score: float, margin: float) -> float:
     """Percentage of good images that score lower, by Gumbel's distribution with its mode at a score of 0.25."""
     centred = 2 * score - 1
-    distance = centred / max(1 - abs(centred), 1e-9)
-    return 100 * exp(-exp(min(-margin * (1 + distance), 700.0)))
+    return 100 * exp(-exp(min(-margin * (1 + centred / max(1 - abs(centred), 1e-9)), 700.0)))
 
 
-def _inspect(model: LineModel, item: Item, save: Save | None) -> Result:
+def _inspect(model: LineModel, item: Item, save: Callable[[Result, np.ndarray, Prediction], None] | None) -> Result:
     start, now = time.perf_counter(), datetime.now().astimezone()
     try:
         image = decode(item)
@@ -138,19 +121,14 @@ def _inspect(model: LineModel, item: Item, save: Save | None) -> Result:
     except (OSError, RuntimeError, ValueError) as error:
         return Result(item.name, now, error=" ".join(str(error).split()))
     score, is_anomalous, anomaly_map, mask = prediction
-    result = Result(
-        item.name,
-        now,
-        score,
-        is_anomalous,
-        percentile(score, model.good["margin"]) if model.good else None,
-        () if anomaly_map is None or mask is None else tuple(find_regions(mask, anomaly_map, image.shape[:2])),
-        statistics={
-            **(image_statistics(image) if "statistics" in model.good else {}),
-            **({} if is_anomalous else {"score": score}),
-        },
-        milliseconds=1000 * (time.perf_counter() - start),
-    )
+    of_good = percentile(score, model.good["margin"]) if model.good else None
+    regions = [] if anomaly_map is None or mask is None else find_regions(mask, anomaly_map, image.shape[:2])
+    # Of the scores, only those of images that are called good show drift.
+    statistics = {} if is_anomalous else {"score": score}
+    if "statistics" in model.good:
+        statistics |= image_statistics(image)
+    milliseconds = 1000 * (time.perf_counter() - start)
+    result = Result(item.name, now, score, is_anomalous, of_good, tuple(regions), milliseconds, statistics=statistics)
     if save is not None:
         save(result, image, prediction)
     return result

@@ -14,8 +14,7 @@ from PIL import Image
 __all__ = ["METADATA", "LineModel", "Prediction", "read_model", "save_model", "write_metadata"]
 
 METADATA = "anomalib_students"  # Entry of the run-time information of our exports: JSON with statistics of good images.
-# Image sizes that the model is compiled for; images of further sizes share a slower model of variable size.
-COMPILED_SIZES = 4
+COMPILED_SIZES = 4  # Images of further sizes share a slower model of variable size.
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
 
 
@@ -38,9 +37,9 @@ class LineModel:
         precision: ``"f32"`` or ``"bf16"``; OpenVINO's choice by default.
 
     Attributes:
-        good: What our exports carry of good images: ``location`` and ``scale`` of Gumbel's distribution of their scores
-            before they are normalised, ``margin``, the distance of the threshold from the location in scales, and
-            ``statistics`` for :class:`~anomalib_students.line.drift.DriftMonitor`; empty for other models.
+        graph: The model as OpenVINO reads it.
+        good: What our exports carry of good images: ``location`` and ``scale`` of their scores, how many scales beyond
+            the threshold lies (``margin``), and ``statistics`` of drift; empty for other models.
         fixed_size: Height and width that the model was exported for; None if it takes any.
 
     Raises:
@@ -68,8 +67,8 @@ class LineModel:
             image = np.asarray(Image.fromarray(image).resize(self.fixed_size[::-1], Image.Resampling.BILINEAR))
         batch = np.ascontiguousarray(image[None])
         with self._lock:
-            is_new = image.shape not in self._compiled
-            idle = self._requests(None if is_new and len(self._compiled) >= COMPILED_SIZES else image.shape)
+            is_one_more = image.shape not in self._compiled and len(self._compiled) >= COMPILED_SIZES
+            idle = self._requests(None if is_one_more else image.shape)
         request = idle.get()
         try:
             # One thread at a time: OpenVINO's first tensors of two threads can wait for each other for ever.
@@ -79,13 +78,10 @@ class LineModel:
             outputs = {name: request.get_tensor(name).data.copy() for name in self._names}
         finally:
             idle.put(request)
-        score = float(outputs["pred_score" if "pred_score" in outputs else "anomaly_map"].max())
+        score = float(outputs.get("pred_score", outputs.get("anomaly_map")).max())
         is_anomalous = bool(outputs["pred_label"].max()) if "pred_label" in outputs else score > 0.5
-        anomaly_map, mask = (
-            outputs[name].reshape(outputs[name].shape[-2:]) if name in outputs else None
-            for name in ("anomaly_map", "pred_mask")
-        )
-        return Prediction(score, is_anomalous, anomaly_map, None if mask is None else mask.astype(bool))
+        maps = (outputs[name][0].squeeze() if name in outputs else None for name in ("anomaly_map", "pred_mask"))
+        return Prediction(score, is_anomalous, *maps)
 
     def _requests(self, shape: tuple[int, ...] | None) -> queue.SimpleQueue:
         """Compile the model for images of type uint8, of one shape or of any, and return its idle requests."""

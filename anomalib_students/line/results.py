@@ -33,12 +33,12 @@ class ResultTable:
     def __init__(self, path: Path, resume: bool = False) -> None:
         if path.suffix not in {".csv", ".jsonl"}:
             raise ValueError(f"Results are written to a file named *.csv or *.jsonl, not to {path}.")
-        if path.exists() and not resume:
-            msg = f"There are results in {path}: add --resume to go on with them, or name another --output."
-            raise FileExistsError(msg)
-        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
+        if content and not resume:
+            msg = f"There are results in {path}: add --resume to go on with them, or name another --output."
+            raise FileExistsError(msg)
+        self._is_csv = path.suffix == ".csv"
         whole = content[: content.rfind(b"\n") + 1]
         lines = io.StringIO(whole.decode())
         try:
@@ -46,36 +46,46 @@ class ResultTable:
             self.done = {row["path"] for row in rows}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a table of results: name another --output.") from error
-        self._file = path.open("ab", buffering=0)
-        self._file.truncate(len(whole))
-        if not whole and self._is_csv:
-            self._append(_csv_row(COLUMNS))
-
-    @property
-    def _is_csv(self) -> bool:
-        return self.path.suffix == ".csv"
+        self._path, self._end = path, len(whole)
 
     def write(self, result: Result) -> None:
         """Append the row of a result, or raise an ``OSError``, on a full disk for example; the rows before it stay."""
-        row = _row(result)
-        drifts, regions = ([each._asdict() for each in several] for several in (result.drifts, result.regions))
-        without_box = {name: value for name, value in row.items() if name not in BOX}
-        everything = {**without_box, "regions": regions, "drift": drifts}
-        self._append(_csv_row(row.values()) if self._is_csv else json.dumps(everything) + "\n")
+        has_score = result.score is not None
+        label = "anomalous" if result.is_anomalous else "good"
+        values = (
+            result.name,
+            result.time.isoformat(timespec="milliseconds"),
+            result.score,
+            *((label, result.percentile, len(result.regions)) if has_score else [None] * 3),
+            *(result.regions[0] if result.regions else [None] * len(BOX)),
+            result.milliseconds if has_score else None,
+            "; ".join(drift.name for drift in result.drifts),
+            result.error,
+        )
+        row = [round(value, 6) if isinstance(value, float) else value for value in values]
+        text = io.StringIO()
+        if self._is_csv:
+            csv.writer(text, lineterminator="\n").writerows([row] if self._end else [COLUMNS, row])
+        else:
+            named = {name: value for name, value in zip(COLUMNS, row, strict=True) if name not in BOX}
+            named["regions"], named["drift"] = (
+                [each._asdict() for each in several] for several in (result.regions, result.drifts)
+            )
+            print(json.dumps(named), file=text)
+        self._append(text.getvalue().encode())
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _append(self, row: str) -> None:
-        left, end = row.encode(), self._file.seek(0, io.SEEK_END)
-        try:
-            # What a full disk had no place for is tried again, which raises the error.
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            self._file.truncate(end)
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+    def _append(self, left: bytes) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            # A row that was cut off.
+            file.truncate(self._end)
+            try:
+                # What a full disk had no place for is tried again, which raises the error.
+                while left:
+                    left = left[file.write(left) :]
+            except OSError as error:
+                file.truncate(self._end)
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
+            self._end = file.tell()
 
 
 def save_pictures(
@@ -83,15 +93,18 @@ def save_pictures(
 ) -> None:
     """Save a heat map and, if ``masks``, the mask of a result in the size of its image, white where it is anomalous."""
     # Images of several folders may have the same name.
-    name = Path(result.name)
+    name = Path(f"{result.name}.png")
     place = Path(*(part for part in name.parts if part not in {name.anchor, "..", "."}))
-    place = place.with_name(f"{place.name}.png")
     is_wanted = heatmaps == "all" or (heatmaps == "anomalous" and result.is_anomalous)
+    pictures = {}
     if is_wanted and prediction.anomaly_map is not None:
-        _save(overlay(image, prediction.anomaly_map, result), folder / "heatmaps" / place)
+        pictures["heatmaps"] = overlay(image, prediction.anomaly_map, result)
     if masks and prediction.mask is not None:
         mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-        _save(mask.resize(image.shape[1::-1], Image.Resampling.NEAREST), folder / "masks" / place)
+        pictures["masks"] = mask.resize(image.shape[1::-1], Image.Resampling.NEAREST)
+    for kind, picture in pictures.items():
+        picture.save(content := io.BytesIO(), format="PNG")
+        replace_file(folder / kind / place, content.getvalue())
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, result: Result) -> Image.Image:
@@ -105,33 +118,3 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, result: Result) -> Image
         box = (x, y, x + width - 1, y + height - 1)
         ImageDraw.Draw(picture).rectangle(box, outline=(255, 0, 0), width=max(1, max(size) // 300))
     return picture
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    replace_file(path, content.getvalue())
-
-
-def _row(result: Result) -> dict[str, Any]:
-    """Values of the :data:`COLUMNS`."""
-    has_score = result.score is not None
-    label = "anomalous" if result.is_anomalous else "good"
-    values = (
-        result.name,
-        result.time.isoformat(timespec="milliseconds"),
-        result.score,
-        *((label, result.percentile, len(result.regions)) if has_score else [None] * 3),
-        *(result.regions[0] if result.regions else [None] * len(BOX)),
-        result.milliseconds if has_score else None,
-        "; ".join(drift.name for drift in result.drifts),
-        result.error,
-    )
-    rounded = [round(value, 6) if isinstance(value, float) else value for value in values]
-    return dict(zip(COLUMNS, rounded, strict=True))
-
-
-def _csv_row(values: Iterable[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()

@@ -4,19 +4,17 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from glob import glob
-from importlib import import_module
+from itertools import count, takewhile
 from pathlib import Path
 from threading import Event
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from anomalib_students.image_files import read_rgb
+from anomalib_students.image_files import IMAGES, read_rgb
 
 __all__ = ["Item", "decode", "find_items", "is_live", "watch"]
 
-IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 COMPLETE = 0.5  # Seconds for which a new file must not have changed before it is read.
 
@@ -40,7 +38,6 @@ def find_items(sources: Iterable[str]) -> Iterator[Item]:
 
     Raises:
         FileNotFoundError: If a source does not exist, or a folder or pattern has no image.
-        RuntimeError: If a video or camera is named and OpenCV is not installed.
     """
     for source in sources:
         path = Path(source)
@@ -59,20 +56,19 @@ def find_items(sources: Iterable[str]) -> Iterator[Item]:
 
 def watch(folder: str, stop: Event) -> Iterator[Item]:
     """List the images of a folder, then those that are written to it, each when its file is complete."""
-    changes_in = _extra("watchfiles", "watchfiles", "--watch").watch
+    import watchfiles
+
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {folder} to watch.")
-    seen: set[str] = set()
-    new = set(_in_folder(Path(folder)))
-    absolute = Path(folder).absolute()
+    seen, new, absolute = set[str](), set(_in_folder(Path(folder))), Path(folder).absolute()
     # A pass without changes still comes, so that files that have become complete are noticed.
-    for changes in changes_in(folder, stop_event=stop, yield_on_timeout=True, rust_timeout=int(1000 * COMPLETE)):
+    for changes in watchfiles.watch(folder, stop_event=stop, yield_on_timeout=True, rust_timeout=int(1000 * COMPLETE)):
         # Their paths are absolute, whatever the folder's.
         changed = [Path(path).relative_to(absolute) for _, path in changes]
         new |= {str(Path(folder, path)) for path in changed if _is_image(path)}
-        complete = {path for path in new - seen if _is_complete(Path(path))}
-        yield from map(Item, sorted(complete))
-        seen |= complete
+        complete = sorted(path for path in new - seen if _is_complete(Path(path)))
+        yield from map(Item, complete)
+        seen.update(complete)
 
 
 def decode(item: Item) -> np.ndarray:
@@ -81,8 +77,7 @@ def decode(item: Item) -> np.ndarray:
         return np.asarray(read_rgb(item.name))
     pixels = np.repeat(item.pixels[..., None], 3, axis=2) if item.pixels.ndim == 2 else item.pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        msg = f"an image is an array of uint8 of shape (H, W) or (H, W, 3), not {pixels.dtype} of {pixels.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"an image has type uint8 and shape (H, W) or (H, W, 3), not {pixels.dtype}, {pixels.shape}")
     return pixels
 
 
@@ -96,7 +91,6 @@ def _is_image(path: str | Path) -> bool:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a file has content and has not changed for a while."""
     try:
         status = path.stat()
     except OSError:
@@ -105,17 +99,10 @@ def _is_complete(path: Path) -> bool:
 
 
 def _frames(source: str) -> Iterator[Item]:
-    capture = _extra("cv2", "opencv-python-headless", source).VideoCapture(int(source) if source.isdigit() else source)
+    import cv2
+
+    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not capture.isOpened():
         raise FileNotFoundError(f"OpenCV cannot open the camera or video {source}.")
-    for number, (is_there, frame) in enumerate(iter(capture.read, None)):
-        if not is_there:
-            return
-        yield Item(f"{source}#{number}", frame[..., ::-1])
-
-
-def _extra(module: str, package: str, wanted_for: str) -> ModuleType:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise RuntimeError(f"{wanted_for} needs the package {package}: pip install {package}") from error
+    frames = takewhile(lambda read: read[0], (capture.read() for _ in count()))
+    yield from (Item(f"{source}#{number}", frame[..., ::-1]) for number, (_, frame) in enumerate(frames))
