@@ -98,7 +98,7 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
 
 
 def _scale(location: float, distance: float) -> Scale:
-    return Scale(np.array(location, np.float32), np.array(distance, np.float32))
+    return Scale(np.array(float(location), np.float32), np.array(float(distance), np.float32))
 
 
 def _scale_of(model: Any) -> Scale | None:  # noqa: ANN401

@@ -34,7 +34,7 @@ def predictor_of(path: Path, model_class: str = "UninformedStudents") -> tuple[A
     try:
         kind = type(get_model(model_class, **arguments))
         trained = kind.load_from_checkpoint(path, map_location="cpu", **arguments).eval()
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} is no checkpoint of {model_class}: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()

@@ -58,30 +58,31 @@ class DriftMonitor:
     """
 
     def __init__(self, good: Mapping[str, Mapping[str, float]]) -> None:
-        self._good = good
-        self._sums = {name: [0.0, 0.0] for name in good}
+        self._mean = {name: each["mean"] for name, each in good.items()}
+        self._std = {name: max(each["std"], LEAST * abs(each["mean"]), 1e-6) for name, each in good.items()}
+        self._slack = {name: SLACK + 3 / sqrt(each["count"]) for name, each in good.items()}
+        self._sums = dict.fromkeys(good, (0.0, 0.0))
         self._latest = {name: deque[float](maxlen=WINDOW) for name in good}
 
     def update(self, values: Mapping[str, float]) -> tuple[Drift, ...]:
         """Add the statistics of an image, and return what is out of its range now."""
-        for name in self._good.keys() & values.keys():
-            mean, std, count = (self._good[name][key] for key in ("mean", "std", "count"))
-            distance = (values[name] - mean) / max(std, LEAST * abs(mean), 1e-6)
-            distance = min(max(distance, -LIMIT), LIMIT)
-            steps = zip(self._sums[name], (distance, -distance), strict=True)
+        for name in self._sums.keys() & values.keys():
+            distance = min(max((values[name] - self._mean[name]) / self._std[name], -LIMIT), LIMIT)
+            (above, below), slack = self._sums[name], self._slack[name]
+            above, below = max(above + distance - slack, 0.0), max(below - distance - slack, 0.0)
             # Bounded, so that an alarm ends soon after its cause.
-            self._sums[name] = [min(max(s + step - SLACK - 3 / sqrt(count), 0), 2 * ALARM) for s, step in steps]
+            self._sums[name] = min(above, 2 * ALARM), min(below, 2 * ALARM)
             self._latest[name].append(values[name])
         # Only images since the drift began.
-        recent = {name: list(self._latest[name])[-int(ALARM / LIMIT) :] for name in self._good if self._drifts(name)}
-        return tuple(Drift(name, self._good[name]["mean"], median(latest)) for name, latest in recent.items())
+        recent = {name: [*self._latest[name]][-int(ALARM / LIMIT) :] for name in self._sums if self._drifts(name)}
+        return tuple(Drift(name, self._mean[name], median(latest)) for name, latest in recent.items())
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return the mean of each statistic in good images, its median in the latest 200, and whether it drifts."""
         latest = {name: median(values) if values else None for name, values in self._latest.items()}
         return {
-            name: {"expected": good["mean"], "median": latest[name], "drifts": self._drifts(name)}
-            for name, good in self._good.items()
+            name: {"expected": mean, "median": latest[name], "drifts": self._drifts(name)}
+            for name, mean in self._mean.items()
         }
 
     def _drifts(self, name: str) -> bool:
