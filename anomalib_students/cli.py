@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line with ``args``, by default the arguments of the process."""
     words = sys.argv[1:] if args is None else list(args)
     if words[:1] in (["inspect"], ["check"], ["adjust"]):
-        # They have a parser of their own, since not all need torch and what else the others import.
+        # These have a parser of their own: not all need torch and what else the others import.
         from anomalib_students.line.command import main as on_the_line
 
         sys.exit(on_the_line(words))

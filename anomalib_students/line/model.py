@@ -78,7 +78,7 @@ class LineModel:
             outputs = {name: request.get_tensor(name).data.copy() for name in self._names}
         finally:
             idle.put(request)
-        score = float(outputs.get("pred_score", outputs.get("anomaly_map")).max())
+        score = float(outputs["pred_score" if "pred_score" in outputs else "anomaly_map"].max())
         is_anomalous = bool(outputs["pred_label"].max()) if "pred_label" in outputs else score > 0.5
         maps = (outputs[name][0].squeeze() if name in outputs else None for name in ("anomaly_map", "pred_mask"))
         return Prediction(score, is_anomalous, *maps)

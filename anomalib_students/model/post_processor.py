@@ -64,7 +64,6 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     Attributes:
         good_images: Number of held-out good images, and location and scale of their scores, of shape ``(3,)``.
-        statistics: Statistics of these images, by which :mod:`anomalib_students.line.drift` notices others.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -86,7 +85,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         # Raises an error for a rate out of range.
         margin(1, self.false_alarm_rate)
         self.rule: Threshold = "normal"
-        self.statistics: dict[str, dict[str, float]] = {}
+        self.statistics: dict[str, dict[str, float]] = {}  # Of these images, by which drift is noticed.
         self.register_buffer("good_images", torch.tensor([0.0, torch.nan, torch.nan]))
 
     @property
@@ -97,17 +96,14 @@ class FalseAlarmPostProcessor(PostProcessor):
         if self.rule == "f1":
             return Decision("f1")
         n_images = int(self.good_images[0])
-        _, lower, upper = margin(n_images, self.false_alarm_rate)
-        return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
+        return Decision("normal", self.false_alarm_rate, n_images, *margin(n_images, self.false_alarm_rate)[1:])
 
     @property
     def good_statistics(self) -> dict[str, Any]:
         """What exports carry of the held-out images; nothing if these did not choose the threshold."""
         n_images, location, scale = self.good_images.tolist()
-        if not n_images or self.rule != "normal":
-            return {}
-        scales = margin(int(n_images), self.false_alarm_rate).scales
-        return {"margin": scales, "location": location, "scale": scale, "statistics": self.statistics}
+        known = {"margin": margin(int(n_images), self.false_alarm_rate).scales, "location": location, "scale": scale}
+        return {**known, "statistics": self.statistics} if n_images and self.rule == "normal" else {}
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Choose one threshold for images and pixels: an image's score is that of its worst window, a mean of pixels.

@@ -132,10 +132,9 @@ class StudentTraining(LightningModule):
             normalise_scores(self, held_out)
             self._calibrated_at = self.global_step
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
-            scores = scores_of(self, held_out).to(self.device)
-            usual = self.post_processor.choose(scores.cpu()).tolist()
-            normalised = self.post_processor(InferenceBatch(pred_score=scores)).pred_score.tolist()
-            rows = list(zip(held_out.samples.image_path.astype(str), normalised, usual, strict=True))
-            self._unusual = [path for path, _, is_usual in rows if not is_usual]
-            good = {path: score for path, score, is_usual in rows if is_usual}
+            scores, paths = scores_of(self, held_out), held_out.samples.image_path.astype(str)
+            usual = self.post_processor.choose(scores)
+            self._unusual = paths[~usual.numpy()].tolist()
+            normalised = self.post_processor(InferenceBatch(pred_score=scores[usual].to(self.device))).pred_score
+            good = dict(zip(paths[usual.numpy()], normalised.tolist(), strict=True))
             self.post_processor.statistics = statistics_of_files(good)
