@@ -1,4 +1,4 @@
-"""The command ``anomalib-students``: pretrain teachers, show what models decide, and ``inspect`` with exported ones."""
+"""The command ``anomalib-students``: pretrain teachers, report; ``inspect``, ``check``, ``adjust`` models at work."""
 
 import sys
 from collections.abc import Sequence
@@ -50,12 +50,12 @@ def create_parser() -> ArgumentParser:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line with ``args``, by default the arguments of the process."""
-    words = None if args is None else list(args)
-    if (words or sys.argv[1:])[:1] == ["inspect"]:
-        # It has a parser of its own, since it needs neither torch nor what else the others import.
-        from anomalib_students.line.command import main as inspect
+    words = sys.argv[1:] if args is None else list(args)
+    if words[:1] in (["inspect"], ["check"], ["adjust"]):
+        # These have a parser of their own: not all need torch and what else the others import.
+        from anomalib_students.line.command import main as on_the_line
 
-        sys.exit(inspect((words or sys.argv[1:])[1:]))
+        sys.exit(on_the_line(words))
     from anomalib_students.report.page import report
     from anomalib_students.teacher.distil import distil
     from anomalib_students.teacher.pretrain import pretrain

@@ -26,7 +26,7 @@ def check_output(path: Path, suffix: str, what: str) -> None:
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Write a file and its folder; after an ``OSError``, on a full disk for example, an older file is as it was."""
+    """Write a file and its folder; after an ``OSError``, on a full disk for example, an older file is unchanged."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of several machines may write the same file.

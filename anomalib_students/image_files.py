@@ -84,7 +84,7 @@ def check_image(path: str | Path) -> ImageHeader:
 
 
 def allow_pixels(n_pixels: int | None) -> None:
-    """Let Pillow read images of so many pixels, a positive number, where it would suspect an attack; None for its own.
+    """Set the number of pixels, a positive one, beyond which Pillow suspects an attack; None for its default.
 
     Raises:
         ValueError: If the number is not positive.

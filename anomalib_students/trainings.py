@@ -25,7 +25,7 @@ STATUS = 128 + signal.SIGTERM
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Precisions by their names in Lightning's trainer."""
 LIMITS_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
-"""Parts of the values of ``ONEDNN_MAX_CPU_ISA`` that leave oneDNN the instructions for bfloat16."""
+"""Substrings of the values of ``ONEDNN_MAX_CPU_ISA`` that leave oneDNN the instructions for bfloat16."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -2,8 +2,8 @@
 
 Each passes everything through untouched, unless our model is the one that runs:
 
-- ``Engine._setup_trainer`` knows which arguments of the trainer the user has named. A trainer does not tell 1000
-  epochs from no number of epochs, nor 32 bits from no precision.
+- ``Engine._setup_trainer`` knows which arguments of the trainer the user has named. A trainer does not
+  distinguish 1000 epochs from no number of epochs, nor 32 bits from no precision.
 - ``AnomalibCLI.instantiate_classes`` makes the model. The command line of anomalib 2.7 has the option
   ``seed_everything``, but does not use it.
 """
@@ -41,7 +41,7 @@ def _wrapping(name: str, wrapper: Callable[..., Any]) -> Callable[[ModuleType], 
 
 
 def _note_named_arguments(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401
-    """Tell our model which arguments of the trainer have a value."""
+    """Let our model know which arguments of the trainer have a value."""
     model = args[0] if args else kwargs["model"]
     if hasattr(model, "named_by_user"):
         settings = getattr(getattr(engine, "_cache", None), "args", {})

@@ -21,7 +21,7 @@ __all__ = ["ImageFileDataset"]
 
 @dataclass
 class _Item(ImageItem):
-    """Image whose path may be of any script; anomalib's takes printable ASCII only."""
+    """Image whose path may be in any script; anomalib's takes printable ASCII only."""
 
     @staticmethod
     def validate_image_path(image_path: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""A folder of images, of which the data module finds out by itself what is what."""
+"""A data module that finds out by itself what is what in a folder of images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Parts"]
 class Parts(AnomalibDataModule):
     """Images of parts in a folder, for any model of anomalib.
 
-    A folder of images, in whatever folders below it, is taken for good parts to train on. If folders are named
+    A folder of images, in any folders below it, is taken for good parts to train on. If folders are named
     ``good``, all others are kinds of defects, which are tested on. The layout of MVTec AD (``train/good``,
     ``test/<kind>``, ``ground_truth/<kind>``) is known too. Masks are in a folder ``masks`` or ``ground_truth``, or
     beside the images as ``NAME_mask.png``. What was taken for what is logged. Grey images of 16 bits are scaled to 8,

@@ -162,7 +162,7 @@ def _equalise(convolution: nn.Conv2d, readers: list[nn.Conv2d], ranges: torch.Te
 
 
 def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str, Any]:
-    """Arguments of NNCF: only convolutions are quantised, but the first of each network, and what is between them."""
+    """Arguments of NNCF: only convolutions after the first of each network are quantised, and what is between them."""
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     first = [node for node in convolutions if node.input_value(1).get_shape()[1] == IMAGE_CHANNELS]
     # Each bias is an operation that follows its convolution.

@@ -1,62 +1,51 @@
 """Inspect images one after the other: decoding, network and what is made of it overlap."""
 
+import os
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import exp
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Semaphore, Thread
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from .model import LineModel, Prediction, Size
+from .drift import Drift, DriftMonitor, image_statistics
+from .model import LineModel, Prediction
 from .regions import Region, find_regions
 from .sources import Item, decode
 
 __all__ = ["Result", "inspect", "percentile"]
 
-WAIT = 0.2
-"""Seconds after which a request to stop is noticed, if no image comes."""
+WAIT = 0.2  # Seconds after which a request to stop is noticed, if no image comes.
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was found on an image.
+    """What was found on an image; without a score if there is an error."""
 
-    Attributes:
-        name: Path of the image, or its number in what was given.
-        time: When it was inspected.
-        score: Score in ``[0, 1]``; above 0.5 it is anomalous. None if the image could not be read.
-        is_anomalous: Decision of the model.
-        percentile: Percentage of good images that score lower; None if the model does not say.
-        regions: Anomalous regions in pixels of the image, the largest first.
-        milliseconds: Time for decoding, network and regions.
-        error: Why the image could not be inspected; None if it was.
-    """
-
-    name: str
+    name: str  # Path of the image, or its number in what was given.
     time: datetime
-    score: float | None = None
+    score: float | None = None  # In [0, 1]; above 0.5 it is anomalous.
     is_anomalous: bool = False
-    percentile: float | None = None
-    regions: tuple[Region, ...] = ()
-    milliseconds: float = 0.0
+    percentile: float | None = None  # Percentage of good images that score lower, if the model says.
+    regions: tuple[Region, ...] = ()  # In pixels of the image, the largest first.
+    milliseconds: float = 0.0  # For decoding, network and regions.
     error: str | None = None
-
-
-Save = Callable[[Result, np.ndarray, Prediction], None]
+    statistics: Mapping[str, float] = field(default_factory=dict)  # By which drift is noticed.
+    drifts: tuple[Drift, ...] = ()  # What has left the range of good images.
 
 
 def inspect(
     model: LineModel | str | Path,
     images: Iterable[Item | str | Path | np.ndarray],
-    save: Save | None = None,
+    save: Callable[[Result, np.ndarray, Prediction], None] | None = None,
     stop: Event | None = None,
+    monitor: DriftMonitor | None = None,
 ) -> Iterator[Result]:
     """Inspect images, in their order.
 
@@ -65,10 +54,10 @@ def inspect(
         images: Paths, or RGB arrays of shape ``(H, W, 3)`` and type uint8; may be endless, as a camera's.
         save: Called in a worker with each result, its image and what the model returned, to save pictures.
         stop: Ends the inspection after the images at hand when it is set.
+        monitor: Notices drift; by default a new one, with the statistics that the model carries.
 
     Yields:
-        A result for each image, as soon as it and all before it are there. An image that cannot be read or scored has
-        an error.
+        A result for each image, as soon as it and all before it are there; one with an error if it cannot be scored.
 
     Raises:
         ValueError: If the model is none.
@@ -79,92 +68,67 @@ def inspect(
         ...     print(result.name, result.score, result.regions)
     """
     model = model if isinstance(model, LineModel) else LineModel(model)
-    stop = Event() if stop is None else stop
-    # One more than the model computes at a time, which decodes.
-    n_workers = 1 + model.n_requests
-    pending: queue.Queue = queue.Queue(2 * n_workers)
-
-    def put(value: object) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                pending.put(value, timeout=WAIT)
-                return
+    stop, monitor = stop or Event(), monitor or DriftMonitor(model.good.get("statistics", {}))
+    # The network computes no more images at a time than there are processors: one more decodes.
+    n_workers = 1 + (os.cpu_count() or 1)
+    slots, futures = Semaphore(2 * n_workers), queue.SimpleQueue[Any]()
 
     def feed() -> None:
+        end = None
         try:
             for number, image in enumerate(images):
-                put(executor.submit(_inspect, model, _as_item(number, image), save))
+                slots.acquire()
                 if stop.is_set():
-                    return
-            put(None)
+                    break
+                item = Item(str(number), image) if isinstance(image, np.ndarray) else image
+                futures.put(executor.submit(_inspect, model, item if isinstance(item, Item) else Item(str(item)), save))
         except BaseException as error:  # noqa: BLE001  # raised where the results are taken
-            put(error)
+            end = error
+        futures.put(end)
 
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="inspect") as executor:
+    with ThreadPoolExecutor(n_workers) as executor:
         # A camera may never give another frame: nothing waits for this thread.
         Thread(target=feed, daemon=True).start()
         try:
-            while True:
+            while not (stop.is_set() and futures.empty()):
                 try:
-                    future = pending.get(timeout=WAIT)
+                    future = futures.get(timeout=WAIT)
                 except queue.Empty:
-                    if stop.is_set():
-                        return
                     continue
                 if future is None:
                     return
                 if isinstance(future, BaseException):
                     raise future
-                yield future.result()
+                result = future.result()
+                slots.release()
+                yield replace(result, drifts=monitor.update(result.statistics))
         finally:
             stop.set()
+            slots.release()
 
 
 def percentile(score: float, margin: float) -> float:
-    """Percentage of good images that score lower, by Gumbel's distribution of the scores of held-out ones.
-
-    Args:
-        score: Score in ``[0, 1]``, with the mode of good images at 0.25 and the threshold at 0.5.
-        margin: Distance of the threshold from the mode, in scales of the distribution.
-    """
+    """Percentage of good images that score lower, by Gumbel's distribution with its mode at a score of 0.25."""
     centred = 2 * score - 1
-    distance = centred / max(1 - abs(centred), 1e-9)
-    return 100 * exp(-exp(min(-margin * (1 + distance), 700.0)))
+    return 100 * exp(-exp(min(-margin * (1 + centred / max(1 - abs(centred), 1e-9)), 700.0)))
 
 
-def _fitted(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize an image for a model that takes one size only."""
-    if size is None or image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-
-
-def _inspect(model: LineModel, item: Item, save: Save | None) -> Result:
-    start = time.perf_counter()
-    now = datetime.now().astimezone()
+def _inspect(model: LineModel, item: Item, save: Callable[[Result, np.ndarray, Prediction], None] | None) -> Result:
+    start, now = time.perf_counter(), datetime.now().astimezone()
     try:
         image = decode(item)
-        prediction = model.predict(_fitted(image, model.fixed_size))
+        prediction = model.predict(image)
     except (OSError, RuntimeError, ValueError) as error:
         return Result(item.name, now, error=" ".join(str(error).split()))
-    regions = []
-    if prediction.mask is not None and prediction.anomaly_map is not None:
-        regions = find_regions(prediction.mask, prediction.anomaly_map, image.shape[:2])
-    result = Result(
-        item.name,
-        now,
-        prediction.score,
-        prediction.is_anomalous,
-        percentile(prediction.score, model.good["margin"]) if model.good else None,
-        tuple(regions),
-        1000 * (time.perf_counter() - start),
-    )
+    score, is_anomalous, anomaly_map, mask = prediction
+    of_good = percentile(score, model.good["margin"]) if model.good else None
+    regions = [] if anomaly_map is None or mask is None else find_regions(mask, anomaly_map, image.shape[:2])
+    # Of the scores, only those of images that are called good show drift.
+    statistics = {} if is_anomalous else {"score": score}
+    if "statistics" in model.good:
+        statistics |= image_statistics(image)
+    milliseconds = 1000 * (time.perf_counter() - start)
+    result = Result(item.name, now, score, is_anomalous, of_good, tuple(regions), milliseconds, statistics=statistics)
     if save is not None:
         save(result, image, prediction)
     return result
-
-
-def _as_item(number: int, image: Item | str | Path | np.ndarray) -> Item:
-    if isinstance(image, np.ndarray):
-        return Item(str(number), image)
-    return image if isinstance(image, Item) else Item(str(image))

@@ -4,31 +4,22 @@ import json
 import queue
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import openvino
+from PIL import Image
 
-__all__ = ["LineModel", "Prediction", "write_metadata"]
+__all__ = ["METADATA", "LineModel", "Prediction", "read_model", "save_model", "write_metadata"]
 
-METADATA = "anomalib_students"
-"""Entry of the run-time information of our exports: JSON with statistics of good images."""
-COMPILED_SIZES = 4
-"""Image sizes that the model is compiled for; images of further sizes share a slower model of variable size."""
-OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
-
-Size = tuple[int, int] | None
+METADATA = "anomalib_students"  # Entry of the run-time information of our exports: JSON with statistics of good images.
+COMPILED_SIZES = 4  # Images of further sizes share a slower model of variable size.
+OUTPUTS = {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
 
 
 class Prediction(NamedTuple):
-    """What a model returns for an image.
-
-    Attributes:
-        score: Score of the image; above 0.5 it is anomalous.
-        is_anomalous: Decision of the model.
-        anomaly_map: Scores of the pixels that the networks see, of shape ``(h, w)``; None if the model has no map.
-        mask: Anomalous ones of these, booleans of shape ``(h, w)``; None if the model has no mask.
-    """
+    """What a model returns for an image: maps have shape ``(h, w)``, or are None if the model has none."""
 
     score: float
     is_anomalous: bool
@@ -46,8 +37,9 @@ class LineModel:
         precision: ``"f32"`` or ``"bf16"``; OpenVINO's choice by default.
 
     Attributes:
-        good: What our exports carry of good images: ``margin``, the distance of the threshold from the mode of their
-            scores, in scales of Gumbel's distribution; empty for other models.
+        graph: The model as OpenVINO reads it.
+        good: What our exports carry of good images: ``location`` and ``scale`` of their scores, how many scales beyond
+            the threshold lies (``margin``), and ``statistics`` of drift; empty for other models.
         fixed_size: Height and width that the model was exported for; None if it takes any.
 
     Raises:
@@ -58,92 +50,82 @@ class LineModel:
     def __init__(
         self, path: str | Path, device: str = "CPU", hint: str = "THROUGHPUT", precision: str | None = None
     ) -> None:
-        self._core = openvino.Core()
         self._device = device
         self._config = {"PERFORMANCE_HINT": hint, **({"INFERENCE_PRECISION_HINT": precision} if precision else {})}
-        self._model = _read(self._core, Path(path))
-        self._names = [name for name in OUTPUTS if name in _output_names(self._model)]
-        has_metadata = self._model.has_rt_info(METADATA)
-        self.good: dict[str, Any] = json.loads(self._model.get_rt_info(METADATA).astype(str)) if has_metadata else {}
-        shape = self._model.input(0).partial_shape
-        is_fixed = shape[2].is_static and shape[3].is_static
-        self.fixed_size: Size = (shape[2].get_length(), shape[3].get_length()) if is_fixed else None
-        self._compiled: dict[Size, tuple[openvino.CompiledModel, queue.SimpleQueue]] = {}
+        self.graph = read_model(Path(path))
+        self._names = OUTPUTS & {name for port in self.graph.outputs for name in port.names}
+        has_metadata = self.graph.has_rt_info(METADATA)
+        self.good: dict[str, Any] = json.loads(self.graph.get_rt_info(METADATA).astype(str)) if has_metadata else {}
+        shape = self.graph.input(0).partial_shape[2:]
+        self.fixed_size = None if shape.is_dynamic else tuple(shape.to_shape())
+        self._compiled: dict[Any, tuple[openvino.CompiledModel, queue.SimpleQueue]] = {}
         self._lock = threading.Lock()
 
-    @property
-    def n_requests(self) -> int:
-        """Number of images that are best scored at the same time."""
-        with self._lock:
-            return int(self._compile(self.fixed_size)[0].get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-
     def predict(self, image: np.ndarray) -> Prediction:
-        """Score an RGB image of shape ``(H, W, 3)`` and type uint8; a model of fixed size takes only that."""
-        size: Size = (image.shape[0], image.shape[1])
-        if size not in self._compiled and len(self._compiled) > COMPILED_SIZES:
-            size = None
+        """Score an RGB image of shape ``(H, W, 3)`` and type uint8, resized if the model takes one size only."""
+        if self.fixed_size not in {None, image.shape[:2]}:
+            image = np.asarray(Image.fromarray(image).resize(self.fixed_size[::-1], Image.Resampling.BILINEAR))
         batch = np.ascontiguousarray(image[None])
-        # One thread at a time: OpenVINO's first tensors of two threads can wait for each other for ever.
         with self._lock:
-            compiled, idle = self._compile(size)
-            request = compiled.create_infer_request() if idle.empty() else idle.get()
-            request.set_input_tensor(openvino.Tensor(batch))
+            is_one_more = image.shape not in self._compiled and len(self._compiled) >= COMPILED_SIZES
+            idle = self._requests(None if is_one_more else image.shape)
+        request = idle.get()
         try:
+            # One thread at a time: OpenVINO's first tensors of two threads can wait for each other for ever.
+            with self._lock:
+                request.set_input_tensor(openvino.Tensor(batch))
             request.infer()
             outputs = {name: request.get_tensor(name).data.copy() for name in self._names}
         finally:
             idle.put(request)
-        anomaly_map, mask = outputs.get("anomaly_map"), outputs.get("pred_mask")
         score = float(outputs["pred_score" if "pred_score" in outputs else "anomaly_map"].max())
-        return Prediction(
-            score,
-            bool(np.max(outputs["pred_label"])) if "pred_label" in outputs else score > 0.5,
-            None if anomaly_map is None else anomaly_map.reshape(anomaly_map.shape[-2:]),
-            None if mask is None else mask.reshape(mask.shape[-2:]).astype(bool),
-        )
+        is_anomalous = bool(outputs["pred_label"].max()) if "pred_label" in outputs else score > 0.5
+        maps = (outputs[name][0].squeeze() if name in outputs else None for name in ("anomaly_map", "pred_mask"))
+        return Prediction(score, is_anomalous, *maps)
 
-    def _compile(self, size: Size) -> tuple[openvino.CompiledModel, queue.SimpleQueue]:
-        """Compile the model for images of a size, or of any, that have shape ``(1, H, W, 3)`` and type uint8."""
-        if size not in self._compiled:
-            steps = openvino.preprocess.PrePostProcessor(self._model.clone())
+    def _requests(self, shape: tuple[int, ...] | None) -> queue.SimpleQueue:
+        """Compile the model for images of type uint8, of one shape or of any, and return its idle requests."""
+        if shape not in self._compiled:
+            steps = openvino.preprocess.PrePostProcessor(self.graph.clone())
             steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
             steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
             steps.input().model().set_layout(openvino.Layout("NCHW"))
-            model = steps.build()
-            if size is not None:
-                model.reshape([1, *size, 3])
-            compiled = self._core.compile_model(model, self._device, self._config)
-            self._compiled[size] = compiled, queue.SimpleQueue()
-        return self._compiled[size]
+            graph = steps.build()
+            if shape is not None:
+                graph.reshape([1, *shape])
+            compiled = openvino.Core().compile_model(graph, self._device, self._config)
+            idle = queue.SimpleQueue[openvino.InferRequest]()
+            for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
+                idle.put(compiled.create_infer_request())
+            self._compiled[shape] = compiled, idle
+        return self._compiled[shape][1]
+
+
+def read_model(path: Path) -> openvino.Model:
+    """Read an exported model, or raise an error that says why it is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no model at {path}.")
+    if path.suffix not in {".xml", ".onnx"}:
+        raise ValueError(f"A model is a file named *.xml or *.onnx, as `anomalib export` writes it, not {path}.")
+    try:
+        model = openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise ValueError(f"OpenVINO cannot read the model {path}: {str(error).strip().splitlines()[-1]}") from error
+    if not {"pred_score", "anomaly_map"} & {name for port in model.outputs for name in port.names}:
+        raise ValueError(f"{path} is no anomaly model: none of its outputs is named pred_score or anomaly_map.")
+    return model
+
+
+def save_model(model: openvino.Model, path: Path) -> None:
+    """Save a model to ``*.xml`` and ``*.bin``, whole or not at all."""
+    with TemporaryDirectory(dir=path.parent, prefix=".model-") as folder:
+        openvino.save_model(model, Path(folder, path.name), compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):
+            Path(folder, path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
 def write_metadata(path: Path, good: dict[str, Any]) -> None:
     """Add statistics of good images to an exported model."""
     model = openvino.Core().read_model(path)
     model.set_rt_info(json.dumps(good), METADATA)
-    described = path.with_name(f"described_{path.name}")
-    openvino.save_model(model, described, compress_to_fp16=False)
-    for suffix in (".bin", ".xml"):
-        described.with_suffix(suffix).replace(path.with_suffix(suffix))
-
-
-def _read(core: openvino.Core, path: Path) -> openvino.Model:
-    if not path.is_file():
-        msg = f"There is no model at {path}."
-        raise FileNotFoundError(msg)
-    if path.suffix not in {".xml", ".onnx"}:
-        msg = f"A model is a file named *.xml or *.onnx, as `anomalib export` writes it, not {path}."
-        raise ValueError(msg)
-    try:
-        model = core.read_model(path)
-    except RuntimeError as error:
-        msg = f"OpenVINO cannot read the model {path}: {str(error).strip().splitlines()[-1]}"
-        raise ValueError(msg) from error
-    if not {"pred_score", "anomaly_map"} & _output_names(model):
-        msg = f"{path} is no anomaly model: none of its outputs is named pred_score or anomaly_map."
-        raise ValueError(msg)
-    return model
-
-
-def _output_names(model: openvino.Model) -> set[str]:
-    return {name for port in model.outputs for name in port.names}
+    save_model(model, path)

@@ -1,6 +1,5 @@
 """Connected regions of a mask, in pixels of the image that was inspected."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +19,7 @@ class Region(NamedTuple):
 
 
 def find_regions(mask: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> list[Region]:
-    """Find the connected regions of a mask, diagonal neighbours included, the largest first.
-
-    Args:
-        mask: Anomalous pixels, booleans of shape ``(h, w)``.
-        scores: Their scores, of shape ``(h, w)``.
-        size: Height and width of the image that boxes and areas refer to.
+    """Find the connected regions of a mask, diagonal neighbours included, in an image of a size, the largest first.
 
     Example:
         >>> mask = np.zeros((4, 8), dtype=bool)
@@ -37,37 +31,27 @@ def find_regions(mask: np.ndarray, scores: np.ndarray, size: tuple[int, int]) ->
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     stops = np.nonzero(edges == -1)[1]
-    labels = _connect(rows, starts, stops, len(mask))
-    down, across = size[0] / mask.shape[0], size[1] / mask.shape[1]
-    regions = []
-    for label in np.unique(labels):
-        chosen = labels == label
-        x, right = round(starts[chosen].min() * across), round(stops[chosen].max() * across)
-        y, bottom = round(rows[chosen].min() * down), round((rows[chosen].max() + 1) * down)
-        runs = zip(rows[chosen], starts[chosen], stops[chosen], strict=True)
-        peak = max(float(scores[row, start:stop].max()) for row, start, stop in runs)
-        area = round(int((stops[chosen] - starts[chosen]).sum()) * down * across)
-        regions.append(Region(x, y, right - x, bottom - y, area, peak))
-    return sorted(regions, key=lambda region: region.area, reverse=True)
-
-
-def _connect(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray, height: int) -> np.ndarray:
-    """Number runs so that those which touch, diagonally too, have the same number."""
-    parents = list(range(len(rows)))
+    # Runs of the row above that touch a run follow each other; this joins them.
+    parents, pitch = list(range(len(rows))), mask.shape[1] + 2
 
     def root(run: int) -> int:
         while parents[run] != run:
             parents[run] = run = parents[parents[run]]
         return run
 
-    bounds = np.searchsorted(rows, range(height + 1)).tolist()
-    for (first, middle), (_, last) in pairwise(pairwise(bounds)):
-        above, below = first, middle
-        while above < middle and below < last:
-            if starts[above] <= stops[below] and starts[below] <= stops[above]:
-                parents[root(below)] = root(above)
-            if stops[above] < stops[below]:
-                above += 1
-            else:
-                below += 1
-    return np.array([root(run) for run in range(len(rows))], dtype=int)
+    first = np.searchsorted(rows * pitch + stops, (rows - 1) * pitch + starts)
+    last = np.searchsorted(rows * pitch + starts, (rows - 1) * pitch + stops, side="right")
+    for run, touched in enumerate(map(range, first.tolist(), last.tolist())):
+        for above in touched:
+            parents[root(above)] = root(run)
+    labels = np.array([root(run) for run in range(len(rows))], dtype=int)
+    down, across = size[0] / mask.shape[0], size[1] / mask.shape[1]
+    regions = []
+    for label in np.unique(labels):
+        runs = np.stack([rows, starts, stops], axis=1)[labels == label]
+        (top, left, _), (bottom, _, right) = runs.min(axis=0), runs.max(axis=0)
+        x, y = round(left * across), round(top * down)
+        peak = max(float(scores[row, start:stop].max()) for row, start, stop in runs)
+        area = round(int((runs[:, 2] - runs[:, 1]).sum()) * down * across)
+        regions.append(Region(x, y, round(right * across) - x, round((bottom + 1) * down) - y, area, peak))
+    return sorted(regions, key=lambda region: region.area, reverse=True)

@@ -3,9 +3,8 @@
 import csv
 import io
 import json
-import os
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,115 +15,96 @@ from anomalib_students.files import replace_file
 from .inspection import Result
 from .model import Prediction
 
-__all__ = ["COLUMNS", "Heatmaps", "PictureWriter", "ResultTable", "overlay"]
+__all__ = ["COLUMNS", "Heatmaps", "ResultTable", "overlay", "save_pictures"]
 
 BOX = ("x", "y", "width", "height", "area", "peak")
-COLUMNS = ("path", "time", "score", "label", "percentile", "regions", *BOX, "milliseconds", "error")
+COLUMNS = ("path", "time", "score", "label", "percentile", "regions", *BOX, "milliseconds", "drift", "error")
 Heatmaps = Literal["anomalous", "all", "none"]
-OPACITY = 0.6
-"""Largest opacity of the colour over an image."""
+OPACITY = 0.6  # Largest opacity of the colour over an image.
 
 
 class ResultTable:
     """A file ``*.csv`` with the largest region of each image, or ``*.jsonl`` with all, that grows row by row.
 
-    Each row is written at once. A row that a killed process or a full disk has cut off is removed.
-
-    Args:
-        path: File to write.
-        resume: Whether to go on with the rows of an existing file.
-
-    Attributes:
-        done: Paths of the images that have a row.
-
-    Raises:
-        FileExistsError: If there is such a file, and it is not resumed.
-        ValueError: If the name ends in neither ``.csv`` nor ``.jsonl``, or the file is another table.
-        OSError: If the file cannot be written.
+    Each row is written at once. A row that a killed process or a full disk has cut off is removed. ``done`` has the
+    paths of the images that have a row. Another file is refused, as is an existing one that is not resumed.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
         if path.suffix not in {".csv", ".jsonl"}:
-            msg = f"Results are written to a file named *.csv or *.jsonl, not to {path}."
-            raise ValueError(msg)
-        if path.exists() and not resume:
-            msg = f"There are results in {path}: add --resume to go on with them, or name another --output."
-            raise FileExistsError(msg)
-        self.path = path
+            raise ValueError(f"Results are written to a file named *.csv or *.jsonl, not to {path}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
-        self._end = content.rfind(b"\n") + 1
-        self.done = self._names(content[: self._end].decode())
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-        os.ftruncate(self._file, self._end)
-        if not self._end and path.suffix == ".csv":
-            self._append(_csv_row(COLUMNS))
+        if content and not resume:
+            msg = f"There are results in {path}: add --resume to go on with them, or name another --output."
+            raise FileExistsError(msg)
+        self._is_csv = path.suffix == ".csv"
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = io.StringIO(whole.decode())
+        try:
+            rows: Iterable[dict[str, Any]] = csv.DictReader(lines) if self._is_csv else map(json.loads, lines)
+            self.done = {row["path"] for row in rows}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a table of results: name another --output.") from error
+        self._path, self._end = path, len(whole)
 
     def write(self, result: Result) -> None:
         """Append the row of a result, or raise an ``OSError``, on a full disk for example; the rows before it stay."""
-        row = _row(result)
-        if self.path.suffix == ".csv":
-            self._append(_csv_row([row[name] for name in COLUMNS]))
+        has_score = result.score is not None
+        label = "anomalous" if result.is_anomalous else "good"
+        values = (
+            result.name,
+            result.time.isoformat(timespec="milliseconds"),
+            result.score,
+            *((label, result.percentile, len(result.regions)) if has_score else [None] * 3),
+            *(result.regions[0] if result.regions else [None] * len(BOX)),
+            result.milliseconds if has_score else None,
+            "; ".join(drift.name for drift in result.drifts),
+            result.error,
+        )
+        row = [round(value, 6) if isinstance(value, float) else value for value in values]
+        text = io.StringIO()
+        if self._is_csv:
+            csv.writer(text, lineterminator="\n").writerows([row] if self._end else [COLUMNS, row])
         else:
-            kept = {name: row[name] for name in COLUMNS if name not in BOX}
-            self._append(json.dumps({**kept, "regions": [region._asdict() for region in result.regions]}) + "\n")
+            named = {name: value for name, value in zip(COLUMNS, row, strict=True) if name not in BOX}
+            named["regions"], named["drift"] = (
+                [each._asdict() for each in several] for several in (result.regions, result.drifts)
+            )
+            print(json.dumps(named), file=text)
+        self._append(text.getvalue().encode())
 
-    def __enter__(self) -> "ResultTable":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        os.close(self._file)
-
-    def _append(self, row: str) -> None:
-        content = row.encode()
-        try:
-            written = os.pwrite(self._file, content, self._end)
-            # What a full disk had no place for is tried again, which raises the error.
-            if written < len(content):
-                os.pwrite(self._file, content[written:], self._end + written)
-        except OSError as error:
-            os.ftruncate(self._file, self._end)
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
-        self._end += len(content)
-
-    def _names(self, content: str) -> set[str]:
-        try:
-            if self.path.suffix == ".jsonl":
-                return {json.loads(line)["path"] for line in content.splitlines()}
-            return {row["path"] for row in csv.DictReader(io.StringIO(content))}
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"{self.path} is not a table of results: name another --output."
-            raise ValueError(msg) from error
+    def _append(self, left: bytes) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            # A row that was cut off.
+            file.truncate(self._end)
+            try:
+                # What a full disk had no place for is tried again, which raises the error.
+                while left:
+                    left = left[file.write(left) :]
+            except OSError as error:
+                file.truncate(self._end)
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
+            self._end = file.tell()
 
 
-class PictureWriter:
-    """Save heat maps and masks of results, in the size of the image, in subfolders of a folder.
-
-    Args:
-        folder: Folder of the pictures; they are named like their images.
-        heatmaps: Of which images to save heat maps.
-        masks: Whether to save masks too, white where an image is anomalous.
-    """
-
-    def __init__(self, folder: Path, heatmaps: Heatmaps, masks: bool) -> None:
-        self._folder = folder
-        self._heatmaps = heatmaps
-        self._masks = masks
-
-    def __call__(self, result: Result, image: np.ndarray, prediction: Prediction) -> None:
-        """Save the pictures of a result."""
-        # Images of several folders may have the same name.
-        name = Path(result.name)
-        place = Path(*(folder for folder in name.parts if folder not in {name.anchor, "..", "."}))
-        place = place.with_name(f"{place.name}.png")
-        is_wanted = self._heatmaps == "all" or (self._heatmaps == "anomalous" and result.is_anomalous)
-        if is_wanted and prediction.anomaly_map is not None:
-            _save(overlay(image, prediction.anomaly_map, result), self._folder / "heatmaps" / place)
-        if self._masks and prediction.mask is not None:
-            mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-            _save(mask.resize(image.shape[1::-1], Image.Resampling.NEAREST), self._folder / "masks" / place)
+def save_pictures(
+    folder: Path, heatmaps: Heatmaps, masks: bool, result: Result, image: np.ndarray, prediction: Prediction
+) -> None:
+    """Save a heat map and, if ``masks``, the mask of a result in the size of its image, white where it is anomalous."""
+    # Images of several folders may have the same name.
+    name = Path(f"{result.name}.png")
+    place = Path(*(part for part in name.parts if part not in {name.anchor, "..", "."}))
+    is_wanted = heatmaps == "all" or (heatmaps == "anomalous" and result.is_anomalous)
+    pictures = {}
+    if is_wanted and prediction.anomaly_map is not None:
+        pictures["heatmaps"] = overlay(image, prediction.anomaly_map, result)
+    if masks and prediction.mask is not None:
+        mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
+        pictures["masks"] = mask.resize(image.shape[1::-1], Image.Resampling.NEAREST)
+    for kind, picture in pictures.items():
+        picture.save(content := io.BytesIO(), format="PNG")
+        replace_file(folder / kind / place, content.getvalue())
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, result: Result) -> Image.Image:
@@ -138,31 +118,3 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, result: Result) -> Image
         box = (x, y, x + width - 1, y + height - 1)
         ImageDraw.Draw(picture).rectangle(box, outline=(255, 0, 0), width=max(1, max(size) // 300))
     return picture
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    replace_file(path, content.getvalue())
-
-
-def _row(result: Result) -> dict[str, Any]:
-    has_score = result.score is not None
-    row = {
-        "path": result.name,
-        "time": result.time.isoformat(timespec="milliseconds"),
-        "score": result.score,
-        "label": ("anomalous" if result.is_anomalous else "good") if has_score else None,
-        "percentile": result.percentile,
-        "regions": len(result.regions) if has_score else None,
-        **(result.regions[0]._asdict() if result.regions else dict.fromkeys(BOX)),
-        "milliseconds": result.milliseconds if has_score else None,
-        "error": result.error,
-    }
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
-
-
-def _csv_row(values: Any) -> str:  # noqa: ANN401
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()

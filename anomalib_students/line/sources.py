@@ -4,23 +4,19 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from glob import glob
-from importlib import import_module
+from itertools import count, takewhile
 from pathlib import Path
 from threading import Event
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from anomalib_students.image_files import read_rgb
+from anomalib_students.image_files import IMAGES, read_rgb
 
-__all__ = ["STANDARD_INPUT", "Item", "decode", "find_items", "is_live", "watch"]
+__all__ = ["Item", "decode", "find_items", "is_live", "watch"]
 
-IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
-STANDARD_INPUT = "-"
-COMPLETE = 0.5
-"""Seconds for which a new file must not have changed before it is read."""
+COMPLETE = 0.5  # Seconds for which a new file must not have changed before it is read.
 
 
 class Item(NamedTuple):
@@ -36,19 +32,16 @@ def is_live(source: str) -> bool:
 
 
 def find_items(sources: Iterable[str]) -> Iterator[Item]:
-    """List the images of sources, without reading files yet.
+    """List the images of folders, patterns, image or video files, cameras, and paths on the standard input for ``-``.
 
-    Args:
-        sources: Folders (with their subfolders), patterns, image files, video files, numbers or addresses of cameras,
-            or ``-`` for paths on the standard input, one a line. Hidden files are left out.
+    Hidden files are left out, and no file is read yet.
 
     Raises:
         FileNotFoundError: If a source does not exist, or a folder or pattern has no image.
-        RuntimeError: If a video or camera is named and OpenCV is not installed.
     """
     for source in sources:
         path = Path(source)
-        if source == STANDARD_INPUT:
+        if source == "-":
             yield from (Item(line) for line in map(str.strip, sys.stdin) if line)
         elif is_live(source) or (path.suffix.lower() in VIDEOS and path.is_file()):
             yield from _frames(source)
@@ -57,33 +50,25 @@ def find_items(sources: Iterable[str]) -> Iterator[Item]:
         else:
             found = _in_folder(path) if path.is_dir() else sorted(filter(_is_image, glob(source, recursive=True)))  # noqa: PTH207
             if not found:
-                msg = f"There is no image in {source}."
-                raise FileNotFoundError(msg)
+                raise FileNotFoundError(f"There is no image in {source}.")
             yield from map(Item, found)
 
 
 def watch(folder: str, stop: Event) -> Iterator[Item]:
-    """List the images of a folder, then those that are written to it, each when its file is complete.
+    """List the images of a folder, then those that are written to it, each when its file is complete."""
+    import watchfiles
 
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        RuntimeError: If watchfiles is not installed.
-    """
-    changes_in = _extra("watchfiles", "watchfiles", "--watch").watch
     if not Path(folder).is_dir():
-        msg = f"There is no folder {folder} to watch."
-        raise FileNotFoundError(msg)
-    seen: set[str] = set()
-    new = set(_in_folder(Path(folder)))
-    absolute = Path(folder).absolute()
+        raise FileNotFoundError(f"There is no folder {folder} to watch.")
+    seen, new, absolute = set[str](), set(_in_folder(Path(folder))), Path(folder).absolute()
     # A pass without changes still comes, so that files that have become complete are noticed.
-    for changes in changes_in(folder, stop_event=stop, yield_on_timeout=True, rust_timeout=int(1000 * COMPLETE)):
+    for changes in watchfiles.watch(folder, stop_event=stop, yield_on_timeout=True, rust_timeout=int(1000 * COMPLETE)):
         # Their paths are absolute, whatever the folder's.
         changed = [Path(path).relative_to(absolute) for _, path in changes]
         new |= {str(Path(folder, path)) for path in changed if _is_image(path)}
-        complete = {path for path in new - seen if _is_complete(Path(path))}
-        yield from map(Item, sorted(complete))
-        seen |= complete
+        complete = sorted(path for path in new - seen if _is_complete(Path(path)))
+        yield from map(Item, complete)
+        seen.update(complete)
 
 
 def decode(item: Item) -> np.ndarray:
@@ -92,8 +77,7 @@ def decode(item: Item) -> np.ndarray:
         return np.asarray(read_rgb(item.name))
     pixels = np.repeat(item.pixels[..., None], 3, axis=2) if item.pixels.ndim == 2 else item.pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        msg = f"an image is an array of uint8 of shape (H, W) or (H, W, 3), not {pixels.dtype} of {pixels.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"an image has type uint8 and shape (H, W) or (H, W, 3), not {pixels.dtype}, {pixels.shape}")
     return pixels
 
 
@@ -107,7 +91,6 @@ def _is_image(path: str | Path) -> bool:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a file has content and has not changed for a while."""
     try:
         status = path.stat()
     except OSError:
@@ -116,22 +99,10 @@ def _is_complete(path: Path) -> bool:
 
 
 def _frames(source: str) -> Iterator[Item]:
-    capture = _extra("cv2", "opencv-python-headless", source).VideoCapture(int(source) if source.isdigit() else source)
-    try:
-        if not capture.isOpened():
-            msg = f"OpenCV cannot open the camera or video {source}."
-            raise FileNotFoundError(msg)
-        number = 0
-        while (read := capture.read())[0]:
-            yield Item(f"{source}#{number}", read[1][..., ::-1])
-            number += 1
-    finally:
-        capture.release()
+    import cv2
 
-
-def _extra(module: str, package: str, wanted_for: str) -> ModuleType:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        msg = f"{wanted_for} needs the package {package}: pip install {package}"
-        raise RuntimeError(msg) from error
+    capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+    if not capture.isOpened():
+        raise FileNotFoundError(f"OpenCV cannot open the camera or video {source}.")
+    frames = takewhile(lambda read: read[0], (capture.read() for _ in count()))
+    yield from (Item(f"{source}#{number}", frame[..., ::-1]) for number, (_, frame) in enumerate(frames))

@@ -93,7 +93,7 @@ class LastValidation(Callback):
 
 
 class RandomState(Callback):
-    """Keep the state of torch's random numbers in checkpoints, so that a resumed training equals one in one piece.
+    """Keep the state of torch's random numbers in checkpoints, so that a resumed training equals an uninterrupted one.
 
     The order of the images, their augmentation and the phases that are trained on are drawn from it.
     """

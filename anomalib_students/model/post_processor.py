@@ -85,6 +85,7 @@ class FalseAlarmPostProcessor(PostProcessor):
         # Raises an error for a rate out of range.
         margin(1, self.false_alarm_rate)
         self.rule: Threshold = "normal"
+        self.statistics: dict[str, dict[str, float]] = {}  # Of these images, by which drift is noticed.
         self.register_buffer("good_images", torch.tensor([0.0, torch.nan, torch.nan]))
 
     @property
@@ -95,15 +96,14 @@ class FalseAlarmPostProcessor(PostProcessor):
         if self.rule == "f1":
             return Decision("f1")
         n_images = int(self.good_images[0])
-        _, lower, upper = margin(n_images, self.false_alarm_rate)
-        return Decision("normal", self.false_alarm_rate, n_images, lower, upper)
+        return Decision("normal", self.false_alarm_rate, n_images, *margin(n_images, self.false_alarm_rate)[1:])
 
     @property
-    def good_statistics(self) -> dict[str, float]:
+    def good_statistics(self) -> dict[str, Any]:
         """What exports carry of the held-out images; nothing if these did not choose the threshold."""
-        n_images = int(self.good_images[0])
-        is_chosen = n_images > 0 and self.rule == "normal"
-        return {"margin": margin(n_images, self.false_alarm_rate).scales} if is_chosen else {}
+        n_images, location, scale = self.good_images.tolist()
+        known = {"margin": margin(int(n_images), self.false_alarm_rate).scales, "location": location, "scale": scale}
+        return {**known, "statistics": self.statistics} if n_images and self.rule == "normal" else {}
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Choose one threshold for images and pixels: an image's score is that of its worst window, a mean of pixels.
@@ -145,7 +145,7 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule")
+        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule", "statistics")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load the statistics, and apply a rate that was named to them."""

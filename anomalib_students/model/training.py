@@ -7,7 +7,7 @@ from math import ceil, inf
 from typing import Any, cast
 
 import torch
-from anomalib.data import Batch
+from anomalib.data import Batch, InferenceBatch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.data.data_check import ImageCheck
+from anomalib_students.line.drift import statistics_of_files
 from anomalib_students.trainings import Termination, cosine_with_warm_up, has_bfloat16
 
 from .calibration import normalise_descriptors, normalise_scores, scores_of
@@ -131,6 +132,9 @@ class StudentTraining(LightningModule):
             normalise_scores(self, held_out)
             self._calibrated_at = self.global_step
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
-            usual = self.post_processor.choose(scores_of(self, held_out)).tolist()
-            pairs = zip(held_out.samples.image_path, usual, strict=True)
-            self._unusual = [str(path) for path, is_usual in pairs if not is_usual]
+            scores, paths = scores_of(self, held_out), held_out.samples.image_path.astype(str)
+            usual = self.post_processor.choose(scores)
+            self._unusual = paths[~usual.numpy()].tolist()
+            normalised = self.post_processor(InferenceBatch(pred_score=scores[usual].to(self.device))).pred_score
+            good = dict(zip(paths[usual.numpy()], normalised.tolist(), strict=True))
+            self.post_processor.statistics = statistics_of_files(good)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROC_LABELS = ("false alarms among good images", "found of defective images")
 PRO_LABELS = ("false positive rate of good pixels", "mean overlap with the defects")
 RARE = 0.01
-"""Fraction of defective parts for which the precision is worked out: that of a good production line."""
+"""Fraction of defective parts for which the precision is computed: that of a good production line."""
 
 
 def report(

@@ -1,4 +1,4 @@
-"""Networks of timm whose knowledge a teacher is to have: of single patches (eq. 1), or of whole images."""
+"""Source networks of timm, which teachers are distilled from: on single patches (eq. 1), or on whole images."""
 
 from collections.abc import Sequence
 from pathlib import Path

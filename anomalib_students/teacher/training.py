@@ -224,7 +224,7 @@ def make_teacher(module: TeacherTraining, metadata: Mapping[str, object], **argu
         trainer.fit(module, ckpt_path=settings.checkpoint)
     if trainer.global_step < settings.max_steps:
         steps = f"{trainer.global_step} of {settings.max_steps} steps"
-        msg = f"Pretraining stopped after {steps}. Go on with --resume true."
+        msg = f"Pretraining stopped after {steps}. Continue with --resume true."
         raise RuntimeError(msg)
     # Again, since the last step need not be one at which the fit measures.
     (measured,) = trainer.validate(module, verbose=False)

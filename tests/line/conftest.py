@@ -1,6 +1,8 @@
 """A model with known scores: the brightness of each pixel, and the largest of them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -8,9 +10,11 @@ import pytest
 from openvino import opset13 as ops
 
 
-def save_model(path: Path, size: tuple[int, int] = (-1, -1), margin: float | None = None) -> Path:
+def save_model(
+    path: Path, size: tuple[int, int] = (-1, -1), good: dict[str, Any] | None = None, add: float = 0
+) -> Path:
     image = ops.parameter([-1, 3, *size], np.float32, name="input")
-    brightness = ops.reduce_mean(image, np.array([1]), keep_dims=True)
+    brightness = ops.add(ops.reduce_mean(image, np.array([1]), keep_dims=True), np.float32(add))
     largest = ops.reduce_max(brightness, np.array([1, 2, 3]))
     outputs = {
         "pred_score": largest,
@@ -21,8 +25,8 @@ def save_model(path: Path, size: tuple[int, int] = (-1, -1), margin: float | Non
     for name, node in outputs.items():
         node.output(0).set_names({name})
     model = openvino.Model(list(outputs.values()), [image])
-    if margin is not None:
-        model.set_rt_info(f'{{"margin": {margin}}}', "anomalib_students")
+    if good is not None:
+        model.set_rt_info(json.dumps(good), "anomalib_students")
     openvino.save_model(model, path, compress_to_fp16=False)
     return path
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COMMAND = [sys.executable, "-m", "anomalib_students.line.command"]
+COMMAND = [sys.executable, "-m", "anomalib_students.line.command", "inspect"]
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_nothing_imports_torch_and_the_memory_is_small(model: Path, folder: Path
     code = (
         "import pathlib, re, sys\n"
         "from anomalib_students.line.command import main\n"
-        f"status = main([{str(model)!r}, {str(folder)!r}, '--output', {str(tmp_path / 'results.csv')!r}])\n"
+        f"status = main(['inspect', {str(model)!r}, {str(folder)!r}, '--output', {str(tmp_path / 'results.csv')!r}])\n"
         "names = {'torch', 'anomalib', 'lightning', 'scipy', 'rich', 'jsonargparse'} & sys.modules.keys()\n"
         "memory = re.search(r'VmHWM:\\s+(\\d+)', pathlib.Path('/proc/self/status').read_text())[1]\n"
         "print(status, sorted(names), int(memory) // 1024)\n"

@@ -81,7 +81,7 @@ def test_percentile_is_gumbels(tmp_path: Path) -> None:
     # The threshold of 0.5 lies at the margin, and the mode at 0.25.
     for value, score in ((margin, 0.5), (0.0, 0.25), (2 * margin, 0.75)):
         assert percentile(score, margin) == pytest.approx(100 * stats.gumbel_r.cdf(value))
-    (result,) = inspect(save_model(tmp_path / "ours.xml", margin=margin), [grey(0)])
+    (result,) = inspect(save_model(tmp_path / "ours.xml", good={"margin": margin}), [grey(0)])
     assert result.percentile is not None
     assert math.isclose(result.percentile, 0.0, abs_tol=1e-6)
 

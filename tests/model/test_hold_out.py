@@ -28,13 +28,6 @@ def test_the_split_is_the_same_whatever_was_drawn_before():
     assert split_indices(100, 0.2) == first
 
 
-def test_the_split_is_random():
-    _, held_out = split_indices(100, 0.2)
-    assert held_out != list(range(20))
-    assert held_out != list(range(80, 100))
-    assert held_out != list(range(0, 100, 5))
-
-
 def test_statistics_and_hold_out_take_at_most_300_images():
     training, held_out = split_indices(10_000, 0.1)
     assert (len(training), len(held_out)) == (9_700, 300)

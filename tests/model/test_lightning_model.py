@@ -130,17 +130,6 @@ def test_images_of_several_sizes_are_tested_without_aupro_and_that_is_said_befor
     assert 0 <= results["pixel_AUROC"] <= 1
 
 
-def test_a_model_whose_training_was_interrupted_has_a_state(tmp_path):
-    class Interrupt(Callback):
-        def on_train_batch_start(self, *_):
-            raise RuntimeError("interrupted")
-
-    model = small_model()
-    with pytest.raises(RuntimeError, match="interrupted"):
-        small_engine(tmp_path, callbacks=[Interrupt()]).fit(model, datamodule=small_data(tmp_path / "data"))
-    assert model.state_dict()
-
-
 @pytest.mark.parametrize(("saved", "resumed"), [(0, 2), (2, 0)])
 def test_a_resumed_training_goes_on_with_the_layers_that_it_trained(saved, resumed, tmp_path):
     data = small_data(tmp_path / "data")

@@ -36,7 +36,7 @@ def test_a_run_that_is_stopped_early_writes_no_teacher(run, monkeypatch, tmp_pat
         module.trainer.should_stop = module.global_step >= 2
 
     record_steps(monkeypatch, TASK, stop)
-    with pytest.raises(RuntimeError, match=r"Pretraining stopped after \d of 6 steps. Go on with --resume true"):
+    with pytest.raises(RuntimeError, match=r"Pretraining stopped after \d of 6 steps. Continue with --resume true"):
         run(checkpoint_every=4)
     assert not (tmp_path / "p17.safetensors").exists()
 

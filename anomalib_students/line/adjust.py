@@ -1,0 +1,142 @@
+"""A new threshold from good images of today's camera, without a training."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from anomalib.utils.serialization import anomalib_safe_globals
+from openvino import opset13 as ops
+
+from anomalib_students.files import replace_file
+from anomalib_students.model.false_alarms import fit_gumbel, is_usual, margin
+
+from .check import predictor_of
+from .drift import image_statistics, summarise
+from .model import METADATA, LineModel, save_model
+from .sources import Item, decode
+
+__all__ = ["adjust"]
+
+HALF, ONE, NEARLY_ONE = (np.array(value, np.float32) for value in (0.5, 1, 1 + 1e-6))
+
+
+class Scale(NamedTuple):
+    """How scores are normalised: the mode of good images, ``location``, becomes 0.25, and the threshold 0.5."""
+
+    location: np.ndarray  # Arrays without axes, with which nodes of a graph compute.
+    distance: np.ndarray
+
+    def restore(self, scores: Any, absolute: Any = np.abs) -> Any:  # noqa: ANN401
+        """Return scores as before they were normalised, or a node that computes them."""
+        centred = (scores - HALF) / HALF
+        return (centred / (NEARLY_ONE - absolute(centred)) + ONE) * self.distance + self.location
+
+    def normalise(self, scores: Any, absolute: Any = np.abs) -> Any:  # noqa: ANN401
+        """Normalise scores as ``FalseAlarmPostProcessor``, or return a node that does."""
+        steps = (scores - self.location) / self.distance - ONE
+        return steps / (absolute(steps) + ONE) * HALF + HALF
+
+
+def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[Item] = ()) -> dict[str, Any]:
+    """Write a model with a threshold from good images beside the old one, as ``*_adjusted``, and say what has changed.
+
+    Args:
+        path: Export of any of anomalib's models, or checkpoint of ours.
+        good: Good images.
+        rate: Fraction of good images that may be called anomalous, in ``(0, 1)``.
+        bad: Anomalous images, to say what the threshold changes for them.
+
+    Raises:
+        ValueError: If the rate is out of range, a file cannot be read, or the scores show no threshold.
+    """
+    model, predict = predictor_of(path)
+    old, measured = _scale_of(model), []
+    for image in map(decode, good):
+        score, label, anomaly_map, _ = predict(image)
+        measured.append((score, label, score if anomaly_map is None else anomaly_map.max(), image_statistics(image)))
+    statistics = [row[-1] for row in measured]
+    scores, labels, peaks = np.array([row[:-1] for row in measured], dtype=float).T
+    restore = old.restore if old else np.asarray
+    scores = restore(scores)
+    usual = is_usual(torch.from_numpy(scores)).numpy()
+    margins = margin(int(usual.sum()), rate)
+    new = {}
+    # Pixels of other models have a scale of their own.
+    for name, values in (("anomaly_map", scores if old else peaks), ("pred_score", scores)):
+        location, scale = fit_gumbel(torch.from_numpy(values[usual]))
+        new[name] = _scale(location, margins.scales * scale)
+        # Other models cut scores off at 0 and 1.
+        if scale <= 0 or (old is None and sum(new[name]) >= 1):
+            raise ValueError(
+                f"The scores of the good images, {values.min():.3f} to {values.max():.3f}, show no threshold."
+            )
+    normalised = new["pred_score"].normalise(scores)
+    rows = [{**statistics[i], "score": float(normalised[i])} for i in np.flatnonzero(usual)]
+    known = {"margin": margins.scales, "location": location, "scale": scale, "statistics": summarise(rows)}
+    new_path = path.with_name(f"{path.stem}_adjusted{'.xml' if isinstance(model, LineModel) else path.suffix}")
+    if isinstance(model, LineModel):
+        _save_export(new_path, model, old, new, known)
+    else:
+        _save_checkpoint(path, new_path, model, scores, rate, known)
+    threshold = sum(new["pred_score"])
+    found = np.array([predict(decode(item))[:2] for item in bad]).reshape(-1, 2)
+    recall = {"before": found[:, 1].mean(), "now": (restore(found[:, 0]) > threshold).mean()} if bad else {}
+    return {
+        "model": new_path.name,
+        "good images": len(good),
+        "of these, outliers": int(len(good) - usual.sum()),
+        "threshold, formerly 0.5": float(old.normalise(threshold) if old else threshold),
+        "false alarms before": float(labels.mean()),
+        "false alarms expected": rate,
+        "90 % interval": f"{margins.lower:.4f} to {margins.upper:.4f}",
+        **{f"found of the bad {when}": float(fraction) for when, fraction in recall.items()},
+    }
+
+
+def _scale(location: float, distance: float) -> Scale:
+    return Scale(np.array(float(location), np.float32), np.array(float(distance), np.float32))
+
+
+def _scale_of(model: Any) -> Scale | None:  # noqa: ANN401
+    """How a model normalises scores; None for an export without our statistics."""
+    if isinstance(model, LineModel):
+        good = model.good
+        return _scale(good["location"], good["scale"] * good["margin"]) if good else None
+    half = (model.post_processor.image_max - model.post_processor.image_min) / 2
+    return _scale(model.post_processor.image_threshold - half, half)
+
+
+def _save_export(path: Path, model: LineModel, old: Scale | None, new: dict[str, Scale], known: dict[str, Any]) -> None:
+    """Append to the scores of the graph what moves them, and decide by them."""
+    results = {name: node for node in model.graph.get_results() for name in node.input_value(0).names}
+    for score, decision in (("pred_score", "pred_label"), ("anomaly_map", "pred_mask")):
+        if score in results:
+            scores = ops.convert(results[score].input_value(0), "f32")
+            moved = new[score].normalise(old.restore(scores, ops.abs) if old else scores, ops.abs)
+            for name in {score, decision} & results.keys():
+                node = moved if name == score else ops.greater(moved, HALF)
+                source = results[name].input_value(0)
+                source.set_names(source.names - {name})
+                node.output(0).set_names({name})
+                results[name].input(0).replace_source_output(node.output(0))
+    model.graph.validate_nodes_and_infer_types()
+    model.graph.set_rt_info(json.dumps(known), METADATA)
+    save_model(model.graph, path)
+
+
+def _save_checkpoint(path: Path, new_path: Path, trained: Any, scores: np.ndarray, rate: float, known: Any) -> None:  # noqa: ANN401
+    """Choose the threshold as a training does."""
+    own = trained.post_processor
+    own.false_alarm_rate, own.statistics = rate, known["statistics"]
+    own.choose(torch.from_numpy(scores))
+    with anomalib_safe_globals(extra=trained.checkpoint_safe_globals()):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint["state_dict"].update(trained.state_dict())
+    checkpoint["callbacks"][own.state_key] = own.state_dict()
+    checkpoint["anomalib_post_processor_config"] = own.checkpoint_config()
+    torch.save(checkpoint, content := io.BytesIO())
+    replace_file(new_path, content.getvalue())
