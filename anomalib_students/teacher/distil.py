@@ -20,7 +20,7 @@ from anomalib_students.trainings import has_bfloat16
 
 from .data import load_crops
 from .lean_start import standardise, start_from
-from .sources import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource, feature_blocks
+from .sources import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource, block_channels, feature_blocks
 from .training import TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
 __all__ = ["DistilSettings", "Distillation", "distil", "draw_crops", "principal_components", "valid_points"]
@@ -42,6 +42,8 @@ SHRINKAGE = 0.1
 which are mostly noise, would count as much as the first."""
 LARGEST_GRADIENT = 1.0
 """Norm to which larger gradients are clipped."""
+STARTED_RATE = 0.05
+"""Factor on the learning rate of stages that a lean teacher starts from, which know much already."""
 WARM_UP_STEPS = 200
 BETAS = (0.9, 0.99)
 """A run of some thousand steps is too short for Adam's usual memory of the second moments."""
@@ -188,7 +190,7 @@ class Distillation(TeacherTraining):
             [index for index in range(len(self.crops)) if (index // per_image in photographs) is held_out]
             for held_out in (False, True)
         )
-        self.channels = [channels for source in sources for channels in source.channels]
+        self.channels = block_channels(sources)
         self.register_buffer("mean", torch.zeros(sum(self.channels)))
         self.register_buffer("matrix", torch.zeros(sum(self.channels), settings.descriptor_dim))
 
@@ -202,7 +204,7 @@ class Distillation(TeacherTraining):
             features = self._features(self.crops[sample[start : start + MEASURED_BATCH_SIZE]].to(device)).flatten(1, 2)
             points = torch.from_numpy(random.permutation(features.shape[1])[:SAMPLED_POINTS])
             statistics.update(features[:, points.to(device)].flatten(0, 1).cpu())
-        weights = [settings.weights[name] for name in settings.files for _ in STRIDES]
+        weights = [settings.weights[name] for name in settings.files for _ in STRIDES] + [1.0]
         n_components = min(settings.components, sum(self.channels))
         matrix = principal_components(statistics.covariance, self.channels, weights, n_components)
         self.mean.copy_(statistics.mean)
@@ -273,9 +275,13 @@ class Distillation(TeacherTraining):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""
         settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay
+        learnt = {id(parameter) for parameter in self.teacher.convolutions.parameters()}
+        new, started = (
+            [parameter for parameter in self.parameters() if (id(parameter) in learnt) is is_new]
+            for is_new in (True, False)
         )
+        groups: list[dict[str, Any]] = [{"params": new}, {"params": started, "lr": STARTED_RATE * settings.lr}]
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
         return self.decaying(optimizer, WARM_UP_STEPS)
 
 
@@ -295,7 +301,7 @@ def distil(**settings: Any) -> Path:
     paths = check_run(task, "Distillation", least=2)
     seed_everything(task.seed)
     sources = [FeatureSource(name, path) for name, path in task.files.items()]
-    n_components = min(task.components, sum(channels for source in sources for channels in source.channels))
+    n_components = min(task.components, sum(block_channels(sources)))
     if task.descriptor_dim > n_components:
         msg = f"descriptor_dim must be at most the number of components, {n_components}, got {task.descriptor_dim}."
         raise ValueError(msg)

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 from anomalib_students.networks.weights import BUNDLED, load_teacher, read_metadata, teacher_path
 from anomalib_students.trainings import has_bfloat16
 
-__all__ = ["GRID_STRIDE", "STRIDES", "DistillationSource", "FeatureSource", "feature_blocks"]
+__all__ = ["GRID_STRIDE", "STRIDES", "DistillationSource", "FeatureSource", "block_channels", "feature_blocks"]
 
 BUNDLED_PATCH_SIZE = 33
 """The bundled teacher that is cheap to evaluate, and trained long."""
@@ -93,18 +93,24 @@ class FeatureSource(nn.Module):
         return list(self.model((images - self.mean) / self.std))
 
 
+def block_channels(sources: Sequence[Any]) -> list[int]:
+    """Numbers of features of the blocks of :func:`feature_blocks`."""
+    return [channels for source in sources for channels in source.channels] + [sources[-1].channels[-1]]
+
+
 @torch.no_grad()
 def feature_blocks(sources: Sequence[nn.Module], crops: torch.Tensor) -> list[torch.Tensor]:
     """Describe a grid of points on crops ``(B, 3, S, S)`` in uint8 by blocks of features ``(B, C, S / 4, S / 4)``.
 
-    Entry ``(i, j)`` is centred in the pixels from ``(4 i, 4 j)`` to ``(4 i + 3, 4 j + 3)`` of the crop.
+    Entry ``(i, j)`` is centred in the pixels from ``(4 i, 4 j)`` to ``(4 i + 3, 4 j + 3)`` of the crop. There are two
+    blocks of each source, and one of the last source at stride 16 on the crops as they are, which sees surfaces better.
     """
     grid = crops.shape[-1] // GRID_STRIDE
+    crops = (crops / 255).contiguous(memory_format=torch.channels_last)
     # Antialiasing only chooses the usual bicubic kernel here, which is less sharp than torch's other one.
-    images = functional.interpolate(crops / 255, scale_factor=ENLARGEMENT, mode="bicubic", antialias=True).clamp(0, 1)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = functional.interpolate(crops, scale_factor=ENLARGEMENT, mode="bicubic", antialias=True).clamp(0, 1)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
-        maps = [features for source in sources for features in source(images)]
+        maps = [features for source in sources for features in source(images)] + sources[-1](crops)[-1:]
     return [functional.interpolate(features.float(), size=(grid, grid), mode="bilinear") for features in maps]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
-from anomalib_students.networks.lean import LEVELS, LeanStudent, LeanTeacher
+from anomalib_students.networks.lean import LeanStudent, LeanTeacher
 from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork
 
 PATCH_SIZES = (17, 33, 65)
@@ -23,7 +23,7 @@ NETWORKS = [
 
 def make_network(kind, patch_size, descriptor_dim=4, dtype=torch.float64):
     """A network of an architecture, or of a lean class, whose descriptors differ from pixel to pixel as much as 1."""
-    network = PatchNetwork(patch_size, descriptor_dim, kind) if isinstance(kind, str) else kind(sum(LEVELS) + 2)
+    network = PatchNetwork(patch_size, descriptor_dim, kind) if isinstance(kind, str) else kind(descriptor_dim)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)

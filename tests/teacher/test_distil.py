@@ -75,10 +75,10 @@ def test_targets_are_the_whitened_components_of_the_features(monkeypatch):
     assert targets.shape == (12, 3, 8, 8)
 
     blocks = sources.feature_blocks([MeanColours()], crops.flatten(0, 1))
-    features = torch.cat(blocks, dim=1).movedim(1, -1).reshape(-1, 6).double()
+    features = torch.cat(blocks, dim=1).movedim(1, -1).reshape(-1, 9).double()
     # All points of all crops are the sample here.
     features -= features.mean(dim=0)
-    matrix = principal_components(features.T @ features / len(features), [3, 3], [1.0, 1.0], 4)
+    matrix = principal_components(features.T @ features / len(features), [3, 3, 3], [1.0, 1.0, 1.0], 4)
     expected = (features @ matrix.double())[:, :3]
     computed = targets.movedim(1, -1).reshape(-1, 3).double()
     signs = (computed * expected).sum(dim=0).sign()

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from anomalib_students.networks.lean import LeanTeacher, align
-from anomalib_students.teacher.lean_start import start_from, whiten
+from anomalib_students.networks.lean import LeanTeacher
+from anomalib_students.teacher.lean_start import standardise, start_from
 from anomalib_students.teacher.sources import FeatureSource
 
 NAME = "tf_efficientnet_lite0"
@@ -28,8 +28,8 @@ def source(tmp_path_factory):
 
 
 @torch.no_grad()
-def test_levels_are_the_features_of_timms_network_away_from_the_border(source):
-    teacher = LeanTeacher(150)
+def test_stages_are_the_features_of_timms_network_away_from_the_border(source):
+    teacher = LeanTeacher(4)
     start_from(teacher, [source])
     image = torch.rand(1, 3, 320, 320)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -40,8 +40,9 @@ def test_levels_are_the_features_of_timms_network_away_from_the_border(source):
     # timm pads, more on one side than on the other, and our layers lose a border instead: the same at some offset.
     for shift in (0, 2, 4, 6):
         first = teacher.first_features(((image - mean) / std)[..., shift:, shift:])
-        for index, (level, feature) in enumerate(zip((first, *teacher.levels(first)), features, strict=False)):
-            inner = level[..., 8:-8, 8:-8]
+        seen = [first, of_19 := teacher.stages[1](first), teacher.stages[2](of_19)]
+        for index, (stage, feature) in enumerate(zip(seen, features, strict=True)):
+            inner = stage[..., 8:-8, 8:-8]
             assert inner.std() > 0.01
             side = inner.shape[-1]
             for offset in range(feature.shape[-1] - side - 4):
@@ -52,22 +53,23 @@ def test_levels_are_the_features_of_timms_network_away_from_the_border(source):
 
 
 @torch.no_grad()
-def test_whitened_levels_are_uncorrelated_and_vary_alike(source):
-    teacher = LeanTeacher(150)
+def test_the_head_reads_features_as_if_they_were_standardised(source):
+    teacher = LeanTeacher(4)
+    teacher.initialise()
     start_from(teacher, [source])
     images = torch.randn(4, 3, 163, 163)
-    before = teacher.descriptors(teacher.first_features(images))[:, 144:]
-    whiten(teacher, images.split(1))
-    levels = align(*teacher.levels(teacher.first_features(images)))
-    for layer, level in zip(teacher.whitening, levels, strict=True):
-        covariance = layer(level).movedim(1, 0).flatten(1).double().cov(correction=0)
-        variances = torch.linalg.eigvalsh(level.movedim(1, 0).flatten(1).double().cov(correction=0)).flip(0)
-        # What is added to the variances before whitening is what is missing to 1.
-        expected = torch.diag((variances / (variances + 0.02 * variances.mean())).flip(0))
-        torch.testing.assert_close(covariance, expected, rtol=0, atol=1e-3)
-    assert not torch.equal(teacher.descriptors(teacher.first_features(images))[:, 144:], before)
+    weights = [teacher.convolutions[index].weight.clone() for index in (0, -1)]
+    of_19 = teacher.stages[1](teacher.first_features(images))
+    standardise(teacher, images.split(1))
+    for index, before, features in zip((0, -1), weights, (of_19, teacher.stages[2](of_19)), strict=True):
+        channels = features.movedim(1, 0).flatten(1)
+        after, ratio = teacher.convolutions[index], 1 / channels.std(dim=1, correction=0)
+        read = before[:, -len(channels) :] * ratio.view(-1, 1, 1)
+        torch.testing.assert_close(after.weight[:, -len(channels) :], read, rtol=1e-4, atol=1e-6)
+        bias = -(read * channels.mean(dim=1).view(-1, 1, 1)).sum(dim=(1, 2, 3))
+        torch.testing.assert_close(after.bias, bias, rtol=1e-3, atol=1e-4)
 
 
 def test_without_that_network_it_says_so(resnet18_checkpoint):
     with pytest.raises(ValueError, match="starts from the source tf_efficientnet_lite0, which is missing"):
-        start_from(LeanTeacher(150), [FeatureSource("resnet18", resnet18_checkpoint)])
+        start_from(LeanTeacher(4), [FeatureSource("resnet18", resnet18_checkpoint)])

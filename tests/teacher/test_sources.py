@@ -104,8 +104,10 @@ def test_a_point_of_the_grid_is_centred_in_four_by_four_pixels(monkeypatch):
     monkeypatch.setattr(sources, "has_bfloat16", lambda device: False)
     rows, columns = np.mgrid[:64, :64]
     ramp = torch.from_numpy(np.stack([rows, columns, rows + columns]).astype(np.uint8))[None]
-    fine, coarse = feature_blocks([Mean()], ramp)
-    assert fine.shape == coarse.shape == (1, 3, 16, 16)
+    fine, coarse, native = feature_blocks([Mean()], ramp)
+    assert fine.shape == coarse.shape == native.shape == (1, 3, 16, 16)
+    # The last block is of the crop as it is, and so as coarse again.
+    np.testing.assert_allclose(255 * native[0, 0, 2:12:4, 8].numpy(), 16 * np.arange(3) + 9.5, atol=0.01)
     centres = 4 * np.arange(16) + 1.5
     for block in (fine, coarse):
         # The border is not extrapolated.
