@@ -25,7 +25,7 @@ def teachers(file: Path | None = None) -> None:
     from anomalib_students.networks.weights import BUNDLED, read_metadata, teacher_path
 
     bundled = [
-        [teacher_path(BUNDLED, patch_size, architecture) for patch_size in sorted(networks)]
+        dict.fromkeys(teacher_path(BUNDLED, patch_size, architecture) for patch_size in sorted(networks))
         for architecture, networks in ARCHITECTURES.items()
     ]
     for paths in [[file]] if file else bundled:

@@ -61,20 +61,22 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
     Args:
         preset: ``"default"`` for inspection on a CPU, ``"paper"`` for the paper's settings, or all settings, of which
             some are no arguments.
-        patch_sizes: Sides p of the receptive fields in pixels, ``(65,)`` by default; scores of several are averaged.
+        patch_sizes: Sides p of the receptive fields in pixels, ``(83, 167)`` by default; scores of several are
+            averaged.
         image_size: Side in pixels of the square that images are resized to, unless there is a ``pre_processor``; 320 by
             default.
         n_students: Number M of students for each patch size, 1 by default. One student errs on defects as three do, at
             half the cost; several also disagree (eq. 10).
-        output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8, and 4 by default. The others
+        output_stride: Distance in pixels between scored pixels at inference: 1, 2, 4 or 8, and 8 by default. The others
             are interpolated.
         training_mode: ``"dense"`` trains on every pixel of an image in each step, as the paper; ``"phase"``, the
             default, on a random sample of them, at a fraction of the cost.
-        architecture: ``"medium"``, the default, for deep networks of p = 33 and 65 with the best teachers, ``"light"``
-            for the cheapest networks, ``"paper"`` for the paper's; the latter two also have p = 17.
+        architecture: ``"lean"``, the default, for the networks with the best teacher, of p = 83 and 167; ``"light"``
+            for cheap networks of p = 17, 33 and 65, ``"paper"`` for the paper's.
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
-        descriptor_dim: Dimension d of the descriptors, as the teachers were trained with; 128 by default.
+        descriptor_dim: Dimension d of the descriptors, as the teachers were trained with; by default 272
+            for ``"lean"``, and else 128.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory; 512 by default. Larger
             images are scored in tiles, with the same scores as in one piece.
         lr: Learning rate of Adam, 1e-3 by default.

@@ -141,7 +141,6 @@ def test_exported_image_score_follows_the_size_of_the_map(tmp_path):
 
     free = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
     path, example = tmp_path / "score.onnx", (torch.rand(2, 1, 205, 133),)
-    program = torch.export.export(Score(), example, dynamic_shapes=free).module()
     torch.onnx.export(Score(), example, path, dynamo=True, dynamic_shapes=free, verbose=False)
     # One of them computes in bfloat16 where the processor does.
     exact, usual = (openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": t}) for t in ("f32", "bf16"))
@@ -149,7 +148,6 @@ def test_exported_image_score_follows_the_size_of_the_map(tmp_path):
     for shape in [(3, 1, 20, 30), (1, 1, 7, 5), (1, 1, 300, 400)]:
         scores = torch.rand(shape)
         expected = image_score(scores, 0.01)
-        torch.testing.assert_close(program(scores), expected)
         np.testing.assert_allclose(exact(scores.numpy())[0], expected, rtol=1e-5)
         np.testing.assert_allclose(usual(scores.numpy())[0], expected, rtol=1e-2)
         np.testing.assert_allclose(reference.run(None, {"scores": scores.numpy()})[0], expected, rtol=1e-5)
