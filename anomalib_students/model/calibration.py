@@ -25,7 +25,10 @@ __all__ = ["normalise_descriptors", "normalise_scores", "scores_of"]
 def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) -> None:
     """Set mean and standard deviation of the teachers' descriptors over a sample of the training images (eq. 7)."""
     scales = module.model.scales
-    statistics = [RunningStatistics(scale.descriptor_mean.numel()).to(_double_device(module)) for scale in scales]
+    statistics = [
+        RunningStatistics(len(scale.descriptor_mean), covariance=len(scale.whitening) > 0).to(_double_device(module))
+        for scale in scales
+    ]
     sizes = set()
     for index, images in _sampled(module, training, "Descriptors of training images"):
         sizes.add(images.shape[-2:])

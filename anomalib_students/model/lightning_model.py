@@ -138,7 +138,7 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
         if teacher is not None:
             for scale in self.model.scales:
                 path = teacher_path(teacher, scale.patch_size, settings.architecture)
-                scale.teacher = load_teacher(path, scale.patch_size, settings.descriptor_dim, settings.architecture)
+                scale.teacher = load_teacher(path, scale.patch_size, settings.dim, settings.architecture)
         self.hold_out = HoldOut(settings.normalization_split)
 
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:
@@ -154,7 +154,7 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
             state = checkpoint["state_dict"]
             state.update({name: value for name, value in self.named_buffers() if name in state})
         super().on_save_checkpoint(checkpoint)
-        settings = checkpoint[SETTINGS_KEY] = asdict(self.settings)
+        settings = checkpoint[SETTINGS_KEY] = asdict(replace(self.settings, descriptor_dim=self.settings.dim))
         # No argument is open, and the teachers are in the checkpoint.
         given = {name: settings[name] for name in self.hparams if name in settings}
         checkpoint["hyper_parameters"].update(given, teacher=None)

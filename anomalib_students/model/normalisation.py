@@ -11,12 +11,14 @@ import logging
 
 import torch
 
-__all__ = ["descriptor_divisor", "score_divisor"]
+__all__ = ["descriptor_divisor", "score_divisor", "whitening_matrix"]
 
 logger = logging.getLogger(__name__)
 
 RELATIVE_FLOOR = 0.01
 """Fraction of the typical size of a descriptor, and of the mean of a score."""
+LEAST_VARIANCE = 0.01
+"""Variance that whitening takes directions to have at least, in units of that of a component."""
 SCORE_FLOOR = 1e-5
 """Fraction of the squared distance of descriptors that have nothing to do with one another."""
 
@@ -43,6 +45,16 @@ def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
             100 * RELATIVE_FLOOR,
         )
     return std.clamp(min=floor).float()
+
+
+def whitening_matrix(covariance: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """Return the matrix, of shape ``(d, d)`` in float32, that makes normalised descriptors uncorrelated and vary alike.
+
+    Students err most where descriptors vary most. Whitened, directions in which good images hardly vary count as much,
+    and in these defects show. ``covariance`` is that of the descriptors, ``divisor`` what they are normalised with.
+    """
+    variances, directions = torch.linalg.eigh(covariance / torch.outer(divisor, divisor).to(covariance))
+    return (directions * variances.clamp(min=LEAST_VARIANCE).rsqrt()).T.float()
 
 
 def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) -> torch.Tensor:

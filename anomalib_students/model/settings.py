@@ -26,6 +26,7 @@ class Settings:
         synthetic_defects: Fraction in ``[0, 1]`` of the training images that are painted with synthetic defects for
             only the students, so that they do not learn to imitate the teacher on defects.
         shared_layers: First layers of the teacher, whose output the students continue from; 0 for none.
+        whitening: Whether descriptors are whitened by the training images, not only normalised as in eq. 7.
         score_fraction: Fraction in ``[0, 1)`` of the image, where scores are largest, whose mean is the score of
             the image; 0 for the maximum of the map.
         lr_schedule: ``"cosine"`` to let the learning rate decay to zero over the training, or ``"constant"``.
@@ -40,7 +41,7 @@ class Settings:
     output_stride: int = 8
     training_mode: TrainingMode = "phase"
     architecture: Architecture = "lean"
-    descriptor_dim: int = 128
+    descriptor_dim: int | None = None
     max_tile: int = 512
     lr: float = 1e-3
     normalization_split: float = 0.1
@@ -48,8 +49,14 @@ class Settings:
     light_jitter: float = 1.0
     synthetic_defects: float = 0.5
     shared_layers: int = 1
+    whitening: bool = True
     score_fraction: float = 0.01
     lr_schedule: LearningRateSchedule = "cosine"
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the descriptors: 128 by default, of lean networks 208."""
+        return (208 if self.architecture == "lean" else 128) if self.descriptor_dim is None else self.descriptor_dim
 
     def __post_init__(self) -> None:
         # Command lines and checkpoints give lists.
@@ -87,6 +94,7 @@ PRESETS: Mapping[str, Settings] = {
         light_jitter=0.0,
         synthetic_defects=0.0,
         shared_layers=0,
+        whitening=False,
         score_fraction=0.0,
         lr_schedule="constant",
     ),

@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from anomalib_students.networks.dense import cut_tiles, dense_descriptors, fill_phases, join_phases
@@ -13,7 +14,7 @@ from anomalib_students.networks.statistics import RunningStatistics
 
 from .anomaly_map import normalised_score, predictive_uncertainty, regression_error, upsample
 from .loss import regression_loss, squared_distances
-from .normalisation import descriptor_divisor, score_divisor
+from .normalisation import descriptor_divisor, score_divisor, whitening_matrix
 
 __all__ = ["StudentTeacher", "split_batch"]
 
@@ -32,12 +33,14 @@ class StudentTeacher(nn.Module):
         architecture: Architecture of all networks.
         shared_layers: Layer, at least 0, that the students begin at: they continue from what the teacher's layers
             before it return.
+        whitens: Whether the normalised descriptors are whitened, too, which eq. 7 does not do.
 
     Attributes:
         teacher: Frozen patch network. Its weights are random until they are loaded.
         students: M patch networks with random weights.
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
         descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
+        whitening: Matrix that whitens the normalised descriptors, of shape ``(d, d, 1, 1)``; empty if none does.
         error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
@@ -54,6 +57,7 @@ class StudentTeacher(nn.Module):
 
     descriptor_mean: torch.Tensor
     descriptor_std: torch.Tensor
+    whitening: torch.Tensor
     error_mean: torch.Tensor
     error_std: torch.Tensor
     uncertainty_mean: torch.Tensor
@@ -66,6 +70,7 @@ class StudentTeacher(nn.Module):
         descriptor_dim: int,
         architecture: Architecture = "paper",
         shared_layers: int = 0,
+        whitens: bool = False,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -82,6 +87,8 @@ class StudentTeacher(nn.Module):
             student.continue_from(shared_layers)
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
+        dim = descriptor_dim if whitens else 0
+        self.register_buffer("whitening", torch.eye(dim)[..., None, None])
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
@@ -132,6 +139,8 @@ class StudentTeacher(nn.Module):
             shared = self._shared_layers(tiles, output_stride)
             target = self.teacher(shared, output_stride, first=self.shared_layers).float()
             target = (target - self.descriptor_mean) / self.descriptor_std
+            if len(self.whitening):
+                target = functional.conv2d(target, self.whitening).float()
             if painted is not None:
                 shared = self._shared_layers(painted, output_stride)
         students = torch.stack([student(shared, output_stride) for student in self.students])
@@ -204,13 +213,17 @@ class StudentTeacher(nn.Module):
         """Set the statistics that the teacher's descriptors are normalised with (eq. 7).
 
         Args:
-            statistics: Statistics of training images, see :meth:`descriptor_vectors`.
+            statistics: Statistics of training images, with covariance if they are whitened, see
+                :meth:`descriptor_vectors`.
 
         Raises:
             ValueError: If they are not finite.
         """
         self.descriptor_mean.copy_(statistics.mean.view(-1, 1, 1))
-        self.descriptor_std.copy_(descriptor_divisor(statistics.mean, statistics.std).view(-1, 1, 1))
+        divisor = descriptor_divisor(statistics.mean, statistics.std)
+        self.descriptor_std.copy_(divisor.view(-1, 1, 1))
+        if len(self.whitening):
+            self.whitening.copy_(whitening_matrix(statistics.covariance, divisor)[..., None, None])
 
     def normalise_scores(self, statistics: RunningStatistics) -> None:
         """Set the statistics that scores are normalised with (eq. 11).

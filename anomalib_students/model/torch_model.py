@@ -58,8 +58,8 @@ class UninformedStudentsModel(nn.Module):
         for size in settings.patch_sizes:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
-                shape = settings.n_students, settings.descriptor_dim, settings.architecture, settings.shared_layers
-                self.ensembles[f"p{size}"] = StudentTeacher(size, *shape)
+                shape = settings.n_students, settings.dim, settings.architecture, settings.shared_layers
+                self.ensembles[f"p{size}"] = StudentTeacher(size, *shape, whitens=settings.whitening)
 
     @property
     def scales(self) -> list[StudentTeacher]:

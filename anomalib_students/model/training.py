@@ -29,7 +29,7 @@ __all__ = ["StudentTraining"]
 
 logger = logging.getLogger(__name__)
 
-TRAINING_IMAGES = 4_500
+TRAINING_IMAGES = 4_000
 """Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
 DEFAULT_EPOCHS = 1000
 """Epochs of Lightning's trainer without ``max_epochs``."""
@@ -43,7 +43,7 @@ class StudentTraining(LightningModule):
 
     Attributes:
         named_by_user: Names of the trainer's arguments that the user has given a value. Without ``max_epochs``,
-            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 4,500 images; without
+            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 4,000 images; without
             ``precision``, its steps compute in bfloat16 where the device does so natively; and without
             ``val_check_interval``, the only validation is that of the final students.
     """

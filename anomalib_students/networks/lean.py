@@ -1,9 +1,10 @@
 """The lean patch network: the first stages of EfficientNet-Lite and a head, and students of plain convolutions.
 
-The teacher's first stages are those of EfficientNet-Lite0 at strides 2, 4 and 8, without padding, so that a descriptor
-is a function of its patch: inverted residuals, which cost little (Sandler et al., "MobileNetV2: Inverted Residuals and
-Linear Bottlenecks", CVPR 2018). Its head goes on from strides 4 and 8 to patches of p = 83. Students continue from the
-teacher's features at stride 2 by plain convolutions.
+The teacher's first stages are those of EfficientNet-Lite0 at strides 2, 4 and 8, and one more block, without padding,
+so that a descriptor is a function of its patch: inverted residuals, which cost little (Sandler et al., "MobileNetV2:
+Inverted Residuals and Linear Bottlenecks", CVPR 2018). What the last block sees begins the descriptor. A head, which
+continues from strides 4 and 8, was distilled to predict the rest. Students continue from the teacher's features at
+stride 2 by plain convolutions.
 
 p = 167 is the same network on the image at half its side, which sees twice as far for a quarter of the arithmetic.
 """
@@ -22,8 +23,8 @@ HALVED_PATCH_SIZE = 2 * PATCH_SIZE + 1
 STRIDE = 8
 SHARED_CHANNELS = 16
 """Channels of the features, at stride 2, that the students continue from."""
-STAGE_CHANNELS = (24, 40)
-"""Channels of the features of p = 19 at stride 4, and of p = 67 at stride 8."""
+STAGE_CHANNELS = (24, 40, 80)
+"""Channels of the features of p = 19 at stride 4, p = 67 at stride 8, and p = 83, which begin the descriptor."""
 HEAD_WIDTHS = (64, 96, 128, 128)
 STUDENT_WIDTHS = (48, 64, 96, 128, 128)
 
@@ -53,10 +54,16 @@ class InvertedResidual(nn.Module):
 
 
 class LeanNetwork(PatchNetwork):
-    """What teacher and students of the lean architecture have in common: two layers, of which they can share one."""
+    """What teacher and students of the lean architecture have in common: two layers, of which they can share one.
+
+    Raises a ``ValueError`` if the descriptor has no more components than the last stage.
+    """
 
     def __init__(self, descriptor_dim: int) -> None:
         nn.Module.__init__(self)
+        if descriptor_dim <= STAGE_CHANNELS[-1]:
+            msg = f"Lean networks need a descriptor_dim of more than {STAGE_CHANNELS[-1]}, got {descriptor_dim}."
+            raise ValueError(msg)
         self.patch_size, self.descriptor_dim, self.architecture = PATCH_SIZE, descriptor_dim, "lean"
         self.layers, self.first_layer = (), 0
 
@@ -117,19 +124,21 @@ class LeanTeacher(LeanNetwork):
     """The teacher, of p = 83 and stride 8.
 
     Attributes:
-        stages: Features of p = 7 at stride 2, p = 19 at stride 4, and p = 67 at stride 8.
+        stages: Features of p = 7 at stride 2, p = 19 at stride 4, p = 67 at stride 8, and p = 83.
         convolutions: The head, of which all but the last continue from stride 4; the last one reads both.
     """
 
     def __init__(self, descriptor_dim: int) -> None:
         super().__init__(descriptor_dim)
-        of_19, of_67 = STAGE_CHANNELS
+        of_19, of_67, of_83 = STAGE_CHANNELS
         self.stem = nn.Conv2d(3, 32, 3, 2)
         self.stages = nn.ModuleList(
             [
                 nn.Sequential(InvertedResidual(32, SHARED_CHANNELS, 3, expansion=1)),
                 nn.Sequential(InvertedResidual(SHARED_CHANNELS, of_19, 3, 2), InvertedResidual(of_19, of_19, 3)),
                 nn.Sequential(InvertedResidual(of_19, of_67, 5, 2), InvertedResidual(of_67, of_67, 5)),
+                # In EfficientNet-Lite0 it takes steps of 2, to stride 16.
+                nn.Sequential(InvertedResidual(of_67, of_83, 3)),
             ]
         )
         a, b, c, d = HEAD_WIDTHS
@@ -139,7 +148,7 @@ class LeanTeacher(LeanNetwork):
                 nn.Conv2d(a, b, 3, 2),
                 nn.Conv2d(b, c, 3),
                 nn.Conv2d(c, d, 3),
-                nn.Conv2d(d + of_67, descriptor_dim, 3),
+                nn.Conv2d(d + of_67, descriptor_dim - of_83, 3),
             ]
         )
         self.to(memory_format=torch.channels_last)
@@ -151,9 +160,11 @@ class LeanTeacher(LeanNetwork):
     def descriptors(self, features: torch.Tensor) -> torch.Tensor:
         """Compute descriptors ``(B, d, h, w)`` from the first features."""
         hidden = of_19 = self.stages[1](features)
+        of_67 = self.stages[2](of_19)
         for layer in list(self.convolutions)[:-1]:
             hidden = functional.leaky_relu(layer(hidden), NEGATIVE_SLOPE)
-        return self.convolutions[-1](torch.cat([hidden, self.stages[2](of_19)], dim=1))
+        predicted = self.convolutions[-1](torch.cat([hidden, of_67], dim=1))
+        return torch.cat([self.stages[3](of_67), predicted], dim=1)
 
 
 class LeanStudent(LeanNetwork):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_students.networks.dense import dense_descriptors
-from anomalib_students.networks.lean import LeanTeacher
+from anomalib_students.networks.lean import STAGE_CHANNELS, LeanTeacher
 from anomalib_students.networks.statistics import RunningStatistics, effective_dimension
 from anomalib_students.trainings import has_bfloat16
 
@@ -42,8 +42,6 @@ SHRINKAGE = 0.1
 which are mostly noise, would count as much as the first."""
 LARGEST_GRADIENT = 1.0
 """Norm to which larger gradients are clipped."""
-STARTED_RATE = 0.05
-"""Factor on the learning rate of stages that a lean teacher starts from, which know much already."""
 WARM_UP_STEPS = 200
 BETAS = (0.9, 0.99)
 """A run of some thousand steps is too short for Adam's usual memory of the second moments."""
@@ -80,6 +78,11 @@ class DistilSettings(TeacherSettings):
     def files(self) -> dict[str, Path | None]:
         """The sources and their files."""
         return dict.fromkeys(DEFAULT_SOURCES) if self.sources is None else self.sources
+
+    @property
+    def predicted(self) -> int:
+        """Number of components that the teacher predicts: lean ones also have those of a stage."""
+        return self.descriptor_dim - (STAGE_CHANNELS[-1] if self.architecture == "lean" else 0)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -192,7 +195,7 @@ class Distillation(TeacherTraining):
         )
         self.channels = block_channels(sources)
         self.register_buffer("mean", torch.zeros(sum(self.channels)))
-        self.register_buffer("matrix", torch.zeros(sum(self.channels), settings.descriptor_dim))
+        self.register_buffer("matrix", torch.zeros(sum(self.channels), settings.predicted))
 
     def measure_sources(self, device: torch.device) -> None:
         """Measure mean and principal components of the features on a sample of the crops."""
@@ -208,7 +211,7 @@ class Distillation(TeacherTraining):
         n_components = min(settings.components, sum(self.channels))
         matrix = principal_components(statistics.covariance, self.channels, weights, n_components)
         self.mean.copy_(statistics.mean)
-        self.matrix.copy_(matrix[:, : settings.descriptor_dim])
+        self.matrix.copy_(matrix[:, : settings.predicted])
         if isinstance(self.teacher, LeanTeacher):
             standardise(self.teacher, (normalise(self.crops[[index]].to(device) / 255) for index in sample[::4]))
 
@@ -237,7 +240,7 @@ class Distillation(TeacherTraining):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
             descriptors = dense_descriptors(self.teacher, images, stride, padded=True)
         step = stride // GRID_STRIDE
-        return descriptors.float(), targets[..., points, points][..., ::step, ::step].float()
+        return descriptors[:, -targets.shape[1] :].float(), targets[..., points, points][..., ::step, ::step].float()
 
     def training_step(self, number: int) -> torch.Tensor:
         """Compute the mean squared error on a batch of crops, some of which are flipped with their targets."""
@@ -275,13 +278,8 @@ class Distillation(TeacherTraining):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""
         settings = self.settings
-        learnt = {id(parameter) for parameter in self.teacher.convolutions.parameters()}
-        new, started = (
-            [parameter for parameter in self.parameters() if (id(parameter) in learnt) is is_new]
-            for is_new in (True, False)
-        )
-        groups: list[dict[str, Any]] = [{"params": new}, {"params": started, "lr": STARTED_RATE * settings.lr}]
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
+        learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
         return self.decaying(optimizer, WARM_UP_STEPS)
 
 
@@ -302,8 +300,8 @@ def distil(**settings: Any) -> Path:
     seed_everything(task.seed)
     sources = [FeatureSource(name, path) for name, path in task.files.items()]
     n_components = min(task.components, sum(block_channels(sources)))
-    if task.descriptor_dim > n_components:
-        msg = f"descriptor_dim must be at most the number of components, {n_components}, got {task.descriptor_dim}."
+    if task.predicted > n_components:
+        msg = f"descriptor_dim asks for {task.predicted} components, of which there are {n_components}."
         raise ValueError(msg)
     crops = load_crops(paths, task.crops, task.crop_side, task.seed)
     # The sources draw random weights first if they are loaded from files.

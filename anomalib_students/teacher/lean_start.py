@@ -18,7 +18,7 @@ __all__ = ["standardise", "start_from"]
 
 @torch.no_grad()
 def start_from(teacher: LeanTeacher, sources: Sequence[FeatureSource]) -> None:
-    """Copy a teacher's stages from the sources' EfficientNet-Lite0, with batch norm folded in.
+    """Copy a teacher's stages from the sources' EfficientNet-Lite0, with batch norm folded in, and freeze them.
 
     Raises a ``ValueError`` if no source is one.
     """
@@ -27,6 +27,8 @@ def start_from(teacher: LeanTeacher, sources: Sequence[FeatureSource]) -> None:
         msg = "A lean teacher starts from the source tf_efficientnet_lite0, which is missing in sources."
         raise ValueError(msg)
     network: Any = source.model
+    for stage in (teacher.stem, teacher.stages):
+        stage.requires_grad_(requires_grad=False)
     _fold(teacher.stem, network.conv_stem, network.bn1)
     # The teacher takes images normalised as for ImageNet, the network by statistics of its own.
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
@@ -45,10 +47,10 @@ def start_from(teacher: LeanTeacher, sources: Sequence[FeatureSource]) -> None:
 @torch.no_grad()
 def standardise(teacher: LeanTeacher, batches: Iterable[torch.Tensor]) -> None:
     """Scale the weights of a teacher's head as if it took standardised features, by images ``(B, 3, H, W)``."""
-    statistics = [RunningStatistics(channels) for channels in STAGE_CHANNELS]
+    statistics = [RunningStatistics(channels) for channels in STAGE_CHANNELS[:2]]
     for images in batches:
         features = teacher.first_features(images)
-        for stage, of_stage in zip(list(teacher.stages)[1:], statistics, strict=True):
+        for stage, of_stage in zip(list(teacher.stages)[1:3], statistics, strict=True):
             features = stage(features)
             of_stage.update(features.movedim(1, -1).flatten(0, -2))
     for reader, of_stage in zip((teacher.convolutions[0], teacher.convolutions[-1]), statistics, strict=True):

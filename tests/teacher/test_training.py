@@ -132,7 +132,7 @@ MESSAGES = [
     (DISTIL, {"patch_size": 65}, "A crop of 40 pixels has no room for a patch of 65 pixels"),
     (DISTIL, {"crop_side": 44}, "crop_side must be divisible by 8, got 44"),
     (DISTIL, {"crops": 0}, "crops must be at least 1, got 0"),
-    (DISTIL, {"descriptor_dim": 13}, "descriptor_dim must be at most the number of components, 12, got 13"),
+    (DISTIL, {"descriptor_dim": 13}, "descriptor_dim asks for 13 components, of which there are 12"),
     (DISTIL, {"sources": {"resnet_18": "null"}}, "timm has no model named 'resnet_18'"),
     (DISTIL, {"sources": {"resnet18": "none.pth"}}, "The checkpoint of the source network does not exist: none.pth"),
     (DISTIL, {"sources": {"resnet18": "short.safetensors"}}, ".*short.safetensors lacks 1 weights of resnet18"),
