@@ -23,7 +23,7 @@ NETWORKS = [
 
 def make_network(kind, patch_size, descriptor_dim=4, dtype=torch.float64):
     """A network of an architecture, or of a lean class, whose descriptors differ from pixel to pixel as much as 1."""
-    network = PatchNetwork(patch_size, descriptor_dim, kind) if isinstance(kind, str) else kind(descriptor_dim)
+    network = PatchNetwork(patch_size, descriptor_dim, kind) if isinstance(kind, str) else kind(80 + descriptor_dim)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)

@@ -29,10 +29,10 @@ def test_half_the_side_is_the_binomial_mean_around_every_second_pixel(size):
 
 
 def test_a_teacher_of_both_scales_comes_back_from_its_file(tmp_path):
-    network = LeanTeacher(4)
+    network = LeanTeacher(84)
     save_teacher(network, tmp_path / "lean.safetensors", {})
     for patch_size in (83, 167):
-        loaded = load_teacher(tmp_path / "lean.safetensors", patch_size, 4, "lean").state_dict()
+        loaded = load_teacher(tmp_path / "lean.safetensors", patch_size, 84, "lean").state_dict()
         assert loaded.keys() == network.state_dict().keys()
         assert all(torch.equal(loaded[name], weight.half().float()) for name, weight in network.state_dict().items())
         assert teacher_path("bundled", patch_size, "lean").name == "lean_p83.safetensors"
@@ -51,11 +51,12 @@ def whole_students(scale):
 @pytest.mark.parametrize("size", [(40, 40), (37, 50)])
 def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
     """With layers that the students share, and a second scale on the image at half its side."""
-    model = UninformedStudentsModel(n_students=2, descriptor_dim=4).double().eval()
+    model = UninformedStudentsModel(n_students=2, descriptor_dim=84).double().eval()
     images, maps = make_images(1, 3, *size), []
     for scale, view in zip(model.scales, (images, halve(images)), strict=True):
         scale.descriptor_mean.normal_()
         scale.descriptor_std.uniform_(0.5, 2)
+        scale.whitening.normal_(std=0.1)
         for name in ("error", "uncertainty"):
             getattr(scale, f"{name}_mean").uniform_()
             getattr(scale, f"{name}_std").uniform_(0.5, 2)
@@ -63,6 +64,7 @@ def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
         pixels = [(8 * row, 8 * column) for row, column in np.ndindex(*grid)]
         target = describe_cropped_patches(scale.teacher, view, pixels)[:, 0]
         target = (target - scale.descriptor_mean[:, 0, 0]) / scale.descriptor_std[:, 0, 0]
+        target = target @ scale.whitening[:, :, 0, 0].T
         students = torch.stack([describe_cropped_patches(each, view, pixels)[:, 0] for each in whole_students(scale)])
         error = (students.mean(dim=0) - target).square().sum(dim=1)
         uncertainty = students.var(dim=0, correction=0).sum(dim=1)

@@ -29,7 +29,7 @@ def source(tmp_path_factory):
 
 @torch.no_grad()
 def test_stages_are_the_features_of_timms_network_away_from_the_border(source):
-    teacher = LeanTeacher(4)
+    teacher = LeanTeacher(84)
     start_from(teacher, [source])
     image = torch.rand(1, 3, 320, 320)
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -54,7 +54,7 @@ def test_stages_are_the_features_of_timms_network_away_from_the_border(source):
 
 @torch.no_grad()
 def test_the_head_reads_features_as_if_they_were_standardised(source):
-    teacher = LeanTeacher(4)
+    teacher = LeanTeacher(84)
     teacher.initialise()
     start_from(teacher, [source])
     images = torch.randn(4, 3, 163, 163)
@@ -72,4 +72,4 @@ def test_the_head_reads_features_as_if_they_were_standardised(source):
 
 def test_without_that_network_it_says_so(resnet18_checkpoint):
     with pytest.raises(ValueError, match="starts from the source tf_efficientnet_lite0, which is missing"):
-        start_from(LeanTeacher(4), [FeatureSource("resnet18", resnet18_checkpoint)])
+        start_from(LeanTeacher(84), [FeatureSource("resnet18", resnet18_checkpoint)])
