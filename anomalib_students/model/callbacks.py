@@ -1,31 +1,21 @@
-"""Callbacks of a training: when it is validated and saved, how long it takes, and how it is resumed."""
+"""Callbacks of a training: when it is validated and saved, and how it is resumed."""
 
-import logging
 import math
 import sys
 import time
-from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
-__all__ = ["LastValidation", "RandomState", "RegularCheckpoint", "TrainingTime"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["LastValidation", "RandomState", "RegularCheckpoint"]
 
 SECONDS_BETWEEN_SAVES = 60
 """Least time between two checkpoints."""
 SHARE_OF_SAVES = 0.1
 """Largest fraction of a training's time that checkpoints take."""
-SLOW_STEPS = 2
-"""First steps, which an estimate of the time does not count."""
-LEAST_STEPS, LEAST_SECONDS = 10, 30.0
-"""Counted steps, or seconds, before the first estimate."""
-LONG = 3600.0
-"""Seconds from which on a training is worth a warning."""
 
 
 class RegularCheckpoint(ModelCheckpoint):
@@ -123,53 +113,6 @@ class RandomState(Callback):
     def _restore(self) -> None:
         if self._resumed is not None:
             torch.set_rng_state(self._resumed.cpu())
-
-
-class TrainingTime(Callback):
-    """Show the remaining time of the whole training in the progress bar, and warn of a training of over an hour.
-
-    The estimate counts only training steps, not statistics and validation. A training without an end has none.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start to measure."""
-        self._started = time.monotonic()
-        self._steps = 0
-        self._has_estimate = False
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Estimate and show the remaining time."""
-        if not trainer.is_global_zero:
-            return
-        now = time.monotonic()
-        self._steps += 1
-        if self._steps <= SLOW_STEPS:
-            self._measured_from = now
-            return
-        measured, elapsed = self._steps - SLOW_STEPS, now - self._measured_from
-        if measured < LEAST_STEPS and elapsed < LEAST_SECONDS:
-            return
-        seconds_per_step = elapsed / measured
-        steps_left = trainer.estimated_stepping_batches - trainer.global_step
-        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-        allowed = [seconds for timer in timers if (seconds := timer.time_remaining()) is not None]
-        remaining = min([steps_left * seconds_per_step, *allowed])
-        if not math.isfinite(remaining):
-            return
-        # `log` takes only numbers. First, because narrow terminals cut off the end.
-        metrics = cast("dict[str, Any]", trainer.progress_bar_metrics)
-        others = {name: value for name, value in metrics.items() if name != "remaining"}
-        metrics.clear()
-        metrics.update({"remaining": str(timedelta(seconds=round(remaining))), **others})
-        total = now - self._started + remaining
-        if total > LONG and not self._has_estimate:
-            logger.warning(
-                "This training is going to take about %.1f hours, at %.2g seconds a step. To make it shorter, set "
-                "max_epochs, max_steps or max_time of the trainer.",
-                total / 3600,
-                seconds_per_step,
-            )
-        self._has_estimate = True
 
 
 def _saving_or_stopping(trainer: Trainer) -> list[Callback]:

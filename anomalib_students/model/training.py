@@ -19,7 +19,7 @@ from anomalib_students.line.drift import statistics_of_files
 from anomalib_students.trainings import Termination, cosine_with_warm_up, has_bfloat16
 
 from .calibration import normalise_descriptors, normalise_scores, scores_of
-from .callbacks import LastValidation, RandomState, RegularCheckpoint, TrainingTime
+from .callbacks import LastValidation, RandomState, RegularCheckpoint
 from .hold_out import HoldOut
 from .post_processor import FalseAlarmPostProcessor
 from .settings import Settings
@@ -64,7 +64,7 @@ class StudentTraining(LightningModule):
             return callbacks
         regular = RegularCheckpoint.instead_of_default(self.trainer)
         validation = [] if "val_check_interval" in self.named_by_user else [LastValidation()]
-        return [*callbacks, TrainingTime(), *validation, *regular]
+        return [*callbacks, *validation, *regular]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Configure Adam over the students; :meth:`on_train_batch_start` sets its learning rate."""
