@@ -103,7 +103,9 @@ def test_combined_scales_are_equation_12(n_scales):
     expected = np.zeros((2, 1, 3, 4))
     for index in np.ndindex(expected.shape):
         expected[index] = sum(one[index] for one in maps) / n_scales
-    np.testing.assert_allclose(combine_scales([torch.from_numpy(one) for one in maps]).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        combine_scales([torch.from_numpy(one) for one in maps], [1.0] * n_scales).numpy(), expected, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(

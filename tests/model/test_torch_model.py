@@ -245,7 +245,10 @@ def test_exported_program_equals_eager(output_stride):
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
         ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light', 'lean'\), got 'heavy'"),
         ({"score_fraction": 1}, r"score_fraction must lie in \[0, 1\), got 1"),
-        ({"architecture": "lean", "patch_sizes": (83,), "descriptor_dim": 144}, "must be more than 144, got 144"),
+        (
+            {"architecture": "lean", "patch_sizes": (83,), "descriptor_dim": 80},
+            "need a descriptor_dim of more than 80, got 80",
+        ),
         ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
         ({"light_jitter": -0.1}, "light_jitter must be at least 0 and finite, got -0.1"),
