@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 RELATIVE_FLOOR = 0.01
 """Fraction of the typical size of a descriptor, and of the mean of a score."""
 LEAST_VARIANCE = 0.01
-"""Variance that whitening takes directions to have at least, in units of that of a component."""
+"""Variance that whitening takes directions to have at least, in units of the mean of all."""
 SCORE_FLOOR = 1e-5
 """Fraction of the squared distance of descriptors that have nothing to do with one another."""
 
@@ -51,10 +51,13 @@ def whitening_matrix(covariance: torch.Tensor, divisor: torch.Tensor) -> torch.T
     """Return the matrix, of shape ``(d, d)`` in float32, that makes normalised descriptors uncorrelated and vary alike.
 
     Students err most where descriptors vary most. Whitened, directions in which good images hardly vary count as much,
-    and in these defects show. ``covariance`` is that of the descriptors, ``divisor`` what they are normalised with.
+    and in these defects show; but not those with less than a hundredth of the mean variance, which are mostly noise.
+    ``covariance`` is that of the descriptors, ``divisor``, of shape ``(d,)``, what they have been normalised with.
     """
-    variances, directions = torch.linalg.eigh(covariance / torch.outer(divisor, divisor).to(covariance))
-    return (directions * variances.clamp(min=LEAST_VARIANCE).rsqrt()).T.float()
+    variances, directions = torch.linalg.eigh(covariance)
+    # Where descriptors are nearly constant, the divisor has a floor.
+    least = LEAST_VARIANCE * torch.maximum(variances.mean(), divisor.square().mean())
+    return ((directions * variances.clamp(min=least).rsqrt()).T * divisor).float()
 
 
 def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) -> torch.Tensor:

@@ -50,7 +50,7 @@ class Settings:
     synthetic_defects: float = 0.5
     shared_layers: int = 1
     whitening: bool = True
-    score_fraction: float = 0.01
+    score_fraction: float = 0.005
     lr_schedule: LearningRateSchedule = "cosine"
 
     @property

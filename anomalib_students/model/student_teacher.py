@@ -115,7 +115,7 @@ class StudentTeacher(nn.Module):
     @property
     def weight(self) -> float:
         """Weight of the scale among others: less where the image is seen at half its side, whose map is coarser."""
-        return 1.0 if self.patch_size == self.teacher.patch_size else 0.7
+        return 1.0 if self.patch_size == self.teacher.patch_size else 0.5
 
     def view(self, images: torch.Tensor) -> torch.Tensor:
         """Return images ``(B, 3, H, W)`` as the networks see them: p = 167 sees them at half their sides."""

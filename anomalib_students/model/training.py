@@ -35,6 +35,8 @@ DEFAULT_EPOCHS = 1000
 """Epochs of Lightning's trainer without ``max_epochs``."""
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
+BETAS = (0.9, 0.99)
+"""A training of some thousand steps is too short for Adam's usual memory of the second moments."""
 WEIGHT_DECAY = 1e-5
 
 
@@ -69,7 +71,7 @@ class StudentTraining(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Configure Adam over the students; :meth:`on_train_batch_start` sets its learning rate."""
         students = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
-        return torch.optim.Adam(students, lr=self.settings.lr, weight_decay=WEIGHT_DECAY)
+        return torch.optim.Adam(students, lr=self.settings.lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint contains them."""
