@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from math import cos, pi
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,14 +16,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .files import naming_what_is_damaged, replace_file
 
-__all__ = ["AtomicCheckpointIO", "Precision", "Termination", "cosine_with_warm_up", "has_bfloat16"]
+__all__ = ["AtomicCheckpointIO", "Termination", "cosine_with_warm_up", "has_bfloat16"]
 
 logger = logging.getLogger(__name__)
 
 STATUS = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM has ended, as shells report it."""
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-"""Precisions by their names in Lightning's trainer."""
 LIMITS_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
 """Substrings of the values of ``ONEDNN_MAX_CPU_ISA`` that leave oneDNN the instructions for bfloat16."""
 

@@ -51,14 +51,6 @@ def alarm_rate(results: Sequence[ImageResult]) -> Rate:
     return Rate(sum(bool(result.is_alarm) for result in results), len(results))
 
 
-def precision_at(fraction: float, recall: Rate, false_alarms: Rate) -> float | None:
-    """Compute the precision if another fraction of the images were defective; None without a false alarm or defects."""
-    if recall.value is None or not false_alarms.value:
-        return None
-    right, wrong = fraction * recall.value, (1 - fraction) * false_alarms.value
-    return right / (right + wrong)
-
-
 def kinds_of(results: Sequence[ImageResult]) -> list[dict[str, object]]:
     """Measure the good images, then each type of defect by name, its AUROC and AUPRO against the good images."""
     good = [result for result in results if not result.is_defective]

@@ -16,7 +16,7 @@ from rich.console import Console
 from anomalib_students import __version__
 from anomalib_students.files import check_output, replace_file
 
-from .measures import CONFIDENCE, FPR_LIMIT, Rate, alarm_rate, image_roc, kinds_of, pixel_pro, precision_at
+from .measures import CONFIDENCE, FPR_LIMIT, Rate, alarm_rate, image_roc, kinds_of, pixel_pro
 from .pictures import colour_stops, draw_curve, draw_histogram, in_order, make_card, map_scale
 from .results import find_thresholds, read_results, remarks
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 ROC_LABELS = ("false alarms among good images", "found of defective images")
 PRO_LABELS = ("false positive rate of good pixels", "mean overlap with the defects")
-RARE = 0.01
-"""Fraction of defective parts for which the precision is computed: that of a good production line."""
 
 
 def report(
@@ -99,11 +97,10 @@ def write_report(
     results = read_results(model, datamodule, thresholds.score is not None, **trainer_arguments)
     good = [result for result in results if not result.is_defective]
     defective = [result for result in results if result.is_defective]
-    false_alarms = recall = precision = precision_if_rare = point = None
+    false_alarms = recall = precision = point = None
     if thresholds.score is not None:
         false_alarms, recall = alarm_rate(good), alarm_rate(defective)
         precision = Rate(recall.number, recall.number + false_alarms.number)
-        precision_if_rare = precision_at(RARE, recall, false_alarms)
         point = (false_alarms.value, recall.value)
     roc, pro = image_roc(results), pixel_pro(results)
     scale = map_scale(results, thresholds.pixel)
@@ -125,8 +122,6 @@ def write_report(
         false_alarms=false_alarms,
         recall=recall,
         precision=precision,
-        rare=RARE,
-        precision_if_rare=precision_if_rare,
         histogram=draw_histogram(results, thresholds.score),
         roc=roc,
         roc_chart=roc and draw_curve(roc, "AUROC", ROC_LABELS, point),

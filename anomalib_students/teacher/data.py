@@ -131,9 +131,6 @@ class PatchSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if triplets and len(images) < 2:
-            msg = "Triplets need at least 2 images: the negative patch comes from a different one."
-            raise ValueError(msg)
         self.images = images
         self.patch_size = patch_size
         self.seed = seed

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.lean import STAGE_CHANNELS, LeanTeacher
-from anomalib_students.networks.statistics import RunningStatistics, effective_dimension
+from anomalib_students.networks.statistics import RunningStatistics
 from anomalib_students.trainings import has_bfloat16
 
 from .data import load_crops
@@ -203,7 +203,7 @@ class Distillation(TeacherTraining):
         sample = random.choice(len(self.crops), min(SAMPLED_CROPS, len(self.crops)), replace=False)
         statistics = RunningStatistics(sum(self.channels), covariance=True)
         starts = range(0, len(sample), MEASURED_BATCH_SIZE)
-        for start in track(starts, "Measuring features", disable=not settings.shows_progress):
+        for start in track(starts, "Measuring features"):
             features = self._features(self.crops[sample[start : start + MEASURED_BATCH_SIZE]].to(device)).flatten(1, 2)
             points = torch.from_numpy(random.permutation(features.shape[1])[:SAMPLED_POINTS])
             statistics.update(features[:, points.to(device)].flatten(0, 1).cpu())
@@ -258,22 +258,13 @@ class Distillation(TeacherTraining):
         """Load the held-out crops as they are, all of them in every process."""
         return DataLoader(self.crops[self.held_out_indices], MEASURED_BATCH_SIZE)  # type: ignore[arg-type]
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset the measurements."""
-        super().on_validation_epoch_start()
-        self._descriptors: list[torch.Tensor] = []
-
     def validation_step(self, crops: torch.Tensor) -> None:
         """Compare descriptors of held-out crops with their targets."""
-        descriptors, targets = self.predict(crops, self.targets(crops))
-        self.compare(descriptors, targets)
-        self._descriptors.append(descriptors.movedim(1, -1).flatten(0, -2).cpu())
+        self.compare(*self.predict(crops, self.targets(crops)))
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``held_out_r2``, and the number of directions that the descriptors vary in, from 1 to d."""
+        """Log ``held_out_r2``."""
         self.log_r2()
-        covariance = torch.cat(self._descriptors).double().T.cov()
-        self.log("effective_dimension", effective_dimension(covariance), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""

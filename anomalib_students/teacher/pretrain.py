@@ -10,8 +10,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from anomalib_students.trainings import Precision
-
 from .data import ImageStore, PatchSampler, load_images
 from .losses import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 from .sources import DistillationSource
@@ -53,7 +51,7 @@ class PretrainSettings(TeacherSettings):
     margin: float = 1.0
     """Margin delta of the metric learning loss."""
     source: str = "resnet18"
-    """Name of the timm model whose knowledge is distilled, or bundled for this package's own for p = 33."""
+    """Name of the timm model whose knowledge is distilled."""
     source_checkpoint: Path | None = None
     """Weights of that model. By default timm downloads its pretrained weights."""
     source_layer: str | None = None
@@ -63,8 +61,6 @@ class PretrainSettings(TeacherSettings):
     """Side in pixels at which that model sees a patch."""
     image_side: int = 256
     """Images are kept in memory with their shorter side at most this many pixels long."""
-    precision: Precision = "32-true"
-    """Arithmetic of the networks."""
 
     def __post_init__(self) -> None:
         """Check the loss weights and the margin."""
@@ -230,4 +226,4 @@ def pretrain(**settings: Any) -> Path:
         **task.loss_weights,
         **({"margin": task.margin} if task.lambda_m else {}),
     }
-    return make_teacher(module, metadata, precision=task.precision)
+    return make_teacher(module, metadata)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from jsonargparse.typing import restricted_string_type
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -94,11 +94,6 @@ class TeacherSettings:
     """Licences of images and sources, for the file's metadata."""
     trainer_arguments: PlainSettings | None = None
     """More arguments of Lightning's trainer, which replace those of the task; plugins and callbacks are added."""
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether to show progress bars."""
-        return bool((self.trainer_arguments or {}).get("enable_progress_bar", True))
 
     @property
     def folder(self) -> Path:
@@ -253,7 +248,6 @@ def _create_trainer(settings: TeacherSettings, arguments: Mapping[str, Any]) -> 
         ModelCheckpoint(folder, filename="last", every_n_train_steps=every, enable_version_counter=False),
         LearningRateMonitor("step"),
         Termination("Resume with --resume true."),
-        *([RichProgressBar()] if settings.shows_progress else []),
         *more.pop("callbacks", ()),
     ]
     all_arguments: dict[str, Any] = {

@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 from sklearn.metrics import auc, roc_auc_score
 
-from anomalib_students.report.measures import Rate, alarm_rate, image_roc, kinds_of, pixel_pro, precision_at
+from anomalib_students.report.measures import Rate, alarm_rate, image_roc, kinds_of, pixel_pro
 
 from .conftest import result
 
@@ -40,14 +40,6 @@ def test_a_rate_has_wilsons_interval():
 def test_alarms_are_counted(results):
     assert alarm_rate([each for each in results if not each.is_defective]) == (1, 4)
     assert alarm_rate([each for each in results if each.is_defective]) == (3, 5)
-
-
-def test_precision_where_defects_are_rare():
-    # Of 10,000 parts 100 are defective: 60 of them are found, beside 2,475 of 9,900 good ones.
-    assert precision_at(0.01, Rate(3, 5), Rate(1, 4)) == pytest.approx(60 / (60 + 2475))
-    assert precision_at(0.01, Rate(3, 5), Rate(0, 4)) is None
-    assert precision_at(0.01, Rate(3, 5), Rate(0, 0)) is None
-    assert precision_at(0.01, Rate(0, 0), Rate(1, 4)) is None
 
 
 def test_roc_is_that_of_scikit_learn(results):
