@@ -35,10 +35,7 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule) -> openvino.
 def quantise_controlled(
     model: openvino.Model, datamodule: AnomalibDataModule, metric: Metric | None, max_drop: float
 ) -> openvino.Model:
-    """Quantise as :func:`quantise`, except convolutions that cost more than ``max_drop`` of a metric of test images.
-
-    The metric is by default F1 of images. Raises a ``ValueError`` if no test image is anomalous.
-    """
+    """Quantise, except convolutions that cost more than ``max_drop`` of a metric of test images, by default F1."""
     datamodule.setup("test")
     tested = datamodule.test_data
     if not tested.has_anomalous:

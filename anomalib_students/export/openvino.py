@@ -219,12 +219,7 @@ def _as_exported(model: nn.Module) -> Iterator[None]:
 
 
 def _export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path:
-    """Export a model to a folder beside its place, and move it there when it is complete.
-
-    ``export`` writes to the folder ``export_root`` among its arguments, and returns the path of the main file in it. An
-    older export is kept until then: a killed process leaves it, and a hidden folder ``.export-*`` beside it. Raises an
-    ``OSError`` with the reason if OpenVINO or torch can't write a file.
-    """
+    """Export to a hidden folder in ``export_root``, and move the files to their place when all are complete."""
     bound = inspect.signature(export).bind(*args, **kwargs)
     root = Path(bound.arguments["export_root"])
     root.mkdir(parents=True, exist_ok=True)

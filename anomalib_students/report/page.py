@@ -117,7 +117,7 @@ def write_report(
         n_good=len(good),
         n_defective=len(defective),
         thresholds=thresholds,
-        remarks=remarks(thresholds, datamodule, results),
+        remarks=remarks(thresholds, datamodule),
         confidence=CONFIDENCE,
         false_alarms=false_alarms,
         recall=recall,

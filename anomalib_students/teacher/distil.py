@@ -155,10 +155,7 @@ def _divisor(std: torch.Tensor) -> torch.Tensor:
 def draw_crops(
     n_crops: int, batch_size: int, seed: int, number: int, rank: int = 0, world_size: int = 1
 ) -> tuple[list[int], torch.Tensor]:
-    """Draw a process's share of a batch by its number: indices, and which crops to flip, of shape ``(B, 1, 1, 1)``.
-
-    Each crop is drawn once before any is drawn again.
-    """
+    """Draw a process's share of a batch, each crop once in an epoch: indices, and which to flip, ``(B, 1, 1, 1)``."""
     start = (number * world_size + rank) * batch_size
     places = (divmod(place, n_crops) for place in range(start, start + batch_size))
     indices = [int(np.random.default_rng([seed, 0, epoch]).permutation(n_crops)[place]) for epoch, place in places]

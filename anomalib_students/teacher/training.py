@@ -206,10 +206,7 @@ def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
 
 
 def make_teacher(module: TeacherTraining, metadata: Mapping[str, object], **arguments: Any) -> Path:
-    """Train a teacher to its last step, measure it there, and write its file in the first process.
-
-    ``metadata`` are those of this task, ``arguments`` those of Lightning's trainer.
-    """
+    """Train a teacher with arguments of Lightning's trainer, measure it, and write its file in the first process."""
     settings = module.settings
     trainer = _create_trainer(settings, arguments)
     with warnings.catch_warnings():

@@ -177,14 +177,6 @@ def test_good_images_alone_have_false_alarms_and_no_curves(write, model, data_ro
     assert len(page.root.findall(".//figure")) == 1
     assert list(page.rows) == ["Type", "good (no defect)"]
     assert len(page.cards) == 4
-    assert "at random" not in page.text()
-
-
-def test_good_images_that_were_split_off_without_a_seed_are_named(write, model, data_root):
-    split = {"abnormal_dir": "test/square", "test_split_mode": "from_dir", "test_split_ratio": 0.5}
-    page = write(model, own_folders(data_root, **split))
-    assert "drawn from the training images at random, and without a seed" in page.text()
-    assert "at random" not in write(model, own_folders(data_root, **split, seed=1)).text()
 
 
 def test_without_masks_there_is_no_pro_curve(write, model, data_root):
