@@ -16,10 +16,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .files import naming_what_is_damaged, replace_file
 
-__all__ = ["AtomicCheckpointIO", "Termination", "cosine_with_warm_up", "has_bfloat16"]
+__all__ = ["WEIGHT_DECAY", "AtomicCheckpointIO", "Termination", "cosine_with_warm_up", "has_bfloat16"]
 
 logger = logging.getLogger(__name__)
 
+WEIGHT_DECAY = 1e-5
 STATUS = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM has ended, as shells report it."""
 LIMITS_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")

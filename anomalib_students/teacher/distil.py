@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.lean import STAGE_CHANNELS, LeanTeacher
 from anomalib_students.networks.statistics import RunningStatistics
-from anomalib_students.trainings import has_bfloat16
+from anomalib_students.trainings import WEIGHT_DECAY, has_bfloat16
 
 from .data import load_crops
 from .lean_start import standardise, start_from
@@ -265,9 +265,8 @@ class Distillation(TeacherTraining):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""
-        settings = self.settings
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(learnt, lr=self.settings.lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
         return self.decaying(optimizer, WARM_UP_STEPS)
 
 

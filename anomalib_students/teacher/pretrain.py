@@ -10,6 +10,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 
+from anomalib_students.trainings import WEIGHT_DECAY
+
 from .data import ImageStore, PatchSampler, load_images
 from .losses import compactness_loss, distillation_loss, triplet_distances, triplet_loss
 from .sources import DistillationSource
@@ -179,8 +181,7 @@ class TeacherPretraining(TeacherTraining):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its learning rate decaying to zero over the run."""
-        settings = self.settings
-        return self.decaying(torch.optim.Adam(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay))
+        return self.decaying(torch.optim.Adam(self.parameters(), lr=self.settings.lr, weight_decay=WEIGHT_DECAY))
 
     def _describe(self, patches: torch.Tensor) -> torch.Tensor:
         """Describe patches of shape (n, B, 3, p, p) in one pass: descriptors of shape (n, B, d)."""

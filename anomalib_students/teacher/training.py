@@ -43,15 +43,7 @@ PlainSettings = dict[str, bool | int | float | Text | list[int] | list[Text] | N
 class TeacherSettings:
     """What a task reads and writes, its teacher, and how and where that is trained."""
 
-    recorded: ClassVar[tuple[str, ...]] = (
-        "patch_size",
-        "descriptor_dim",
-        "architecture",
-        "batch_size",
-        "lr",
-        "weight_decay",
-        "seed",
-    )
+    recorded: ClassVar[tuple[str, ...]] = ("patch_size", "descriptor_dim", "architecture", "batch_size", "lr", "seed")
     """Settings that checkpoints record, so that a run is not resumed with others."""
 
     images: Path
@@ -70,8 +62,6 @@ class TeacherSettings:
     """Patches or crops in a step on each device."""
     lr: float
     """Greatest learning rate."""
-    weight_decay: float = 1e-5
-    """Weight decay of the optimizer."""
     seed: int = 0
     """Seed of weights, data and their order."""
     accelerator: str = "auto"
