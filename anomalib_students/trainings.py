@@ -52,9 +52,7 @@ class Termination(Callback):
     """End a process that got SIGTERM with status 143, and log how to resume.
 
     The ``SIGTERMException`` of Lightning 2.6 ends it with 0, and a scheduler would take the training for complete.
-
-    Args:
-        resume: How to resume, by default with ``--ckpt_path`` and the last checkpoint.
+    ``resume`` says how to resume, by default with ``--ckpt_path`` and the last checkpoint.
     """
 
     def __init__(self, resume: str | None = None) -> None:
@@ -64,21 +62,14 @@ class Termination(Callback):
         """Set the exit status, and log how to resume."""
         if isinstance(exception, SIGTERMException):
             exception.code = STATUS
+            last = getattr(trainer.checkpoint_callback, "best_model_path", "")
+            found = f"Resume with --ckpt_path {last}" if Path(last).is_file() else "There is no checkpoint yet."
             if trainer.is_global_zero:
-                logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._advice(trainer))
-
-    def _advice(self, trainer: Trainer) -> str:
-        if self._resume is not None:
-            return self._resume
-        last = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        return f"Resume with --ckpt_path {last}" if last and Path(last).is_file() else "There is no checkpoint yet."
+                logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._resume or found)
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16 that may be used; their emulation is slower than float32.
-
-    ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY`` can forbid those of x86 processors.
-    """
+    """Whether a device has instructions for bfloat16 that may be used; their emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":

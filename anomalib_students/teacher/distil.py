@@ -259,10 +259,6 @@ class Distillation(TeacherTraining):
         """Compare descriptors of held-out crops with their targets."""
         self.compare(*self.predict(crops, self.targets(crops)))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``held_out_r2``."""
-        self.log_r2()
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]

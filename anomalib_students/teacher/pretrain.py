@@ -174,8 +174,7 @@ class TeacherPretraining(TeacherTraining):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``held_out_r2``, and the fraction of triplets whose positive is nearer than the negative."""
-        if self.sources:
-            self.log_r2()
+        super().on_validation_epoch_end()
         if self.settings.lambda_m:
             self.log("held_out_triplets", self._n_ordered / (HELD_OUT_BATCHES * MEASURED_BATCH_SIZE), prog_bar=True)
 

@@ -67,9 +67,7 @@ class TeacherSettings:
     accelerator: str = "auto"
     """Lightning accelerator, such as cpu or gpu."""
     devices: int = 1
-    """Devices on each node. Each trains on its own share of a batch, whose size is batch_size times their number."""
-    num_nodes: int = 1
-    """Nodes of a cluster, which share the folder of results."""
+    """Devices. Each trains on its own share of a batch, whose size is batch_size times their number."""
     strategy: str = "auto"
     """Lightning strategy that joins several devices, such as ddp."""
     checkpoint_every: int = 500
@@ -78,8 +76,6 @@ class TeacherSettings:
     """Folder for checkpoints and logs; each output file gets one of its own in it."""
     resume: bool = False
     """Resume from the last checkpoint of the same output, if there is one."""
-    data_name: str | None = None
-    """Name of the images in the file's metadata. By default that of the folder."""
     licences: str = "unknown"
     """Licences of images and sources, for the file's metadata."""
     trainer_arguments: PlainSettings | None = None
@@ -99,7 +95,7 @@ class TeacherSettings:
     @property
     def described(self) -> dict[str, str]:
         """Name and licences of the images, for the teacher file."""
-        return {"data": self.data_name or self.images.resolve().name, "licences": self.licences}
+        return {"data": self.images.resolve().name, "licences": self.licences}
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -160,9 +156,10 @@ class TeacherTraining(LightningModule, ABC):
         self._squared_errors += float((predictions - targets).square().sum())
         self._squared_targets += float(targets.square().sum())
 
-    def log_r2(self) -> None:
+    def on_validation_epoch_end(self) -> None:
         """Log ``held_out_r2``, the fraction of the targets' variance that the teacher explains, at most 1."""
-        self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
+        if self.sources:
+            self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
 
     def decaying(self, optimizer: torch.optim.Optimizer, warm_up: int = 0) -> OptimizerLRScheduler:
         """Let the learning rate rise over some steps, then decay to zero over the run."""
@@ -238,7 +235,7 @@ def _create_trainer(settings: TeacherSettings, arguments: Mapping[str, Any]) -> 
         *more.pop("callbacks", ()),
     ]
     all_arguments: dict[str, Any] = {
-        **{name: getattr(settings, name) for name in ("accelerator", "devices", "num_nodes", "strategy", "max_steps")},
+        **{name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "max_steps")},
         "val_check_interval": min(every, settings.max_steps),
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,
