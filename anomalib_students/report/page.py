@@ -16,8 +16,8 @@ from rich.console import Console
 from anomalib_students import __version__
 from anomalib_students.files import check_output, replace_file
 
-from .measures import CONFIDENCE, FPR_LIMIT, Rate, alarm_rate, image_roc, kinds_of, pixel_pro
-from .pictures import colour_stops, draw_curve, draw_histogram, in_order, make_card, map_scale
+from .measures import CONFIDENCE, Rate, alarm_rate, image_roc, kinds_of, pixel_aupro
+from .pictures import colour_stops, draw_histogram, draw_roc, in_order, make_card, map_scale
 from .results import find_thresholds, read_results, remarks
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_students.model.lightning_model import UninformedStudents
-
-ROC_LABELS = ("false alarms among good images", "found of defective images")
-PRO_LABELS = ("false positive rate of good pixels", "mean overlap with the defects")
 
 
 def report(
@@ -102,7 +99,7 @@ def write_report(
         false_alarms, recall = alarm_rate(good), alarm_rate(defective)
         precision = Rate(recall.number, recall.number + false_alarms.number)
         point = (false_alarms.value, recall.value)
-    roc, pro = image_roc(results), pixel_pro(results)
+    roc = image_roc(results)
     scale = map_scale(results, thresholds.pixel)
     ordered = in_order(results)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -124,10 +121,8 @@ def write_report(
         precision=precision,
         histogram=draw_histogram(results, thresholds.score),
         roc=roc,
-        roc_chart=roc and draw_curve(roc, "AUROC", ROC_LABELS, point),
-        pro=pro,
-        pro_chart=pro and draw_curve(pro, "AUPRO", PRO_LABELS),
-        fpr_limit=FPR_LIMIT,
+        roc_chart=roc and draw_roc(roc, point),
+        aupro=pixel_aupro(results),
         kinds=kinds_of(results),
         colour_stops=colour_stops() if scale else None,
         scale=scale,

@@ -82,15 +82,15 @@ def draw_histogram(results: Sequence[ImageResult], threshold: float | None) -> s
 
 
 @mpl.rc_context(SETTINGS)
-def draw_curve(curve: Curve, area: str, labels: tuple[str, str], threshold: tuple[Any, Any] | None = None) -> str:
-    """Draw an ROC or PRO curve with the name of the area under it, perhaps with a point at the threshold."""
+def draw_roc(curve: Curve, threshold: tuple[Any, Any] | None) -> str:
+    """Draw an ROC curve, perhaps with a point at the threshold."""
     figure = Figure()
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=FOREGROUND, linewidth=0.8, linestyle=":", label="chance")
     if threshold is not None:
         axes.plot(*threshold, "o", color=CLASSES[True][1], label="at the threshold", clip_on=False, zorder=3)
-    axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"{area} {curve.area:.3f}")
-    axes.set(xlim=(0, curve.fpr[-1]), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1])
+    axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"AUROC {curve.area:.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="false alarms among good images", ylabel="found of defective images")
     axes.grid(color=FOREGROUND, alpha=0.15)
     axes.legend(loc="lower right")
     return _svg_uri(figure)
