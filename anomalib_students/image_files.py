@@ -64,11 +64,7 @@ def read_rgb(path: str | Path) -> Image.Image:
 
 
 def check_image(path: str | Path) -> ImageHeader:
-    """Check that an image file is whole, decoding it only if its format has no mark of that, and return its header.
-
-    Raises:
-        ValueError: If the file can't be read as an image, or has values of no known range.
-    """
+    """Check that an image file is whole, decoding it only if its format has no mark of that, and return its header."""
     with _naming(path), Image.open(path) as image:
         _check_mode(image)
         size, is_clipped = image.size, image.mode.startswith("I")
@@ -84,11 +80,7 @@ def check_image(path: str | Path) -> ImageHeader:
 
 
 def allow_pixels(n_pixels: int | None) -> None:
-    """Set the number of pixels, a positive one, beyond which Pillow suspects an attack; None for its default.
-
-    Raises:
-        ValueError: If the number is not positive.
-    """
+    """Set the number of pixels, a positive one, beyond which Pillow suspects an attack; None for its default."""
     if n_pixels is not None and n_pixels < 1:
         msg = f"max_pixels must be a positive number of pixels, got {n_pixels}."
         raise ValueError(msg)

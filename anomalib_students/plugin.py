@@ -6,17 +6,13 @@ half-initialised: a program whose first import is ``anomalib.models`` calls us i
 worker that unpickles a model in the middle of ours.
 
 So we wait until no import of anomalib's or ours is under way. At the end of an import, Python binds the submodule in
-its package's namespace [1]_, and a package can be given a class that sees the binding [2]_. If anomalib isn't imported
-yet, a finder that finds nothing notices when it is [3]_. In a program without anomalib nothing else happens.
+its package's namespace, and a package can be given a class that sees the binding. If anomalib isn't imported yet, a
+finder that finds nothing notices when it is. In a program without anomalib nothing else happens.
 
 With ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` torch calls no entry point. Importing
 ``anomalib_students.model.lightning_model`` and ``anomalib_students.data`` then registers the classes with
 ``get_model("uninformed_students")`` and the command line, as it does for any class outside of anomalib, and calling
 :func:`activate` does the rest.
-
-.. [1] https://docs.python.org/3/reference/import.html#submodules
-.. [2] https://docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access
-.. [3] https://docs.python.org/3/reference/import.html#the-meta-path
 """
 
 from __future__ import annotations

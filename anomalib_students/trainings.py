@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from math import cos, pi
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,14 +16,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .files import naming_what_is_damaged, replace_file
 
-__all__ = ["AtomicCheckpointIO", "Precision", "Termination", "cosine_with_warm_up", "has_bfloat16"]
+__all__ = ["WEIGHT_DECAY", "AtomicCheckpointIO", "Termination", "cosine_with_warm_up", "has_bfloat16"]
 
 logger = logging.getLogger(__name__)
 
+WEIGHT_DECAY = 1e-5
 STATUS = 128 + signal.SIGTERM
 """Exit status of a process that SIGTERM has ended, as shells report it."""
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-"""Precisions by their names in Lightning's trainer."""
 LIMITS_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
 """Substrings of the values of ``ONEDNN_MAX_CPU_ISA`` that leave oneDNN the instructions for bfloat16."""
 
@@ -53,9 +52,7 @@ class Termination(Callback):
     """End a process that got SIGTERM with status 143, and log how to resume.
 
     The ``SIGTERMException`` of Lightning 2.6 ends it with 0, and a scheduler would take the training for complete.
-
-    Args:
-        resume: How to resume, by default with ``--ckpt_path`` and the last checkpoint.
+    ``resume`` says how to resume, by default with ``--ckpt_path`` and the last checkpoint.
     """
 
     def __init__(self, resume: str | None = None) -> None:
@@ -65,21 +62,14 @@ class Termination(Callback):
         """Set the exit status, and log how to resume."""
         if isinstance(exception, SIGTERMException):
             exception.code = STATUS
+            last = getattr(trainer.checkpoint_callback, "best_model_path", "")
+            found = f"Resume with --ckpt_path {last}" if Path(last).is_file() else "There is no checkpoint yet."
             if trainer.is_global_zero:
-                logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._advice(trainer))
-
-    def _advice(self, trainer: Trainer) -> str:
-        if self._resume is not None:
-            return self._resume
-        last = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        return f"Resume with --ckpt_path {last}" if last and Path(last).is_file() else "There is no checkpoint yet."
+                logger.error("Stopped by SIGTERM after %d steps. %s", trainer.global_step, self._resume or found)
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16 that may be used; their emulation is slower than float32.
-
-    ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY`` can forbid those of x86 processors.
-    """
+    """Whether a device has instructions for bfloat16 that may be used; their emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":

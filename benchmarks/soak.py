@@ -53,7 +53,7 @@ PRETRAINING = {
     "architecture": "light",
     "patch_size": 17,
     "descriptor_dim": 8,
-    "source": "bundled",
+    "lambda_k": 0.0,
     "lambda_m": 1.0,
     "batch_size": 4,
     "max_steps": 40,

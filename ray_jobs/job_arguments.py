@@ -18,7 +18,7 @@ from anomalib_students.teacher.training import PlainSettings
 
 __all__ = ["SET_BY_JOBS", "add_cluster", "add_training", "parse", "pretraining_of"]
 
-SET_BY_JOBS = {"output", "results", "resume", "accelerator", "devices", "num_nodes", "strategy", "trainer_arguments"}
+SET_BY_JOBS = {"output", "results", "resume", "accelerator", "devices", "strategy", "trainer_arguments"}
 """Arguments of the pretraining that all jobs set themselves."""
 
 # Fields of dataclasses are described where they are declared.

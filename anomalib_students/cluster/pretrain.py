@@ -17,13 +17,7 @@ __all__ = ["pretrain_teacher", "pretrain_teachers"]
 
 
 def pretrain_teachers(settings: Namespace, pretraining: Mapping[str, Any]) -> dict[int, tuple[str | None, str | None]]:
-    """Pretrain the teachers of ``ray_jobs/pretrain.py``, as many at once as the cluster has room for.
-
-    ``pretraining`` are the arguments of :func:`.teacher.pretrain.pretrain` except patch size, output and
-    results. A teacher whose file is there is done already; a run that was interrupted is resumed from its last
-    checkpoint. Returns, by patch size, the path of the teacher's file and the reason of its failure, one of them None.
-    Raise a ValueError if the folder has teachers of other settings, or is a URI.
-    """
+    """Pretrain the missing teachers; return, by patch size, the path of the file and the reason of failure or None."""
     folder = settings.storage.folder
     settings.storage.begin({**pretraining, "workers": settings.workers})
     sizes = {f"p = {size}": size for size in sorted(settings.patch_sizes)}

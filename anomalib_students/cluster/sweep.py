@@ -34,11 +34,7 @@ HELD_OUT = 0.3
 
 
 def run_sweep(settings: Namespace, pretraining: Mapping[str, Any], choices: Mapping[str, Sequence]) -> ResultGrid:
-    """Run the trials of ``ray_jobs/sweep.py``, as many at once as there is room for, and stop weak ones early.
-
-    They share the arguments ``pretraining`` and are given ``choices`` of others, the paper's four settings first. An
-    interrupted sweep is resumed. Raise a ValueError if the storage has a sweep of other settings, or is a URI.
-    """
+    """Run or resume trials that share ``pretraining`` and are given ``choices`` of others, the paper's four first."""
     folder = str(settings.storage.folder)
     names = ("data", "model", "trainer", "seed", "workers", "categories", "epochs", "metric", "trials")
     settings.storage.begin({**{name: settings[name] for name in names}, "pretraining": pretraining, "choices": choices})
@@ -78,11 +74,7 @@ def _run_trial(settings: Namespace, pretraining: Mapping[str, Any], config: dict
 
 
 def _judge(config: dict[str, Any]) -> None:
-    """Pretrain a teacher, and judge it by students that learn from it.
-
-    They are validated on good images that are held out of the training, half of them with synthetic anomalies; each
-    trial holds out the same. The test images are measured too, but do not affect the choice.
-    """
+    """Pretrain a teacher, and judge it by students, on held-out images of which half have synthetic anomalies."""
     settings, pretraining, folder = config["settings"], config["pretraining"], Path(config["folder"])
     teacher = folder / "teacher.safetensors"
     if not teacher.is_file():
@@ -113,10 +105,7 @@ def _judge(config: dict[str, Any]) -> None:
 def sweep_files(
     settings: Namespace, pretraining: Mapping[str, Any], choices: Mapping[str, Sequence], trials: ResultGrid
 ) -> dict[str, bytes]:
-    """Make ``sweep.csv``, ``sweep.md`` and, if a trial is finished, the arguments of a pretraining, ``best.yaml``.
-
-    The tables have a row for each trial, the best first: arguments, metric on validation and test images, and its end.
-    """
+    """Make tables with a row for each trial, the best first, and, if one is finished, its arguments, ``best.yaml``."""
     metrics, rows = [settings.metric, f"test_{settings.metric}"], []
     for trial in (trials[index] for index in range(len(trials))):
         values = [(trial.metrics or {}).get(name) for name in metrics]

@@ -28,13 +28,7 @@ METRICS = ["image_AUROC", "pixel_AUROC", "pixel_AUPRO"]
 
 
 def train_categories(settings: Namespace, pretraining: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Train, merge and test the models of ``ray_jobs/train.py``, as many at once as the cluster has room for.
-
-    A category that has a result in the storage is done already. The table of results grows with each category.
-    ``pretraining`` are arguments of :func:`.teacher.pretrain.pretrain` to make teachers with first; None
-    for the teachers that the model names. Returns reasons of failures by category. Raise a ValueError if the storage
-    has results of other settings, or is a URI although teachers are to be pretrained.
-    """
+    """Train, merge and test models, with new teachers if there is ``pretraining``; return failures by category."""
     storage, sizes = settings.storage, sorted(settings.patch_sizes)
     teachers_folder = storage.folder / "teachers" if pretraining else Path()
     decisive = {name: settings[name] for name in ("data", "model", "trainer", "seed", "workers")}
@@ -143,10 +137,7 @@ def finish(settings: Namespace, name: str, category: str | None, *checkpoints: s
 
 
 def results_files(results: Sequence[Mapping[str, Any]], failures: Mapping[str, str]) -> dict[str, bytes]:
-    """Make ``results.csv``, ``results.json`` and ``results.md``: a row of metrics for each category and scale.
-
-    The last has means over several categories, and why others have failed.
-    """
+    """Make tables with a row of metrics for each category and scale; ``results.md`` has means and failures too."""
     rows = [{"category": result["category"], **row} for result in results for row in result["rows"]]
     table = pd.DataFrame(rows, columns=["category", "scale", *METRICS])
     means = table.groupby("scale", sort=False)[METRICS].mean().reset_index().assign(category="mean")

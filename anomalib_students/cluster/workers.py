@@ -31,10 +31,7 @@ Task = tuple[str, ray.ObjectRef, bool]
 
 
 def connect(settings: Namespace) -> None:
-    """Connect to a cluster, or start one on this machine, and choose whether to use GPUs if the settings leave it open.
-
-    Raise a ValueError if the cluster has no room for a group of workers.
-    """
+    """Connect to a cluster, or start one on this machine; raise a ValueError if it has no room for the workers."""
     os.environ.update(ENVIRONMENT)
     if not ray.is_initialized():
         # Within a job of the cluster, an address in the environment would be taken for one that is given.
@@ -68,10 +65,7 @@ def run_on_workers(
     name: str,
     callbacks: Sequence[Any] = (),
 ) -> Result:
-    """Run a function of ``config`` on each worker of a group, as a run of Ray Train; return what they reported last.
-
-    A run of that name in the folder is resumed from its last checkpoint. Raise a RuntimeError if it fails too often.
-    """
+    """Run or resume a function of ``config`` on each worker of a group; return what they reported last."""
     trainer = TorchTrainer(
         function,
         train_loop_config=config,
@@ -95,10 +89,7 @@ def run_on_workers(
 
 
 def run_tasks(tasks: Iterable[Task], total: int, settings: Namespace) -> Iterator[tuple[str, Any, str | None]]:
-    """Yield name, result and reason of failure of tasks as they end; a bar shows how many of ``total`` have.
-
-    ``tasks`` submits them as it is iterated over: the next one as soon as there is room for another group of workers.
-    """
+    """Yield name, result and reason of failure of tasks, which are submitted as soon as there is room for another."""
     running: dict[ray.ObjectRef, tuple[str, bool]] = {}
     with tqdm(total=total, desc="Jobs") as bar:
 

@@ -60,11 +60,7 @@ class ImageCheck(Callback):
 
 
 def check_data(datamodule: object) -> None:
-    """Check all images and masks that training, validation and test of a data module read.
-
-    Raises:
-        ValueError: If a file can't be read, or a mask has another size than its image. It names the first ones.
-    """
+    """Raise a ``ValueError`` if a data module has damaged images, or masks of another size than their image."""
     _check([getattr(datamodule, name, None) for name in SUBSETS[TrainerFn.FITTING]])
 
 

@@ -48,12 +48,7 @@ def find_images(root: Path) -> tuple[dict[Path, Folders], dict[Path, Folders]]:
 
 
 def list_parts(root: Path, good: str | None = None) -> DataFrame:
-    """Find good images, images with defects and masks, as :class:`~anomalib_students.data.parts.Parts` describes it.
-
-    Returns:
-        Samples as of :class:`~anomalib_students.data.dataset.ImageFileDataset`, with ``split`` ``"train"`` or
-        ``"test"``. Images beside the folders of kinds, which may be anything, have the label -1.
-    """
+    """List good images, images with defects and masks; images beside the folders of kinds have the label -1."""
     images, masks = find_images(root)
     samples = _label(root, images, GOOD if good is None else (good.lower(),))
     _add_masks(samples, images, masks)

@@ -1,17 +1,7 @@
-"""Quantised models (``--compression_type int8_ptq`` and ``int8_acq``): only convolutions compute in 8 bits.
+"""Quantised models (``--compression_type int8_ptq`` and ``int8_acq``): only convolutions compute in 8 bits."""
 
-In 8 bits all channels of a map share one step, so that a channel with large values costs the precision of all others,
-and students learn such channels. But a hidden channel can be divided by a factor, and the weights that read it
-multiplied by the same, without changing what the network computes, since leaky rectified linear units and max-pooling
-commute with positive factors. This is the cross-layer equalisation of Nagel et al., "Data-Free Quantization Through
-Weight Equalization and Bias Correction" (ICCV 2019), here by the ranges that channels have on images.
-"""
-
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from copy import deepcopy
+from collections.abc import Iterable
 from functools import partial
-from itertools import chain, pairwise
 from typing import Any, cast
 
 import nncf
@@ -24,15 +14,13 @@ from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
 from torchvision.transforms.v2 import functional
 
-from anomalib_students.networks.patch_network import NEGATIVE_SLOPE, PatchNetwork
-
-__all__ = ["calibration_images", "equalised", "largest_difference", "quantise", "quantise_controlled"]
+__all__ = ["largest_difference", "quantise", "quantise_controlled"]
 
 IMAGE_CHANNELS = 3
 CALIBRATION_IMAGES = 32
 """Most images that calibrate a quantisation: each has tens of thousands of patches."""
-FEW_IMAGES = 8
-"""Most images by which ranges of channels are measured, and scores compared."""
+COMPARED_IMAGES = 8
+"""Most images whose scores are compared."""
 
 
 def quantise(model: openvino.Model, datamodule: AnomalibDataModule) -> openvino.Model:
@@ -47,10 +35,7 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule) -> openvino.
 def quantise_controlled(
     model: openvino.Model, datamodule: AnomalibDataModule, metric: Metric | None, max_drop: float
 ) -> openvino.Model:
-    """Quantise as :func:`quantise`, except convolutions that cost more than ``max_drop`` of a metric of test images.
-
-    The metric is by default F1 of images. Raises a ``ValueError`` if no test image is anomalous.
-    """
+    """Quantise, except convolutions that cost more than ``max_drop`` of a metric of test images, by default F1."""
     datamodule.setup("test")
     tested = datamodule.test_data
     if not tested.has_anomalous:
@@ -79,13 +64,13 @@ def largest_difference(quantised: openvino.Model, model: nn.Module, datamodule: 
     model.eval()
     weight = next(model.parameters())
     compiled = openvino.compile_model(quantised, "CPU")
-    images = [_input(quantised, batch) for batch in calibration_images(datamodule)]
+    images = [_input(quantised, batch) for batch in _images(datamodule, COMPARED_IMAGES)]
     scores = torch.cat([model(image.to(weight)).pred_score.flatten().cpu() for image in images])
     quantised_scores = torch.cat([torch.from_numpy(compiled(image)["pred_score"]).flatten() for image in images])
     return float(((quantised_scores - scores).abs() / scores.abs().clamp_min(1)).max())
 
 
-def calibration_images(datamodule: AnomalibDataModule, number: int = FEW_IMAGES) -> DataLoader[ImageBatch]:
+def _images(datamodule: AnomalibDataModule, number: int) -> DataLoader[ImageBatch]:
     """Load at most ``number`` images spread over the validation data, or else the training data, one per batch."""
     datamodule.setup("fit")
     dataset = getattr(datamodule, "val_data", datamodule.train_data)
@@ -93,72 +78,6 @@ def calibration_images(datamodule: AnomalibDataModule, number: int = FEW_IMAGES)
     # Data sets are sorted by the type of the defect.
     chosen = Subset(dataset, [index * len(dataset) // number for index in range(number)])
     return DataLoader(chosen, collate_fn=dataset.collate_fn)
-
-
-@contextmanager
-def equalised(model: nn.Module, images: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Equalise the hidden channels of all patch networks within a block, then restore the weights exactly.
-
-    Their ranges are measured on ``images``, batches for the model, which is set to evaluation.
-    """
-    readers = _readers(model)
-    original = {layer: deepcopy(layer.state_dict()) for layer in {*readers, *chain(*readers.values())}}
-    ranges = _ranges(model.eval(), readers, images) if readers else {}
-    try:
-        for convolution, following in readers.items():
-            _equalise(convolution, following, ranges[convolution])
-        yield
-    finally:
-        for layer, state in original.items():
-            layer.load_state_dict(state)
-
-
-def _readers(model: nn.Module) -> dict[nn.Conv2d, list[nn.Conv2d]]:
-    """Find the hidden convolutions of patch networks, and those that read them."""
-    modules: list[Any] = list(model.modules())
-    networks = [module for module in modules if isinstance(module, PatchNetwork) and module.layers]
-    readers: dict[Any, list[Any]] = {
-        hidden: [following] for network in networks for hidden, following in pairwise(network.convolutions)
-    }
-    for scale in modules:
-        shared = getattr(scale, "shared_layers", 0)
-        if shared and scale.teacher.layers:
-            # Students continue from the features of their teacher.
-            last_shared = scale.teacher.convolutions[shared - 1]
-            readers[last_shared] += [student.convolutions[0] for student in scale.students]
-    return readers
-
-
-@torch.no_grad()
-def _ranges(model: nn.Module, convolutions: Iterable[nn.Conv2d], images: Iterable[torch.Tensor]) -> dict[Any, Any]:
-    """Measure the largest absolute value of each channel after each convolution, while a model predicts."""
-    ranges: dict[nn.Module, Any] = {layer: layer.weight.new_zeros(layer.out_channels) for layer in convolutions}
-
-    def record(convolution: nn.Module, _inputs: tuple[torch.Tensor, ...], features: torch.Tensor) -> None:
-        activated = nn.functional.leaky_relu(features, NEGATIVE_SLOPE)
-        ranges[convolution] = torch.maximum(ranges[convolution], activated.abs().amax(dim=(0, 2, 3)))
-
-    with ExitStack() as hooks:
-        for convolution in ranges:
-            hooks.enter_context(convolution.register_forward_hook(record))
-        for batch in images:
-            model(batch)
-    return ranges
-
-
-@torch.no_grad()
-def _equalise(convolution: nn.Conv2d, readers: list[nn.Conv2d], ranges: torch.Tensor) -> None:
-    """Scale each channel by the root of its range, and of that of the weights that read it."""
-    # Relative to the step of the output channel.
-    relative = [reader.weight.abs() / reader.weight.abs().amax(dim=(1, 2, 3), keepdim=True) for reader in readers]
-    of_weights = torch.stack([weights.nan_to_num().amax(dim=(0, 2, 3)) for weights in relative]).amax(dim=0)
-    factor = (ranges / of_weights).sqrt()
-    # 1 for channels that are always zero, or that nothing reads.
-    factor = torch.where(factor.isfinite() & (factor > 0), factor, 1)
-    convolution.weight.div_(factor[:, None, None, None])
-    convolution.bias.div_(factor)  # type: ignore[union-attr]
-    for reader in readers:
-        reader.weight.mul_(factor[:, None, None])
 
 
 def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str, Any]:
@@ -171,7 +90,7 @@ def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str
     }
     quantised = (biases | _with_inputs(convolutions)) - _with_inputs(first)
     others = {node.get_friendly_name() for node in model.get_ops()} - quantised
-    images = calibration_images(datamodule, CALIBRATION_IMAGES)
+    images = _images(datamodule, CALIBRATION_IMAGES)
     return {
         "calibration_dataset": nncf.Dataset(images, partial(_input, model)),
         # Leaky rectified linear units make few negative values, on which symmetric steps would waste one bit of eight.

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,7 +104,7 @@ class ExactExport(LightningModule):
             return _export_whole(checked, export_root)
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to OpenVINO, with equalised channels if convolutions are quantised.
+        """Export to OpenVINO, whole or not at all.
 
         Raises:
             ValueError: If there is no data module to quantise by.
@@ -122,18 +122,15 @@ class ExactExport(LightningModule):
                 write_metadata(path, good)
             return path
 
-        equal: Any = nullcontext()
         if compression_type in QUANTISED:
             if datamodule is None:
                 what = f"OpenVINO {compression_type.name} compression"
                 msg = f"Datamodule must be provided for {what}: its images calibrate it. Name it, as in --data MVTec."
                 raise ValueError(msg)
-            # Imported here, as in anomalib, because it takes seconds.
-            from .int8 import calibration_images, equalised
-
-            equal = equalised(self, (batch.image.to(self.device) for batch in calibration_images(datamodule)))
+            # Imported here, because it takes seconds, and before its logger is made quiet.
+            import nncf  # noqa: F401
         # In a thread of its own: where OpenVINO has computed, the next signal may find a stack that is gone.
-        with _as_exported(self), only_warnings_of(*TALKATIVE), equal, ThreadPoolExecutor(1) as thread:
+        with _as_exported(self), only_warnings_of(*TALKATIVE), ThreadPoolExecutor(1) as thread:
             return thread.submit(_export_whole, described, *args, **kwargs).result()
 
     def _compress_ov_model(
@@ -222,12 +219,7 @@ def _as_exported(model: nn.Module) -> Iterator[None]:
 
 
 def _export_whole(export: Callable[..., Path], *args: Any, **kwargs: Any) -> Path:
-    """Export a model to a folder beside its place, and move it there when it is complete.
-
-    ``export`` writes to the folder ``export_root`` among its arguments, and returns the path of the main file in it. An
-    older export is kept until then: a killed process leaves it, and a hidden folder ``.export-*`` beside it. Raises an
-    ``OSError`` with the reason if OpenVINO or torch can't write a file.
-    """
+    """Export to a hidden folder in ``export_root``, and move the files to their place when all are complete."""
     bound = inspect.signature(export).bind(*args, **kwargs)
     root = Path(bound.arguments["export_root"])
     root.mkdir(parents=True, exist_ok=True)

@@ -24,10 +24,7 @@ NEEDS_DATA_MODULE = (
 
 
 def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]:
-    """Split images at random, the same at every call, and return sorted indices to train on and to hold out.
-
-    At least ten images are held out, or a quarter of fewer than forty, and at most 300. A single one is used for both.
-    """
+    """Split images at random, the same at every call, into sorted indices to train on and to hold out; one is both."""
     if n_images == 1:
         return [0], [0]
     fewest = max(1, min(FEWEST_HELD_OUT, n_images // 4))

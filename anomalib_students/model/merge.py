@@ -28,11 +28,8 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
         Model with all their patch sizes, in ascending order, in evaluation mode.
 
     Raises:
-        ValueError: If there are no models, two share a patch size, or they differ in a setting of the merged model.
+        ValueError: If two share a patch size, or they differ in a setting of the merged model.
     """
-    if not models:
-        msg = "There are no models to merge."
-        raise ValueError(msg)
     ensembles = {size: model.model.ensembles[f"p{size}"] for model in models for size in model.model.patch_sizes}
     if len(ensembles) < sum(len(model.model.patch_sizes) for model in models):
         msg = f"Each patch size can be merged once, got {[model.model.patch_sizes for model in models]}."

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.data.data_check import ImageCheck
 from anomalib_students.line.drift import statistics_of_files
-from anomalib_students.trainings import Termination, cosine_with_warm_up, has_bfloat16
+from anomalib_students.trainings import WEIGHT_DECAY, Termination, cosine_with_warm_up, has_bfloat16
 
 from .calibration import normalise_descriptors, normalise_scores, scores_of
 from .callbacks import LastValidation, RandomState, RegularCheckpoint
@@ -37,7 +37,6 @@ WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
 BETAS = (0.9, 0.99)
 """A training of some thousand steps is too short for Adam's usual memory of the second moments."""
-WEIGHT_DECAY = 1e-5
 
 
 class StudentTraining(LightningModule):

@@ -3,7 +3,7 @@
 import torch
 from torchmetrics import Metric
 
-__all__ = ["RunningStatistics", "effective_dimension"]
+__all__ = ["RunningStatistics"]
 
 
 class RunningStatistics(Metric):
@@ -83,17 +83,3 @@ def _merge(moments: torch.Tensor) -> torch.Tensor:
 def _squares(deviations: torch.Tensor, products: bool) -> torch.Tensor:
     """Sum up squares, or all products, of the components of n vectors."""
     return deviations.T @ deviations if products else deviations.square().sum(dim=0, keepdim=True)
-
-
-def effective_dimension(covariance: torch.Tensor) -> float:
-    """Measure in how many directions vectors vary: the participation ratio of the eigenvalues of their covariance.
-
-    It is the square of the sum of the eigenvalues divided by the sum of their squares: from 1, if all variance lies in
-    one direction, to d, if it is the same in all.
-
-    Example:
-        >>> effective_dimension(torch.diag(torch.tensor([5.0, 5.0, 0.0])))
-        2.0
-    """
-    # Trace and Frobenius norm are sums of the eigenvalues and of their squares.
-    return float(covariance.trace().square() / covariance.square().sum())

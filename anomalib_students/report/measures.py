@@ -8,7 +8,6 @@ import torch
 from anomalib.data import ImageBatch
 from scipy.stats import binomtest
 from sklearn.metrics import auc, roc_curve
-from torchmetrics.utilities import dim_zero_cat
 
 from anomalib_students.model.metrics import AUPRO
 
@@ -16,8 +15,6 @@ from .results import ImageResult
 
 CONFIDENCE = 0.9
 """Of the intervals of rates: that of the expected rate of false alarms."""
-FPR_LIMIT = 0.3
-"""False positive rate up to which the PRO curve is shown and integrated."""
 
 
 class Rate(NamedTuple):
@@ -39,7 +36,7 @@ class Rate(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A curve over ascending false positive rates, and the area under it as a fraction of the largest."""
+    """A curve over ascending false positive rates, and the area under it."""
 
     fpr: np.ndarray
     values: np.ndarray
@@ -51,22 +48,14 @@ def alarm_rate(results: Sequence[ImageResult]) -> Rate:
     return Rate(sum(bool(result.is_alarm) for result in results), len(results))
 
 
-def precision_at(fraction: float, recall: Rate, false_alarms: Rate) -> float | None:
-    """Compute the precision if another fraction of the images were defective; None without a false alarm or defects."""
-    if recall.value is None or not false_alarms.value:
-        return None
-    right, wrong = fraction * recall.value, (1 - fraction) * false_alarms.value
-    return right / (right + wrong)
-
-
 def kinds_of(results: Sequence[ImageResult]) -> list[dict[str, object]]:
     """Measure the good images, then each type of defect by name, its AUROC and AUPRO against the good images."""
     good = [result for result in results if not result.is_defective]
     kinds = []
     for is_defective, name in sorted({(result.is_defective, result.kind) for result in results}):
         group = [result for result in results if (result.is_defective, result.kind) == (is_defective, name)]
-        roc, pro = (image_roc([*good, *group]), pixel_pro([*good, *group])) if is_defective else (None, None)
-        kind = {"name": name, "is_defective": is_defective, "auroc": roc and roc.area, "aupro": pro and pro.area}
+        roc, aupro = (image_roc([*good, *group]), pixel_aupro([*good, *group])) if is_defective else (None, None)
+        kind = {"name": name, "is_defective": is_defective, "auroc": roc and roc.area, "aupro": aupro}
         alarms = None if group[0].is_alarm is None else alarm_rate(group)
         mean_score = float(np.mean([result.score for result in group]))
         kinds.append({**kind, "alarms": alarms, "n_images": len(group), "mean_score": mean_score})
@@ -82,8 +71,8 @@ def image_roc(results: Sequence[ImageResult]) -> Curve | None:
     return Curve(fpr, tpr, float(auc(fpr, tpr)))
 
 
-def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
-    """Compute the PRO curve of maps; None without maps and masks of one size, or without both kinds of pixels."""
+def pixel_aupro(results: Sequence[ImageResult]) -> float | None:
+    """Measure the AUPRO of maps; None without maps and masks of one size, or without both kinds of pixels."""
     maps = [result.anomaly_map for result in results if result.anomaly_map is not None]
     masks = [result.mask for result in results if result.mask is not None]
     if not len(maps) == len(masks) == len(results) or len({each.shape for each in [*maps, *masks]}) != 1:
@@ -91,9 +80,6 @@ def pixel_pro(results: Sequence[ImageResult]) -> Curve | None:
     marked = torch.stack(masks)
     if not marked.any() or marked.all():
         return None
-    metric = AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=FPR_LIMIT)
+    metric = AUPRO(fields=["anomaly_map", "gt_mask"])
     metric.update(ImageBatch(image=torch.zeros(len(maps), 3, 1, 1), anomaly_map=torch.stack(maps), gt_mask=marked))
-    fpr, overlap = metric.compute_pro(metric.perform_cca().squeeze(1), dim_zero_cat(metric.preds))
-    # Of one point for each score of a pixel, as many as can be seen.
-    places = np.linspace(0, FPR_LIMIT, 400)
-    return Curve(places, np.interp(places, fpr.numpy(), overlap.numpy()), float(metric.compute()))
+    return float(metric.compute())

@@ -16,8 +16,8 @@ from rich.console import Console
 from anomalib_students import __version__
 from anomalib_students.files import check_output, replace_file
 
-from .measures import CONFIDENCE, FPR_LIMIT, Rate, alarm_rate, image_roc, kinds_of, pixel_pro, precision_at
-from .pictures import colour_stops, draw_curve, draw_histogram, in_order, make_card, map_scale
+from .measures import CONFIDENCE, Rate, alarm_rate, image_roc, kinds_of, pixel_aupro
+from .pictures import colour_stops, draw_histogram, draw_roc, in_order, make_card, map_scale
 from .results import find_thresholds, read_results, remarks
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
 
     from anomalib_students.model.lightning_model import UninformedStudents
-
-ROC_LABELS = ("false alarms among good images", "found of defective images")
-PRO_LABELS = ("false positive rate of good pixels", "mean overlap with the defects")
-RARE = 0.01
-"""Fraction of defective parts for which the precision is computed: that of a good production line."""
 
 
 def report(
@@ -99,13 +94,12 @@ def write_report(
     results = read_results(model, datamodule, thresholds.score is not None, **trainer_arguments)
     good = [result for result in results if not result.is_defective]
     defective = [result for result in results if result.is_defective]
-    false_alarms = recall = precision = precision_if_rare = point = None
+    false_alarms = recall = precision = point = None
     if thresholds.score is not None:
         false_alarms, recall = alarm_rate(good), alarm_rate(defective)
         precision = Rate(recall.number, recall.number + false_alarms.number)
-        precision_if_rare = precision_at(RARE, recall, false_alarms)
         point = (false_alarms.value, recall.value)
-    roc, pro = image_roc(results), pixel_pro(results)
+    roc = image_roc(results)
     scale = map_scale(results, thresholds.pixel)
     ordered = in_order(results)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -120,19 +114,15 @@ def write_report(
         n_good=len(good),
         n_defective=len(defective),
         thresholds=thresholds,
-        remarks=remarks(thresholds, datamodule, results),
+        remarks=remarks(thresholds, datamodule),
         confidence=CONFIDENCE,
         false_alarms=false_alarms,
         recall=recall,
         precision=precision,
-        rare=RARE,
-        precision_if_rare=precision_if_rare,
         histogram=draw_histogram(results, thresholds.score),
         roc=roc,
-        roc_chart=roc and draw_curve(roc, "AUROC", ROC_LABELS, point),
-        pro=pro,
-        pro_chart=pro and draw_curve(pro, "AUPRO", PRO_LABELS),
-        fpr_limit=FPR_LIMIT,
+        roc_chart=roc and draw_roc(roc, point),
+        aupro=pixel_aupro(results),
         kinds=kinds_of(results),
         colour_stops=colour_stops() if scale else None,
         scale=scale,

@@ -25,9 +25,6 @@ GROUND_TRUTH = "#56b4e9"
 """A blue that the colour map lacks, of the palette of Okabe and Ito, which the colour-blind can distinguish."""
 CLASSES = {False: ("good", "#0072b2"), True: ("defective", "#d55e00")}
 """Names and colours in charts, of the same palette."""
-REACH = 4.0
-"""A histogram ends at 1, or at so many times the distance from the lowest score to the threshold if that is more. The
-last bar has the rest."""
 FOREGROUND = "#010203"
 """Stands for the colour of the text, which is dark or light as the page is."""
 STYLE = "svg{color:#333}@media(prefers-color-scheme:dark){svg{color:#ddd}}"
@@ -68,34 +65,32 @@ def draw_histogram(results: Sequence[ImageResult], threshold: float | None) -> s
     truth = np.array([result.is_defective for result in results])
     lowest, highest = scores.min(), scores.max()
     if threshold is not None:
-        lowest = min(lowest, threshold)
-        highest = max(min(highest, max(1, lowest + REACH * (threshold - lowest))), threshold)
+        lowest, highest = min(lowest, threshold), max(highest, threshold)
     edges = np.linspace(lowest, highest if highest > lowest else lowest + 1, 33)
     figure = Figure()
     axes = figure.subplots()
     for label, (name, colour) in CLASSES.items():
         if (truth == label).any():
-            shown = scores[truth == label].clip(max=edges[-1])
+            shown = scores[truth == label]
             axes.hist(shown, list(edges), color=colour, alpha=0.7, label=f"{name} ({len(shown)})")
     if threshold is not None:
         axes.axvline(threshold, color=FOREGROUND, linestyle="--", linewidth=1.2, label=f"threshold {threshold:.2f}")
-    is_cut = scores.max() > edges[-1]
-    axes.set(xlabel=f"score (the last bar: up to {scores.max():.1f})" if is_cut else "score", ylabel="images")
+    axes.set(xlabel="score", ylabel="images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=3, handlelength=1.2, columnspacing=1)
     return _svg_uri(figure)
 
 
 @mpl.rc_context(SETTINGS)
-def draw_curve(curve: Curve, area: str, labels: tuple[str, str], threshold: tuple[Any, Any] | None = None) -> str:
-    """Draw an ROC or PRO curve with the name of the area under it, perhaps with a point at the threshold."""
+def draw_roc(curve: Curve, threshold: tuple[Any, Any] | None) -> str:
+    """Draw an ROC curve, perhaps with a point at the threshold."""
     figure = Figure()
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=FOREGROUND, linewidth=0.8, linestyle=":", label="chance")
     if threshold is not None:
         axes.plot(*threshold, "o", color=CLASSES[True][1], label="at the threshold", clip_on=False, zorder=3)
-    axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"{area} {curve.area:.3f}")
-    axes.set(xlim=(0, curve.fpr[-1]), ylim=(0, 1.01), xlabel=labels[0], ylabel=labels[1])
+    axes.plot(curve.fpr, curve.values, color=CLASSES[False][1], label=f"AUROC {curve.area:.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="false alarms among good images", ylabel="found of defective images")
     axes.grid(color=FOREGROUND, alpha=0.15)
     axes.legend(loc="lower right")
     return _svg_uri(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -144,18 +143,11 @@ def find_thresholds(model: AnomalibModule) -> Thresholds:
     return Thresholds(score, pixel, getattr(post_processor, "decision", None) or UNRECORDED)
 
 
-def remarks(thresholds: Thresholds, datamodule: AnomalibDataModule, results: Sequence[ImageResult] = ()) -> list[str]:
+def remarks(thresholds: Thresholds, datamodule: AnomalibDataModule) -> list[str]:
     """Explain in sentences how thresholds were set, and what makes numbers look better than they are."""
     sentences = [str(thresholds.decision)]
     if thresholds.score is None:
         sentences = ["The model has no threshold: a training sets one if it has images to set it from."]
     elif thresholds.decision.rule == "f1" and datamodule.val_split_mode == ValSplitMode.SAME_AS_TEST:
         sentences.append("The validation images are the test images: expect more mistakes on new images than here.")
-    good = {result.path.parent for result in results if not result.is_defective}
-    trained_on = {Path(path).parent for path in datamodule.train_data.samples["image_path"]} if good else set()
-    if datamodule.seed is None and good & trained_on:
-        sentences.append(
-            "Good test images were drawn from the training images at random, and without a seed: the model may have "
-            "been trained on some of them. Name the same seed of the data for training and report."
-        )
     return sentences

@@ -131,9 +131,6 @@ class PatchSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if triplets and len(images) < 2:
-            msg = "Triplets need at least 2 images: the negative patch comes from a different one."
-            raise ValueError(msg)
         self.images = images
         self.patch_size = patch_size
         self.seed = seed
@@ -182,10 +179,7 @@ class PatchSampler:
 
 
 def cut_patches(images: ImageStore, crops: Crops, patch_size: int) -> torch.Tensor:
-    """Resize images and crop a patch from each, to shape ``(B, 3, p, p)`` in ``[0, 1]``.
-
-    Only the pixels that the patches cover are resampled, antialiased.
-    """
+    """Crop patches of resized images, ``(B, 3, p, p)`` in ``[0, 1]``; only their pixels are resampled, antialiased."""
     device = images.pixels.device
     offsets, heights, widths = (values[crops.image] for values in (images.offsets, images.heights, images.widths))
     rows, row_weights = _resampling(crops.top, crops.side, heights, patch_size, device)
@@ -224,11 +218,7 @@ def _on(device: torch.device, values: np.ndarray) -> torch.Tensor:
 
 
 def load_crops(paths: Sequence[Path], crops: int, side: int, seed: int) -> torch.Tensor:
-    """Cut K crops of each photograph, ``(N, K, 3, S, S)`` in uint8, the same for the same seed.
-
-    The first is as large as the photograph allows, the others are smaller at random. Some are grey, have another
-    contrast and brightness, or are flipped.
-    """
+    """Cut K crops of each photograph, ``(N, K, 3, S, S)`` in uint8: the first as large as it allows, others smaller."""
 
     def cut(number: int, path: Path) -> torch.Tensor:
         image = read_rgb(path)

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.lean import STAGE_CHANNELS, LeanTeacher
-from anomalib_students.networks.statistics import RunningStatistics, effective_dimension
-from anomalib_students.trainings import has_bfloat16
+from anomalib_students.networks.statistics import RunningStatistics
+from anomalib_students.trainings import WEIGHT_DECAY, has_bfloat16
 
 from .data import load_crops
 from .lean_start import standardise, start_from
@@ -155,10 +155,7 @@ def _divisor(std: torch.Tensor) -> torch.Tensor:
 def draw_crops(
     n_crops: int, batch_size: int, seed: int, number: int, rank: int = 0, world_size: int = 1
 ) -> tuple[list[int], torch.Tensor]:
-    """Draw a process's share of a batch by its number: indices, and which crops to flip, of shape ``(B, 1, 1, 1)``.
-
-    Each crop is drawn once before any is drawn again.
-    """
+    """Draw a process's share of a batch, each crop once in an epoch: indices, and which to flip, ``(B, 1, 1, 1)``."""
     start = (number * world_size + rank) * batch_size
     places = (divmod(place, n_crops) for place in range(start, start + batch_size))
     indices = [int(np.random.default_rng([seed, 0, epoch]).permutation(n_crops)[place]) for epoch, place in places]
@@ -203,7 +200,7 @@ class Distillation(TeacherTraining):
         sample = random.choice(len(self.crops), min(SAMPLED_CROPS, len(self.crops)), replace=False)
         statistics = RunningStatistics(sum(self.channels), covariance=True)
         starts = range(0, len(sample), MEASURED_BATCH_SIZE)
-        for start in track(starts, "Measuring features", disable=not settings.shows_progress):
+        for start in track(starts, "Measuring features"):
             features = self._features(self.crops[sample[start : start + MEASURED_BATCH_SIZE]].to(device)).flatten(1, 2)
             points = torch.from_numpy(random.permutation(features.shape[1])[:SAMPLED_POINTS])
             statistics.update(features[:, points.to(device)].flatten(0, 1).cpu())
@@ -258,28 +255,14 @@ class Distillation(TeacherTraining):
         """Load the held-out crops as they are, all of them in every process."""
         return DataLoader(self.crops[self.held_out_indices], MEASURED_BATCH_SIZE)  # type: ignore[arg-type]
 
-    def on_validation_epoch_start(self) -> None:
-        """Reset the measurements."""
-        super().on_validation_epoch_start()
-        self._descriptors: list[torch.Tensor] = []
-
     def validation_step(self, crops: torch.Tensor) -> None:
         """Compare descriptors of held-out crops with their targets."""
-        descriptors, targets = self.predict(crops, self.targets(crops))
-        self.compare(descriptors, targets)
-        self._descriptors.append(descriptors.movedim(1, -1).flatten(0, -2).cpu())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``held_out_r2``, and the number of directions that the descriptors vary in, from 1 to d."""
-        self.log_r2()
-        covariance = torch.cat(self._descriptors).double().T.cov()
-        self.log("effective_dimension", effective_dimension(covariance), prog_bar=True)
+        self.compare(*self.predict(crops, self.targets(crops)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""
-        settings = self.settings
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(learnt, lr=self.settings.lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
         return self.decaying(optimizer, WARM_UP_STEPS)
 
 

@@ -18,10 +18,7 @@ __all__ = ["standardise", "start_from"]
 
 @torch.no_grad()
 def start_from(teacher: LeanTeacher, sources: Sequence[FeatureSource]) -> None:
-    """Copy a teacher's stages from the sources' EfficientNet-Lite0, with batch norm folded in, and freeze them.
-
-    Raises a ``ValueError`` if no source is one.
-    """
+    """Copy a teacher's stages from the sources' EfficientNet-Lite0, with batch norm folded in, and freeze them."""
     source = next((source for source in sources if source.name == "tf_efficientnet_lite0"), None)
     if source is None:
         msg = "A lean teacher starts from the source tf_efficientnet_lite0, which is missing in sources."

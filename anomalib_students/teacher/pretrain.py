@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from anomalib_students.trainings import Precision
+from anomalib_students.trainings import WEIGHT_DECAY
 
 from .data import ImageStore, PatchSampler, load_images
 from .losses import compactness_loss, distillation_loss, triplet_distances, triplet_loss
@@ -53,7 +53,7 @@ class PretrainSettings(TeacherSettings):
     margin: float = 1.0
     """Margin delta of the metric learning loss."""
     source: str = "resnet18"
-    """Name of the timm model whose knowledge is distilled, or bundled for this package's own for p = 33."""
+    """Name of the timm model whose knowledge is distilled."""
     source_checkpoint: Path | None = None
     """Weights of that model. By default timm downloads its pretrained weights."""
     source_layer: str | None = None
@@ -63,8 +63,6 @@ class PretrainSettings(TeacherSettings):
     """Side in pixels at which that model sees a patch."""
     image_side: int = 256
     """Images are kept in memory with their shorter side at most this many pixels long."""
-    precision: Precision = "32-true"
-    """Arithmetic of the networks."""
 
     def __post_init__(self) -> None:
         """Check the loss weights and the margin."""
@@ -176,15 +174,13 @@ class TeacherPretraining(TeacherTraining):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``held_out_r2``, and the fraction of triplets whose positive is nearer than the negative."""
-        if self.sources:
-            self.log_r2()
+        super().on_validation_epoch_end()
         if self.settings.lambda_m:
             self.log("held_out_triplets", self._n_ordered / (HELD_OUT_BATCHES * MEASURED_BATCH_SIZE), prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its learning rate decaying to zero over the run."""
-        settings = self.settings
-        return self.decaying(torch.optim.Adam(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay))
+        return self.decaying(torch.optim.Adam(self.parameters(), lr=self.settings.lr, weight_decay=WEIGHT_DECAY))
 
     def _describe(self, patches: torch.Tensor) -> torch.Tensor:
         """Describe patches of shape (n, B, 3, p, p) in one pass: descriptors of shape (n, B, d)."""
@@ -230,4 +226,4 @@ def pretrain(**settings: Any) -> Path:
         **task.loss_weights,
         **({"margin": task.margin} if task.lambda_m else {}),
     }
-    return make_teacher(module, metadata, precision=task.precision)
+    return make_teacher(module, metadata)

@@ -13,13 +13,10 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.networks.weights import BUNDLED, load_teacher, read_metadata, teacher_path
 from anomalib_students.trainings import has_bfloat16
 
 __all__ = ["GRID_STRIDE", "STRIDES", "DistillationSource", "FeatureSource", "block_channels", "feature_blocks"]
 
-BUNDLED_PATCH_SIZE = 33
-"""The bundled teacher that is cheap to evaluate, and trained long."""
 ENLARGEMENT = 2
 """A source sees a crop at this many times its size, and so finer details than it was trained on."""
 STRIDES = (8, 16)
@@ -29,7 +26,7 @@ GRID_STRIDE = STRIDES[0] // ENLARGEMENT
 
 
 class DistillationSource(nn.Module):
-    """Describe patches with a frozen network of timm, or with the bundled teacher for p = 33 (``"bundled"``).
+    """Describe patches with a frozen network of timm.
 
     The descriptor is the model's own pooled feature vector by default, or the globally pooled features of ``layer``.
     """
@@ -38,11 +35,6 @@ class DistillationSource(nn.Module):
         self, name: str, checkpoint_path: Path | None = None, layer: str | None = None, input_size: int = 64
     ) -> None:
         super().__init__()
-        if name == BUNDLED:
-            path = teacher_path(BUNDLED, BUNDLED_PATCH_SIZE)
-            self.input_size = BUNDLED_PATCH_SIZE
-            self.model: nn.Module = load_teacher(path, BUNDLED_PATCH_SIZE, int(read_metadata(path)["descriptor_dim"]))
-            return
         self.input_size = input_size
         arguments: dict[str, Any] = {"num_classes": 0}
         if layer is not None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from jsonargparse.typing import restricted_string_type
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -43,15 +43,7 @@ PlainSettings = dict[str, bool | int | float | Text | list[int] | list[Text] | N
 class TeacherSettings:
     """What a task reads and writes, its teacher, and how and where that is trained."""
 
-    recorded: ClassVar[tuple[str, ...]] = (
-        "patch_size",
-        "descriptor_dim",
-        "architecture",
-        "batch_size",
-        "lr",
-        "weight_decay",
-        "seed",
-    )
+    recorded: ClassVar[tuple[str, ...]] = ("patch_size", "descriptor_dim", "architecture", "batch_size", "lr", "seed")
     """Settings that checkpoints record, so that a run is not resumed with others."""
 
     images: Path
@@ -70,16 +62,12 @@ class TeacherSettings:
     """Patches or crops in a step on each device."""
     lr: float
     """Greatest learning rate."""
-    weight_decay: float = 1e-5
-    """Weight decay of the optimizer."""
     seed: int = 0
     """Seed of weights, data and their order."""
     accelerator: str = "auto"
     """Lightning accelerator, such as cpu or gpu."""
     devices: int = 1
-    """Devices on each node. Each trains on its own share of a batch, whose size is batch_size times their number."""
-    num_nodes: int = 1
-    """Nodes of a cluster, which share the folder of results."""
+    """Devices. Each trains on its own share of a batch, whose size is batch_size times their number."""
     strategy: str = "auto"
     """Lightning strategy that joins several devices, such as ddp."""
     checkpoint_every: int = 500
@@ -88,17 +76,10 @@ class TeacherSettings:
     """Folder for checkpoints and logs; each output file gets one of its own in it."""
     resume: bool = False
     """Resume from the last checkpoint of the same output, if there is one."""
-    data_name: str | None = None
-    """Name of the images in the file's metadata. By default that of the folder."""
     licences: str = "unknown"
     """Licences of images and sources, for the file's metadata."""
     trainer_arguments: PlainSettings | None = None
     """More arguments of Lightning's trainer, which replace those of the task; plugins and callbacks are added."""
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether to show progress bars."""
-        return bool((self.trainer_arguments or {}).get("enable_progress_bar", True))
 
     @property
     def folder(self) -> Path:
@@ -114,7 +95,7 @@ class TeacherSettings:
     @property
     def described(self) -> dict[str, str]:
         """Name and licences of the images, for the teacher file."""
-        return {"data": self.data_name or self.images.resolve().name, "licences": self.licences}
+        return {"data": self.images.resolve().name, "licences": self.licences}
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -175,9 +156,10 @@ class TeacherTraining(LightningModule, ABC):
         self._squared_errors += float((predictions - targets).square().sum())
         self._squared_targets += float(targets.square().sum())
 
-    def log_r2(self) -> None:
+    def on_validation_epoch_end(self) -> None:
         """Log ``held_out_r2``, the fraction of the targets' variance that the teacher explains, at most 1."""
-        self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
+        if self.sources:
+            self.log("held_out_r2", 1 - self._squared_errors / self._squared_targets, prog_bar=True)
 
     def decaying(self, optimizer: torch.optim.Optimizer, warm_up: int = 0) -> OptimizerLRScheduler:
         """Let the learning rate rise over some steps, then decay to zero over the run."""
@@ -211,10 +193,7 @@ def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
 
 
 def make_teacher(module: TeacherTraining, metadata: Mapping[str, object], **arguments: Any) -> Path:
-    """Train a teacher to its last step, measure it there, and write its file in the first process.
-
-    ``metadata`` are those of this task, ``arguments`` those of Lightning's trainer.
-    """
+    """Train a teacher with arguments of Lightning's trainer, measure it, and write its file in the first process."""
     settings = module.settings
     trainer = _create_trainer(settings, arguments)
     with warnings.catch_warnings():
@@ -253,11 +232,10 @@ def _create_trainer(settings: TeacherSettings, arguments: Mapping[str, Any]) -> 
         ModelCheckpoint(folder, filename="last", every_n_train_steps=every, enable_version_counter=False),
         LearningRateMonitor("step"),
         Termination("Resume with --resume true."),
-        *([RichProgressBar()] if settings.shows_progress else []),
         *more.pop("callbacks", ()),
     ]
     all_arguments: dict[str, Any] = {
-        **{name: getattr(settings, name) for name in ("accelerator", "devices", "num_nodes", "strategy", "max_steps")},
+        **{name: getattr(settings, name) for name in ("accelerator", "devices", "strategy", "max_steps")},
         "val_check_interval": min(every, settings.max_steps),
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": 0,

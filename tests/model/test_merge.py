@@ -77,7 +77,6 @@ def test_the_pre_processor_is_kept(merged):
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        ([], "There are no models to merge"),
         ([{"patch_sizes": (33,)}, {"patch_sizes": (33, 65)}], r"Each patch size can be merged once, got .*33"),
         (
             [{"patch_sizes": (33,)}, {"patch_sizes": (65,), "n_students": 1}],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.networks.statistics import RunningStatistics, effective_dimension
+from anomalib_students.networks.statistics import RunningStatistics
 
 N = 900
 VECTORS = {
@@ -58,15 +58,3 @@ def test_nothing_and_a_single_vector_do_not_deviate():
     assert not statistics.mean.requires_grad
     assert torch.equal(statistics.mean, vector[0].double())
     assert torch.equal(statistics.std, torch.zeros(2, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("dim", [1, 3, 8])
-def test_as_many_directions_as_vary_alike_are_counted(dim):
-    random = np.random.default_rng(0)
-    rotation = np.linalg.qr(random.normal(size=(8, 8)))[0]
-    eigenvalues = np.r_[np.full(dim, 5.0), np.zeros(8 - dim)]
-    assert effective_dimension(torch.from_numpy(rotation @ np.diag(eigenvalues) @ rotation.T)) == pytest.approx(dim)
-
-
-def test_directions_of_less_variance_count_less():
-    assert effective_dimension(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(16 / 10)

@@ -186,10 +186,6 @@ class TestTriplets:
         assert torch.equal(grey[0], grey[2])
         assert 70 < int(grey[0].sum()) < 130
 
-    def test_a_single_image_is_refused(self):
-        with pytest.raises(ValueError, match="Triplets need at least 2 images"):
-            PatchSampler(ImageStore.from_images([plain(0)]), 17, 4, seed=0, triplets=True)
-
 
 @pytest.mark.parametrize("triplets", [False, True])
 class TestReproducibility:

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.networks.weights import load_teacher, teacher_path
 from anomalib_students.teacher import sources
 from anomalib_students.teacher.sources import DistillationSource, FeatureSource, feature_blocks
 
@@ -49,15 +48,6 @@ def test_without_a_layer_the_descriptor_is_the_pooled_feature_vector(tmp_path):
         expected = functional.adaptive_avg_pool2d(reference.forward_features(patches), 1).flatten(1)
     assert source.dim == 512
     torch.testing.assert_close(source(patches), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_bundled_teacher_is_a_source_too():
-    source = DistillationSource("bundled")
-    teacher = load_teacher(teacher_path("bundled", 33), 33, 128)
-    patches = torch.rand(3, 3, 33, 33)
-    assert source.dim == 128
-    torch.testing.assert_close(source(patches), teacher(patches).flatten(1))
-    assert source(torch.rand(2, 3, 17, 17)).shape == (2, 128)
 
 
 def test_sources_are_frozen_in_evaluation_mode(resnet18_checkpoint):

@@ -26,7 +26,6 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(task, finished):
     path = finished / "p17.safetensors"
     metadata = read_metadata(path)
     assert float(metadata.pop("held_out_r2")) <= 1
-    assert 1 <= float(metadata.pop("effective_dimension", 1)) <= 8
     assert metadata.pop("made_with").startswith("anomalib-students ")
     own = {
         PRETRAIN: {"source_layer": "layer1", "source_size": "32", "lambda_k": "1.0", "lambda_m": "0.0"}
