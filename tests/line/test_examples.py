@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -16,7 +17,7 @@ from anomalib_students.line.command import create_parser
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "line"
-MODULES = {"pillow": "PIL"}
+MODULES = {"pillow": "PIL", "opencv-python-headless": "cv2"}
 REQUIRED = {"anyio", "idna", "openvino_telemetry", "packaging", "sniffio", "typing_extensions"}
 """What the installed packages require themselves."""
 PREFIX = ["-m", "anomalib_students.line.command"]
@@ -36,7 +37,7 @@ def test_the_container_runs_a_command_of_ours_and_copies_what_is_there() -> None
         assert all((ROOT / source).exists() for source in sources)
 
 
-def test_the_service_runs_a_command_of_ours_and_ends_well_after_sigterm() -> None:
+def test_the_service_runs_a_command_of_ours_and_ends_well_after_sigterm(tmp_path: Path) -> None:
     unit = ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment]
     unit.read(EXAMPLES / "inspection.service")
@@ -48,6 +49,10 @@ def test_the_service_runs_a_command_of_ours_and_ends_well_after_sigterm() -> Non
     assert options.resume
     assert unit["Service"]["SuccessExitStatus"] == "143"
     assert str(options.output).startswith(f"/var/lib/{unit['Service']['StateDirectory']}/")
+    if systemd := shutil.which("systemd-analyze"):
+        here = tmp_path / "inspection.service"
+        here.write_text((EXAMPLES / "inspection.service").read_text().replace(f"={python} ", f"={sys.executable} "))
+        subprocess.run([systemd, "verify", here], check=True)
 
 
 @pytest.mark.parametrize("is_watched", [False, True])
