@@ -30,10 +30,10 @@ class Scale(NamedTuple):
 
     def restore(self, scores: Any, absolute: Any = np.abs) -> Any:  # noqa: ANN401
         """Return scores as before they were normalised, or a node that computes them."""
-        # Nodes compute with arrays of their type.
-        location, distance, half, one, least = (np.array(v, np.float32) for v in (*self, 0.5, 1, 1e-6))
+        # Nodes compute with arrays of their type, not with numbers.
+        location, distance, half, one, over = (np.array(v, np.float32) for v in (*self, 0.5, 1, 1 + 1e-6))
         centred = (scores - half) / half
-        return (centred / (one + least - absolute(centred)) + one) * distance + location
+        return (centred / (over - absolute(centred)) + one) * distance + location
 
     def normalise(self, scores: Any, absolute: Any = np.abs) -> Any:  # noqa: ANN401
         """Normalise scores as ``FalseAlarmPostProcessor``, or return a node that does."""

@@ -41,11 +41,12 @@ def run_inspect(options: Namespace) -> int:
         stop.set()
 
     def report(line_end: str = "\n") -> None:
-        status = {**counts, "images a second": counts["images"] / (time.monotonic() - start), "time": time.time()}
-        replace_file(folder / "status.json", json.dumps({**status, "drift": monitor.status()}, indent=1).encode())
-        text = "{images} images, {anomalous} anomalous, {errors} errors, {images a second:.1f} images a second"
-        drift = f", drift: {', '.join(sorted(drifting)) or 'none'}" if monitor.status() else ""
-        _say(f"{text.format(**status)}{drift}; results: {options.output}", line_end)
+        rate = counts["images"] / max(time.monotonic() - start, 1e-6)
+        status = {**counts, "images a second": rate, "time": time.time(), "drift": monitor.status()}
+        replace_file(folder / "status.json", json.dumps(status, indent=1).encode())
+        drift = f", drift: {', '.join(sorted(drifting)) or 'none'}" if status["drift"] else ""
+        counted = ", ".join(f"{number} {what}" for what, number in counts.items())
+        _say(f"{counted}, {rate:.1f} images a second{drift}; results: {options.output}", line_end)
 
     handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     items = watch(options.sources[0], stop) if options.watch else find_items(options.sources)
