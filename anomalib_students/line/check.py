@@ -36,7 +36,7 @@ def predictor_of(path: Path, model_class: str = "UninformedStudents") -> tuple[A
         names = {"teacher": None, "pre_trained": False}
         unread = {name: value for name, value in names.items() if name in signature(kind).parameters}
         trained = kind.load_from_checkpoint(path, map_location="cpu", **unread).eval()
-    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of {model_class}: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
