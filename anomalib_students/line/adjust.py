@@ -21,24 +21,25 @@ from .sources import Item, decode
 
 __all__ = ["adjust"]
 
-HALF, ONE, NEARLY_ONE = (np.array(value, np.float32) for value in (0.5, 1, 1 + 1e-6))
-
 
 class Scale(NamedTuple):
     """How scores are normalised: the mode of good images, ``location``, becomes 0.25, and the threshold 0.5."""
 
-    location: np.ndarray  # Arrays without axes, with which nodes of a graph compute.
-    distance: np.ndarray
+    location: float
+    distance: float
 
     def restore(self, scores: Any, absolute: Any = np.abs) -> Any:  # noqa: ANN401
         """Return scores as before they were normalised, or a node that computes them."""
-        centred = (scores - HALF) / HALF
-        return (centred / (NEARLY_ONE - absolute(centred)) + ONE) * self.distance + self.location
+        # Nodes compute with arrays of their type, not with numbers.
+        location, distance, half, one, over = (np.array(v, np.float32) for v in (*self, 0.5, 1, 1 + 1e-6))
+        centred = (scores - half) / half
+        return (centred / (over - absolute(centred)) + one) * distance + location
 
     def normalise(self, scores: Any, absolute: Any = np.abs) -> Any:  # noqa: ANN401
         """Normalise scores as ``FalseAlarmPostProcessor``, or return a node that does."""
-        steps = (scores - self.location) / self.distance - ONE
-        return steps / (absolute(steps) + ONE) * HALF + HALF
+        location, distance, half, one = (np.array(v, np.float32) for v in (*self, 0.5, 1))
+        steps = (scores - location) / distance - one
+        return steps / (absolute(steps) + one) * half + half
 
 
 def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[Item] = ()) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
     # Pixels of other models have a scale of their own.
     for name, values in (("anomaly_map", scores if old else peaks), ("pred_score", scores)):
         location, scale = fit_gumbel(torch.from_numpy(values[usual]))
-        new[name] = _scale(location, margins.scales * scale)
+        new[name] = Scale(location, margins.scales * scale)
         # Other models cut scores off at 0 and 1.
         if scale <= 0 or (old is None and sum(new[name]) >= 1):
             raise ValueError(
@@ -97,17 +98,13 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
     }
 
 
-def _scale(location: float, distance: float) -> Scale:
-    return Scale(np.array(float(location), np.float32), np.array(float(distance), np.float32))
-
-
 def _scale_of(model: Any) -> Scale | None:  # noqa: ANN401
     """How a model normalises scores; None for an export without our statistics."""
     if isinstance(model, LineModel):
         good = model.good
-        return _scale(good["location"], good["scale"] * good["margin"]) if good else None
+        return Scale(good["location"], good["scale"] * good["margin"]) if good else None
     half = (model.post_processor.image_max - model.post_processor.image_min) / 2
-    return _scale(model.post_processor.image_threshold - half, half)
+    return Scale(float(model.post_processor.image_threshold - half), float(half))
 
 
 def _save_export(path: Path, model: LineModel, old: Scale | None, new: dict[str, Scale], known: dict[str, Any]) -> None:
@@ -118,7 +115,7 @@ def _save_export(path: Path, model: LineModel, old: Scale | None, new: dict[str,
             scores = ops.convert(results[score].input_value(0), "f32")
             moved = new[score].normalise(old.restore(scores, ops.abs) if old else scores, ops.abs)
             for name in {score, decision} & results.keys():
-                node = moved if name == score else ops.greater(moved, HALF)
+                node = moved if name == score else ops.greater(moved, np.float32(0.5))
                 source = results[name].input_value(0)
                 source.set_names(source.names - {name})
                 node.output(0).set_names({name})

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,18 @@ def predictor_of(path: Path, model_class: str = "UninformedStudents") -> tuple[A
     if path.suffix != ".ckpt":
         model = LineModel(path, hint="LATENCY", precision="f32")
         return model, model.predict
+    import anomalib.models
     import torch
-    from anomalib.models import get_model
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
-    # The weights are in the checkpoint.
-    arguments: dict[str, Any] = {"teacher": None} if model_class == "UninformedStudents" else {"pre_trained": False}
     try:
-        kind = type(get_model(model_class, **arguments))
-        trained = kind.load_from_checkpoint(path, map_location="cpu", **arguments).eval()
-    except (LookupError, RuntimeError, TypeError) as error:
+        kind = getattr(anomalib.models, model_class)
+        # The weights are in the checkpoint.
+        names = {"teacher": None, "pre_trained": False}
+        unread = {name: value for name, value in names.items() if name in signature(kind).parameters}
+        trained = kind.load_from_checkpoint(path, map_location="cpu", **unread).eval()
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of {model_class}: {str(error).splitlines()[0]}") from error
 
     @torch.no_grad()

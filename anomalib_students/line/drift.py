@@ -20,11 +20,15 @@ __all__ = ["Drift", "DriftMonitor", "image_statistics", "statistics_of_files", "
 ROWS = 256  # Most rows of an image that are looked at; all of their columns, so that blur is seen.
 LIMIT = 3.0  # Most deviations that an image counts as, so that a single odd one is no drift.
 SLACK = 0.5  # Deviations that are usual; more if the mean of good images is known from a few only.
-ALARM = 20.0  # Reached after 10 images with the largest deviation, by 10,000 good images hardly ever.
+ALARM = 20.0  # Reached after 11 images with the largest deviation, by 10,000 good images hardly ever.
 LEAST = 0.005  # Least standard deviation as a fraction of the mean, for images that hardly differ.
 FEWEST = 5  # Images whose spread is trusted.
 WINDOW = 200  # Images that the medians are taken of.
-WORDS = {"brightness": "darker brighter", "contrast": "duller richer", "sharpness": "blurrier sharper"}
+WORDS = {
+    "brightness": ("darker", "brighter"),
+    "contrast": ("lower in contrast", "higher in contrast"),
+    "sharpness": ("less sharp", "sharper"),
+}
 
 
 class Drift(NamedTuple):
@@ -36,25 +40,26 @@ class Drift(NamedTuple):
 
     def __str__(self) -> str:
         """Describe the drift in a sentence."""
+        change = self.found - self.expected
+        if words := WORDS.get(self.name):
+            return (
+                f"the images are {abs(change) / max(self.expected, 1e-6):.0%} {words[change > 0]} than good ones were"
+            )
         if self.name == "score":
             return f"the score of images called good has changed from {self.expected:.2f} to {self.found:.2f}"
-        change = self.found - self.expected
-        if self.name not in WORDS:
-            return f"what is in the images has moved by {change:+.1%} of their {self.name}"
-        word = WORDS[self.name].split()[change > 0]
-        return f"the images are {abs(change) / max(self.expected, 1e-6):.0%} {word} than those of the training"
+        return f"what is in the images has moved by {change:+.1%} of their {self.name}"
 
 
 class DriftMonitor:
     """Watch statistics of images that arrive one after the other.
 
     Args:
-        good: Mean, standard deviation and number of each statistic in good images, as :func:`summarise` returns them.
+        good: Statistics of good images, as :func:`summarise` returns them.
 
     Example:
         >>> monitor = DriftMonitor({"brightness": {"mean": 0.5, "std": 0.1, "count": 27}})
         >>> [str(drift) for drift in [monitor.update({"brightness": 0.8}) for _ in range(30)][-1]]
-        ['the images are 60% brighter than those of the training']
+        ['the images are 60% brighter than good ones were']
     """
 
     def __init__(self, good: Mapping[str, Mapping[str, float]]) -> None:
@@ -68,10 +73,10 @@ class DriftMonitor:
         """Add the statistics of an image, and return what is out of its range now."""
         for name in self._sums.keys() & values.keys():
             distance = min(max((values[name] - self._mean[name]) / self._std[name], -LIMIT), LIMIT)
-            (above, below), slack = self._sums[name], self._slack[name]
-            above, below = max(above + distance - slack, 0.0), max(below - distance - slack, 0.0)
+            above, below = (total - self._slack[name] for total in self._sums[name])
             # Bounded, so that an alarm ends soon after its cause.
-            self._sums[name] = min(above, 2 * ALARM), min(below, 2 * ALARM)
+            bounded = (min(max(total, 0.0), 2 * ALARM) for total in (above + distance, below - distance))
+            self._sums[name] = next(bounded), next(bounded)
             self._latest[name].append(values[name])
         # Only images since the drift began.
         recent = {name: [*self._latest[name]][-int(ALARM / LIMIT) :] for name in self._sums if self._drifts(name)}
@@ -79,29 +84,25 @@ class DriftMonitor:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return the mean of each statistic in good images, its median in the latest 200, and whether it drifts."""
-        latest = {name: median(values) if values else None for name, values in self._latest.items()}
-        return {
-            name: {"expected": mean, "median": latest[name], "drifts": self._drifts(name)}
-            for name, mean in self._mean.items()
-        }
+        medians = {name: median(values) if values else None for name, values in self._latest.items()}
+        rows = zip(self._mean.items(), medians.values(), strict=True)
+        return {name: {"expected": mean, "median": now, "drifts": self._drifts(name)} for (name, mean), now in rows}
 
     def _drifts(self, name: str) -> bool:
         return max(self._sums[name]) > ALARM
 
 
 def image_statistics(image: np.ndarray) -> dict[str, float]:
-    """Take statistics of an image of shape ``(H, W, 3)`` and type uint8, that need no model.
-
-    They are mean and deviation of the grey values in ``[0, 1]``, the mean step between neighbours as a fraction of the
-    deviation, and the centre of what differs from the median, as a fraction of width and height.
-    """
+    """Take statistics of an image ``(H, W, 3)`` of uint8: of its grey values in ``[0, 1]``, and of what lies where."""
     grey = image[:: -(-len(image) // ROWS)].mean(axis=2, dtype=np.float32) / 255
     brightness, contrast = float(grey.mean()), float(grey.std())
+    # The mean step between neighbours, whatever the contrast.
     sharpness = float(np.abs(np.diff(grey, axis=1)).sum()) / grey.size / max(contrast, 1e-3)
+    # The centre of what differs from the median, as a fraction of the sides.
     weight = np.abs(grey - np.median(grey)) + 1e-6
-    centre = [
+    centre = (
         np.average((np.arange(side) + 0.5) / side, weights=weight.sum(1 - i)) for i, side in enumerate(grey.shape)
-    ]
+    )
     down, across = map(float, centre)
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness, "width": across, "height": down}
 

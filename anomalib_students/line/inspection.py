@@ -40,10 +40,13 @@ class Result:
     drifts: tuple[Drift, ...] = ()  # What has left the range of good images.
 
 
+Save = Callable[[Result, np.ndarray, Prediction], None]
+
+
 def inspect(
     model: LineModel | str | Path,
     images: Iterable[Item | str | Path | np.ndarray],
-    save: Callable[[Result, np.ndarray, Prediction], None] | None = None,
+    save: Save | None = None,
     stop: Event | None = None,
     monitor: DriftMonitor | None = None,
 ) -> Iterator[Result]:
@@ -58,14 +61,6 @@ def inspect(
 
     Yields:
         A result for each image, as soon as it and all before it are there; one with an error if it cannot be scored.
-
-    Raises:
-        ValueError: If the model is none.
-        OSError: If ``save`` cannot write.
-
-    Example:
-        >>> for result in inspect("model.xml", ["part.png"]):  # doctest: +SKIP
-        ...     print(result.name, result.score, result.regions)
     """
     model = model if isinstance(model, LineModel) else LineModel(model)
     stop, monitor = stop or Event(), monitor or DriftMonitor(model.good.get("statistics", {}))
@@ -74,7 +69,6 @@ def inspect(
     slots, futures = Semaphore(2 * n_workers), queue.SimpleQueue[Any]()
 
     def feed() -> None:
-        end = None
         try:
             for number, image in enumerate(images):
                 slots.acquire()
@@ -82,9 +76,9 @@ def inspect(
                     break
                 item = Item(str(number), image) if isinstance(image, np.ndarray) else image
                 futures.put(executor.submit(_inspect, model, item if isinstance(item, Item) else Item(str(item)), save))
+            futures.put(None)
         except BaseException as error:  # noqa: BLE001  # raised where the results are taken
-            end = error
-        futures.put(end)
+            futures.put(error)
 
     with ThreadPoolExecutor(n_workers) as executor:
         # A camera may never give another frame: nothing waits for this thread.
@@ -113,7 +107,7 @@ def percentile(score: float, margin: float) -> float:
     return 100 * exp(-exp(min(-margin * (1 + centred / max(1 - abs(centred), 1e-9)), 700.0)))
 
 
-def _inspect(model: LineModel, item: Item, save: Callable[[Result, np.ndarray, Prediction], None] | None) -> Result:
+def _inspect(model: LineModel, item: Item, save: Save | None) -> Result:
     start, now = time.perf_counter(), datetime.now().astimezone()
     try:
         image = decode(item)

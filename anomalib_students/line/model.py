@@ -37,14 +37,12 @@ class LineModel:
         precision: ``"f32"`` or ``"bf16"``; OpenVINO's choice by default.
 
     Attributes:
-        graph: The model as OpenVINO reads it.
         good: What our exports carry of good images: ``location`` and ``scale`` of their scores, how many scales beyond
             the threshold lies (``margin``), and ``statistics`` of drift; empty for other models.
         fixed_size: Height and width that the model was exported for; None if it takes any.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no export of an anomaly model.
+        ValueError: If the file is no export of an anomaly model; a ``FileNotFoundError`` if there is none.
     """
 
     def __init__(

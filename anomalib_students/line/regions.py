@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 __all__ = ["Region", "find_regions"]
@@ -18,7 +19,7 @@ class Region(NamedTuple):
     peak: float
 
 
-def find_regions(mask: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> list[Region]:
+def find_regions(mask: np.ndarray, scores: np.ndarray, size: tuple[int, ...]) -> list[Region]:
     """Find the connected regions of a mask, diagonal neighbours included, in an image of a size, the largest first.
 
     Example:
@@ -27,31 +28,14 @@ def find_regions(mask: np.ndarray, scores: np.ndarray, size: tuple[int, int]) ->
         >>> find_regions(mask, np.ones((4, 8)), (40, 80))
         [Region(x=20, y=10, width=30, height=20, area=600, peak=1.0)]
     """
-    # A run is a row with its first column and the one behind its last.
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    stops = np.nonzero(edges == -1)[1]
-    # Runs of the row above that touch a run follow each other; this joins them.
-    parents, pitch = list(range(len(rows))), mask.shape[1] + 2
-
-    def root(run: int) -> int:
-        while parents[run] != run:
-            parents[run] = run = parents[parents[run]]
-        return run
-
-    first = np.searchsorted(rows * pitch + stops, (rows - 1) * pitch + starts)
-    last = np.searchsorted(rows * pitch + starts, (rows - 1) * pitch + stops, side="right")
-    for run, touched in enumerate(map(range, first.tolist(), last.tolist())):
-        for above in touched:
-            parents[root(above)] = root(run)
-    labels = np.array([root(run) for run in range(len(rows))], dtype=int)
+    n_labels, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    peaks = np.zeros(n_labels)
+    np.maximum.at(peaks, labels.astype(int), scores)
     down, across = size[0] / mask.shape[0], size[1] / mask.shape[1]
     regions = []
-    for label in np.unique(labels):
-        runs = np.stack([rows, starts, stops], axis=1)[labels == label]
-        (top, left, _), (bottom, _, right) = runs.min(axis=0), runs.max(axis=0)
-        x, y = round(left * across), round(top * down)
-        peak = max(float(scores[row, start:stop].max()) for row, start, stop in runs)
-        area = round(int((runs[:, 2] - runs[:, 1]).sum()) * down * across)
-        regions.append(Region(x, y, round(right * across) - x, round((bottom + 1) * down) - y, area, peak))
+    for (x, y, width, height, area), peak in zip(boxes[1:].tolist(), peaks[1:].tolist(), strict=True):
+        left, top, right, bottom = (
+            round(each) for each in (x * across, y * down, (x + width) * across, (y + height) * down)
+        )
+        regions.append(Region(left, top, right - left, bottom - top, round(area * down * across), peak))
     return sorted(regions, key=lambda region: region.area, reverse=True)

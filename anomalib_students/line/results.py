@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,11 +15,10 @@ from anomalib_students.files import replace_file
 from .inspection import Result
 from .model import Prediction
 
-__all__ = ["COLUMNS", "Heatmaps", "ResultTable", "overlay", "save_pictures"]
+__all__ = ["COLUMNS", "ResultTable", "overlay", "save_pictures"]
 
 BOX = ("x", "y", "width", "height", "area", "peak")
 COLUMNS = ("path", "time", "score", "label", "percentile", "regions", *BOX, "milliseconds", "drift", "error")
-Heatmaps = Literal["anomalous", "all", "none"]
 OPACITY = 0.6  # Largest opacity of the colour over an image.
 
 
@@ -50,31 +49,23 @@ class ResultTable:
 
     def write(self, result: Result) -> None:
         """Append the row of a result, or raise an ``OSError``, on a full disk for example; the rows before it stay."""
-        has_score = result.score is not None
-        label = "anomalous" if result.is_anomalous else "good"
-        values = (
-            result.name,
-            result.time.isoformat(timespec="milliseconds"),
-            result.score,
-            *((label, result.percentile, len(result.regions)) if has_score else [None] * 3),
-            *(result.regions[0] if result.regions else [None] * len(BOX)),
-            result.milliseconds if has_score else None,
-            "; ".join(drift.name for drift in result.drifts),
-            result.error,
-        )
+        known: list[Any] = [None] * 4
+        if result.score is not None:
+            label = "anomalous" if result.is_anomalous else "good"
+            known = [result.score, label, result.percentile, len(result.regions)]
+        box = result.regions[0] if result.regions else [None] * len(BOX)
+        drift = "; ".join(drift.name for drift in result.drifts)
+        now, milliseconds = result.time.isoformat(timespec="milliseconds"), result.milliseconds or None
+        values = [result.name, now, *known, *box, milliseconds, drift, result.error]
         row = [round(value, 6) if isinstance(value, float) else value for value in values]
         text = io.StringIO()
         if self._is_csv:
             csv.writer(text, lineterminator="\n").writerows([row] if self._end else [COLUMNS, row])
         else:
             named = {name: value for name, value in zip(COLUMNS, row, strict=True) if name not in BOX}
-            named["regions"], named["drift"] = (
-                [each._asdict() for each in several] for several in (result.regions, result.drifts)
-            )
+            named["regions"] = [region._asdict() for region in result.regions]
             print(json.dumps(named), file=text)
-        self._append(text.getvalue().encode())
-
-    def _append(self, left: bytes) -> None:
+        left = text.getvalue().encode()
         with self._path.open("ab", buffering=0) as file:
             # A row that was cut off.
             file.truncate(self._end)
@@ -89,15 +80,14 @@ class ResultTable:
 
 
 def save_pictures(
-    folder: Path, heatmaps: Heatmaps, masks: bool, result: Result, image: np.ndarray, prediction: Prediction
+    folder: Path, heatmaps: str, masks: bool, result: Result, image: np.ndarray, prediction: Prediction
 ) -> None:
     """Save a heat map and, if ``masks``, the mask of a result in the size of its image, white where it is anomalous."""
     # Images of several folders may have the same name.
     name = Path(f"{result.name}.png")
     place = Path(*(part for part in name.parts if part not in {name.anchor, "..", "."}))
-    is_wanted = heatmaps == "all" or (heatmaps == "anomalous" and result.is_anomalous)
     pictures = {}
-    if is_wanted and prediction.anomaly_map is not None:
+    if prediction.anomaly_map is not None and (heatmaps == "all" or (heatmaps == "anomalous" and result.is_anomalous)):
         pictures["heatmaps"] = overlay(image, prediction.anomaly_map, result)
     if masks and prediction.mask is not None:
         mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
@@ -108,13 +98,13 @@ def save_pictures(
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, result: Result) -> Image.Image:
-    """Paint scores over an image, from yellow at the threshold of 0.5 to red at 1, with boxes around the regions."""
-    size = image.shape[1::-1]
-    scores = np.asarray(Image.fromarray(anomaly_map.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-    colour = np.stack([np.full_like(scores, 255), 255 * np.clip(2 - 2 * scores, 0, 1), np.zeros_like(scores)], axis=-1)
-    strength = OPACITY * np.clip(2 * scores - 0.5, 0, 1)[..., None]
-    picture = Image.fromarray((image + strength * (colour - image)).round().astype(np.uint8))
+    """Paint scores over an image, the redder the higher, with boxes around the regions."""
+    size, red = image.shape[1::-1], (255, 0, 0)
+    strength = Image.fromarray((255 * OPACITY * np.clip(2 * anomaly_map - 0.5, 0, 1)).astype(np.uint8))
+    picture = Image.composite(
+        Image.new("RGB", size, red), Image.fromarray(image), strength.resize(size, Image.Resampling.BILINEAR)
+    )
     for x, y, width, height, *_ in result.regions:
         box = (x, y, x + width - 1, y + height - 1)
-        ImageDraw.Draw(picture).rectangle(box, outline=(255, 0, 0), width=max(1, max(size) // 300))
+        ImageDraw.Draw(picture).rectangle(box, outline=red, width=max(1, max(size) // 300))
     return picture
