@@ -140,7 +140,7 @@ class StudentTeacher(nn.Module):
             target = self.teacher(shared, output_stride, first=self.shared_layers).float()
             target = (target - self.descriptor_mean) / self.descriptor_std
             if len(self.whitening):
-                target = functional.conv2d(target, self.whitening.float()).float()
+                target = functional.conv2d(target, self.whitening.to(target)).float()
             if painted is not None:
                 shared = self._shared_layers(painted, output_stride)
         students = torch.stack([student(shared, output_stride) for student in self.students])
