@@ -167,10 +167,11 @@ def test_each_descriptor_is_that_of_its_patch(architecture, patch_size, monkeypa
     distillation = create_module(monkeypatch, patch_size=patch_size, descriptor_dim=8, architecture=architecture)
     crops = torch.randint(256, (1, 3, 96, 96), dtype=torch.uint8)
     points = torch.cartesian_prod(torch.arange(24), torch.arange(24)).T.reshape(1, 2, 24, 24).half()
-    descriptors, described = distillation.predict(crops, points)
+    # As many targets as descriptors.
+    descriptors, described = distillation.predict(crops, points.repeat(1, 4, 1, 1))
     border = patch_size // 2
     for row, column in [(0, 0), (1, 4), (-1, -1), (3, -2)]:
-        y, x = (4 * described[0, :, row, column] + 2).int().tolist()
+        y, x = (4 * described[0, :2, row, column] + 2).int().tolist()
         patch = normalise(crops[..., y - border : y + border + 1, x - border : x + border + 1])
         expected = distillation.teacher(patch)[..., 0, 0]
         torch.testing.assert_close(descriptors[..., row, column], expected, rtol=1e-4, atol=1e-5)
