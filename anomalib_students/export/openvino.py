@@ -115,11 +115,11 @@ class ExactExport(LightningModule):
 
         @wraps(export)
         def described(*args: Any, **kwargs: Any) -> Path:
-            from anomalib_students.line.model import write_metadata
+            from anomalib_students.line.model import save_model
 
             path = export(*args, **kwargs)
             if good := getattr(getattr(self, "post_processor", None), "good_statistics", None):
-                write_metadata(path, good)
+                save_model(path, good)
             return path
 
         if compression_type in QUANTISED:

@@ -1,7 +1,6 @@
 """A new threshold from good images of today's camera, without a training."""
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,8 @@ from anomalib_students.model.false_alarms import fit_gumbel, is_usual, margin
 
 from .check import predictor_of
 from .drift import image_statistics, summarise
-from .model import METADATA, LineModel, save_model
+from .model import LineModel, save_model
 from .sources import Item, decode
-
-__all__ = ["adjust"]
 
 
 class Scale(NamedTuple):
@@ -43,19 +40,14 @@ class Scale(NamedTuple):
 
 
 def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[Item] = ()) -> dict[str, Any]:
-    """Write a model with a threshold from good images beside the old one, as ``*_adjusted``, and say what has changed.
-
-    Args:
-        path: Export of any of anomalib's models, or checkpoint of ours.
-        good: Good images.
-        rate: Fraction of good images that may be called anomalous, in ``(0, 1)``.
-        bad: Anomalous images, to say what the threshold changes for them.
-
-    Raises:
-        ValueError: If the rate is out of range, a file cannot be read, or the scores show no threshold.
-    """
+    """Write a model with a threshold from good images beside the old one, ``*_adjusted``, and say what has changed."""
     model, predict = predictor_of(path)
-    old, measured = _scale_of(model), []
+    is_export, measured = isinstance(model, LineModel), []
+    if is_export:
+        old = Scale(model.good["location"], model.good["scale"] * model.good["margin"]) if model.good else None
+    else:
+        half = float(model.post_processor.image_max - model.post_processor.image_min) / 2
+        old = Scale(float(model.post_processor.image_threshold) - half, half)
     for image in map(decode, good):
         score, label, anomaly_map, _ = predict(image)
         measured.append((score, label, score if anomaly_map is None else anomaly_map.max(), image_statistics(image)))
@@ -72,21 +64,17 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
         new[name] = Scale(location, margins.scales * scale)
         # Other models cut scores off at 0 and 1.
         if scale <= 0 or (old is None and sum(new[name]) >= 1):
-            raise ValueError(
-                f"The scores of the good images, {values.min():.3f} to {values.max():.3f}, show no threshold."
-            )
+            raise ValueError(f"The good images' scores, {values.min():.3f} to {values.max():.3f}, show no threshold.")
     normalised = new["pred_score"].normalise(scores)
     rows = [{**statistics[i], "score": float(normalised[i])} for i in np.flatnonzero(usual)]
     known = {"margin": margins.scales, "location": location, "scale": scale, "statistics": summarise(rows)}
-    new_path = path.with_name(f"{path.stem}_adjusted{'.xml' if isinstance(model, LineModel) else path.suffix}")
-    if isinstance(model, LineModel):
+    new_path = path.with_name(f"{path.stem}_adjusted{'.xml' if is_export else path.suffix}")
+    if is_export:
         _save_export(new_path, model, old, new, known)
     else:
         _save_checkpoint(path, new_path, model, scores, rate, known)
     threshold = sum(new["pred_score"])
-    found = np.array([predict(decode(item))[:2] for item in bad]).reshape(-1, 2)
-    recall = {"before": found[:, 1].mean(), "now": (restore(found[:, 0]) > threshold).mean()} if bad else {}
-    return {
+    changes = {
         "model": new_path.name,
         "good images": len(good),
         "of these, outliers": int(len(good) - usual.sum()),
@@ -94,17 +82,12 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
         "false alarms before": float(labels.mean()),
         "false alarms expected": rate,
         "90 % interval": f"{margins.lower:.4f} to {margins.upper:.4f}",
-        **{f"found of the bad {when}": float(fraction) for when, fraction in recall.items()},
     }
-
-
-def _scale_of(model: Any) -> Scale | None:  # noqa: ANN401
-    """How a model normalises scores; None for an export without our statistics."""
-    if isinstance(model, LineModel):
-        good = model.good
-        return Scale(good["location"], good["scale"] * good["margin"]) if good else None
-    half = (model.post_processor.image_max - model.post_processor.image_min) / 2
-    return Scale(float(model.post_processor.image_threshold - half), float(half))
+    if bad:
+        found = np.array([predict(decode(item))[:2] for item in bad])
+        changes["found of the bad before"] = float(found[:, 1].mean())
+        changes["found of the bad now"] = float((restore(found[:, 0]) > threshold).mean())
+    return changes
 
 
 def _save_export(path: Path, model: LineModel, old: Scale | None, new: dict[str, Scale], known: dict[str, Any]) -> None:
@@ -121,8 +104,7 @@ def _save_export(path: Path, model: LineModel, old: Scale | None, new: dict[str,
                 node.output(0).set_names({name})
                 results[name].input(0).replace_source_output(node.output(0))
     model.graph.validate_nodes_and_infer_types()
-    model.graph.set_rt_info(json.dumps(known), METADATA)
-    save_model(model.graph, path)
+    save_model(path, known, model.graph)
 
 
 def _save_checkpoint(path: Path, new_path: Path, trained: Any, scores: np.ndarray, rate: float, known: Any) -> None:  # noqa: ANN401

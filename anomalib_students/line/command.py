@@ -21,16 +21,13 @@ from .model import LineModel
 from .results import ResultTable, save_pictures
 from .sources import find_items, is_live, watch
 
-__all__ = ["create_parser", "main"]
-
 
 def run_inspect(options: Namespace) -> int:
     """Inspect images with an exported model, and write a row for each; the status is 143 after SIGTERM."""
     if options.watch and len(options.sources) != 1:
         raise ValueError(f"--watch takes one folder, not {len(options.sources)} sources.")
     hint = "LATENCY" if any(map(is_live, options.sources)) else "THROUGHPUT"
-    model = LineModel(options.model, options.device, hint, options.precision)
-    table = ResultTable(options.output, options.resume)
+    model, table = LineModel(options.model, hint, options.precision), ResultTable(options.output, options.resume)
     if not model.good:
         _say("The model carries no statistics of good images: there are no percentiles, and drift is not noticed.")
     monitor, folder, stop = DriftMonitor(model.good.get("statistics", {})), options.output.with_suffix(""), Event()
@@ -57,9 +54,8 @@ def run_inspect(options: Namespace) -> int:
         for result in inspect(model, left, save, stop, monitor):
             table.write(result)
             counts.update(images=1, anomalous=result.is_anomalous, errors=result.error is not None)
-            for drift in result.drifts:
-                if drift.name not in drifting:
-                    _say(f"Drift at {result.name}: {drift}.")
+            for drift in (each for each in result.drifts if each.name not in drifting):
+                _say(f"Drift at {result.name}: {drift}.")
             drifting = {drift.name for drift in result.drifts}
             if time.monotonic() - reported > (1 if sys.stderr.isatty() else 5):
                 reported = time.monotonic()
@@ -76,8 +72,7 @@ def run_check(options: Namespace) -> int:
     from .check import check, predictor_of
 
     reference = predictor_of(options.checkpoint, options.model_class)[1] if options.checkpoint else None
-    columns = list(check(options.models, list(find_items(options.data)), reference))
-    _print(columns, options.output)
+    _print(columns := list(check(options.models, list(find_items(options.data)), reference)), options.output)
     return int(any(column["flipped labels"] > options.flips for column in columns))
 
 
@@ -111,19 +106,17 @@ def create_parser() -> ArgumentParser:
         command = commands.add_parser(run.__name__[4:], help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         add = command.add_argument
+        table = "results.csv" if run is run_inspect else None
+        add("--output", type=Path, default=table, help="results: *.csv or *.jsonl of inspect (%(default)s), *.json")
         if run is run_inspect:
             add("model", type=Path, help="model that anomalib has exported to OpenVINO or ONNX")
             add("sources", nargs="+", help="folders, patterns, images, videos, cameras (number, address), - for a list")
-            add("--output", type=Path, default="results.csv", help="*.csv, or *.jsonl with all regions (%(default)s)")
             add("--resume", action="store_true", help="go on with the table: skip images that have a row")
             add("--watch", action="store_true", help="go on with images that are written to the folder")
             add("--heatmaps", choices=("anomalous", "all", "none"), default="anomalous", help="which (%(default)s)")
             add("--masks", action="store_true", help="save masks")
-            add("--device", default="CPU", help="device of OpenVINO (%(default)s)")
             add("--precision", choices=("f32", "bf16"), help="precision of the computation (OpenVINO's choice)")
-            continue
-        add("--output", type=Path, help="file for the same as JSON")
-        if run is run_check:
+        elif run is run_check:
             add("models", type=Path, nargs="+", help="exported models")
             add("--data", nargs="+", required=True, help="folders, patterns or files of images")
             what = command.add_mutually_exclusive_group(required=True).add_argument

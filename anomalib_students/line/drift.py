@@ -1,8 +1,4 @@
-"""Drift: whether images still look like the good ones that a model was trained with.
-
-A cumulative sum (Page, "Continuous inspection schemes", Biometrika 41, 1954) adds up how far statistics of the images
-lie from those of good ones, in standard deviations, less what is usual, in either direction.
-"""
+"""Whether images still look like good ones: cumulative sums (Page, "Continuous inspection schemes", 1954)."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -15,8 +11,6 @@ import numpy as np
 
 from .sources import Item, decode
 
-__all__ = ["Drift", "DriftMonitor", "image_statistics", "statistics_of_files", "summarise"]
-
 ROWS = 256  # Most rows of an image that are looked at; all of their columns, so that blur is seen.
 LIMIT = 3.0  # Most deviations that an image counts as, so that a single odd one is no drift.
 SLACK = 0.5  # Deviations that are usual; more if the mean of good images is known from a few only.
@@ -24,11 +18,6 @@ ALARM = 20.0  # Reached after 11 images with the largest deviation, by 10,000 go
 LEAST = 0.005  # Least standard deviation as a fraction of the mean, for images that hardly differ.
 FEWEST = 5  # Images whose spread is trusted.
 WINDOW = 200  # Images that the medians are taken of.
-WORDS = {
-    "brightness": ("darker", "brighter"),
-    "contrast": ("lower in contrast", "higher in contrast"),
-    "sharpness": ("less sharp", "sharper"),
-}
 
 
 class Drift(NamedTuple):
@@ -39,34 +28,24 @@ class Drift(NamedTuple):
     found: float
 
     def __str__(self) -> str:
-        """Describe the drift in a sentence."""
+        """Say it in a sentence."""
         change = self.found - self.expected
-        if words := WORDS.get(self.name):
-            return (
-                f"the images are {abs(change) / max(self.expected, 1e-6):.0%} {words[change > 0]} than good ones were"
-            )
         if self.name == "score":
             return f"the score of images called good has changed from {self.expected:.2f} to {self.found:.2f}"
-        return f"what is in the images has moved by {change:+.1%} of their {self.name}"
+        if self.name in {"width", "height"}:
+            return f"what is in the images has moved by {change:+.1%} of their {self.name}"
+        fraction, direction = abs(change) / max(self.expected, 1e-6), "higher" if change > 0 else "lower"
+        return f"the {self.name} of the images is {fraction:.0%} {direction} than that of good ones was"
 
 
 class DriftMonitor:
-    """Watch statistics of images that arrive one after the other.
-
-    Args:
-        good: Statistics of good images, as :func:`summarise` returns them.
-
-    Example:
-        >>> monitor = DriftMonitor({"brightness": {"mean": 0.5, "std": 0.1, "count": 27}})
-        >>> [str(drift) for drift in [monitor.update({"brightness": 0.8}) for _ in range(30)][-1]]
-        ['the images are 60% brighter than good ones were']
-    """
+    """Compare statistics of images, one after the other, with those of good ones, as :func:`summarise` returns them."""
 
     def __init__(self, good: Mapping[str, Mapping[str, float]]) -> None:
         self._mean = {name: each["mean"] for name, each in good.items()}
         self._std = {name: max(each["std"], LEAST * abs(each["mean"]), 1e-6) for name, each in good.items()}
         self._slack = {name: SLACK + 3 / sqrt(each["count"]) for name, each in good.items()}
-        self._sums = dict.fromkeys(good, (0.0, 0.0))
+        self._sums = {name: [0.0, 0.0] for name in good}
         self._latest = {name: deque[float](maxlen=WINDOW) for name in good}
 
     def update(self, values: Mapping[str, float]) -> tuple[Drift, ...]:
@@ -75,21 +54,17 @@ class DriftMonitor:
             distance = min(max((values[name] - self._mean[name]) / self._std[name], -LIMIT), LIMIT)
             above, below = (total - self._slack[name] for total in self._sums[name])
             # Bounded, so that an alarm ends soon after its cause.
-            bounded = (min(max(total, 0.0), 2 * ALARM) for total in (above + distance, below - distance))
-            self._sums[name] = next(bounded), next(bounded)
+            self._sums[name] = [min(max(total, 0.0), 2 * ALARM) for total in (above + distance, below - distance)]
             self._latest[name].append(values[name])
         # Only images since the drift began.
-        recent = {name: [*self._latest[name]][-int(ALARM / LIMIT) :] for name in self._sums if self._drifts(name)}
-        return tuple(Drift(name, self._mean[name], median(latest)) for name, latest in recent.items())
+        recent = {name: [*latest][-int(ALARM / LIMIT) :] for name, latest in self._latest.items()}
+        return tuple(Drift(n, self._mean[n], median(recent[n])) for n, sums in self._sums.items() if max(sums) > ALARM)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return the mean of each statistic in good images, its median in the latest 200, and whether it drifts."""
         medians = {name: median(values) if values else None for name, values in self._latest.items()}
-        rows = zip(self._mean.items(), medians.values(), strict=True)
-        return {name: {"expected": mean, "median": now, "drifts": self._drifts(name)} for (name, mean), now in rows}
-
-    def _drifts(self, name: str) -> bool:
-        return max(self._sums[name]) > ALARM
+        rows = ((name, self._mean[name], now, max(self._sums[name]) > ALARM) for name, now in medians.items())
+        return {name: {"expected": mean, "median": now, "drifts": drifts} for name, mean, now, drifts in rows}
 
 
 def image_statistics(image: np.ndarray) -> dict[str, float]:
@@ -100,10 +75,7 @@ def image_statistics(image: np.ndarray) -> dict[str, float]:
     sharpness = float(np.abs(np.diff(grey, axis=1)).sum()) / grey.size / max(contrast, 1e-3)
     # The centre of what differs from the median, as a fraction of the sides.
     weight = np.abs(grey - np.median(grey)) + 1e-6
-    centre = (
-        np.average((np.arange(side) + 0.5) / side, weights=weight.sum(1 - i)) for i, side in enumerate(grey.shape)
-    )
-    down, across = map(float, centre)
+    down, across = (float(np.average(range(n), weights=weight.sum(1 - i)) + 0.5) / n for i, n in enumerate(grey.shape))
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness, "width": across, "height": down}
 
 

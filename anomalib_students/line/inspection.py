@@ -10,18 +10,27 @@ from datetime import datetime
 from math import exp
 from pathlib import Path
 from threading import Event, Semaphore, Thread
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from .drift import Drift, DriftMonitor, image_statistics
 from .model import LineModel, Prediction
-from .regions import Region, find_regions
 from .sources import Item, decode
 
-__all__ = ["Result", "inspect", "percentile"]
-
 WAIT = 0.2  # Seconds after which a request to stop is noticed, if no image comes.
+
+
+class Region(NamedTuple):
+    """A connected anomalous region: the box around it in pixels of the image, its area, and its largest score."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    peak: float
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,10 @@ class Result:
     drifts: tuple[Drift, ...] = ()  # What has left the range of good images.
 
 
-Save = Callable[[Result, np.ndarray, Prediction], None]
-
-
 def inspect(
     model: LineModel | str | Path,
     images: Iterable[Item | str | Path | np.ndarray],
-    save: Save | None = None,
+    save: Callable[[Result, np.ndarray, Prediction], None] | None = None,
     stop: Event | None = None,
     monitor: DriftMonitor | None = None,
 ) -> Iterator[Result]:
@@ -101,13 +107,26 @@ def inspect(
             slots.release()
 
 
+def find_regions(mask: np.ndarray, scores: np.ndarray, size: tuple[int, ...]) -> list[Region]:
+    """Find the connected regions of a mask, diagonal neighbours included, in an image of a size, the largest first."""
+    n_labels, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    peaks = np.zeros(n_labels)
+    np.maximum.at(peaks, labels.astype(int), scores)
+    down, across = size[0] / mask.shape[0], size[1] / mask.shape[1]
+    regions = []
+    for (x, y, width, height, area), peak in zip(boxes[1:].tolist(), peaks[1:].tolist(), strict=True):
+        left, top, right, bottom = map(round, (x * across, y * down, (x + width) * across, (y + height) * down))
+        regions.append(Region(left, top, right - left, bottom - top, round(area * down * across), peak))
+    return sorted(regions, key=lambda region: region.area, reverse=True)
+
+
 def percentile(score: float, margin: float) -> float:
     """Percentage of good images that score lower, by Gumbel's distribution with its mode at a score of 0.25."""
     centred = 2 * score - 1
     return 100 * exp(-exp(min(-margin * (1 + centred / max(1 - abs(centred), 1e-9)), 700.0)))
 
 
-def _inspect(model: LineModel, item: Item, save: Save | None) -> Result:
+def _inspect(model: LineModel, item: Item, save: Callable | None) -> Result:
     start, now = time.perf_counter(), datetime.now().astimezone()
     try:
         image = decode(item)
@@ -117,10 +136,9 @@ def _inspect(model: LineModel, item: Item, save: Save | None) -> Result:
     score, is_anomalous, anomaly_map, mask = prediction
     of_good = percentile(score, model.good["margin"]) if model.good else None
     regions = [] if anomaly_map is None or mask is None else find_regions(mask, anomaly_map, image.shape[:2])
+    statistics = image_statistics(image) if "statistics" in model.good else {}
     # Of the scores, only those of images that are called good show drift.
-    statistics = {} if is_anomalous else {"score": score}
-    if "statistics" in model.good:
-        statistics |= image_statistics(image)
+    statistics |= {} if is_anomalous else {"score": score}
     milliseconds = 1000 * (time.perf_counter() - start)
     result = Result(item.name, now, score, is_anomalous, of_good, tuple(regions), milliseconds, statistics=statistics)
     if save is not None:

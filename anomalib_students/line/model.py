@@ -11,8 +11,6 @@ import numpy as np
 import openvino
 from PIL import Image
 
-__all__ = ["METADATA", "LineModel", "Prediction", "read_model", "save_model", "write_metadata"]
-
 METADATA = "anomalib_students"  # Entry of the run-time information of our exports: JSON with statistics of good images.
 COMPILED_SIZES = 4  # Images of further sizes share a slower model of variable size.
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
@@ -32,29 +30,29 @@ class LineModel:
 
     Args:
         path: Exported file, ``*.xml`` or ``*.onnx``.
-        device: Device of OpenVINO.
         hint: ``"THROUGHPUT"`` for many images, ``"LATENCY"`` for one at a time.
         precision: ``"f32"`` or ``"bf16"``; OpenVINO's choice by default.
-
-    Attributes:
-        good: What our exports carry of good images: ``location`` and ``scale`` of their scores, how many scales beyond
-            the threshold lies (``margin``), and ``statistics`` of drift; empty for other models.
-        fixed_size: Height and width that the model was exported for; None if it takes any.
-
-    Raises:
-        ValueError: If the file is no export of an anomaly model; a ``FileNotFoundError`` if there is none.
     """
 
-    def __init__(
-        self, path: str | Path, device: str = "CPU", hint: str = "THROUGHPUT", precision: str | None = None
-    ) -> None:
-        self._device = device
+    def __init__(self, path: str | Path, hint: str = "THROUGHPUT", precision: str | None = None) -> None:
         self._config = {"PERFORMANCE_HINT": hint, **({"INFERENCE_PRECISION_HINT": precision} if precision else {})}
-        self.graph = read_model(Path(path))
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no model at {path}.")
+        if Path(path).suffix not in {".xml", ".onnx"}:
+            raise ValueError(f"A model is a file named *.xml or *.onnx, as `anomalib export` writes it, not {path}.")
+        try:
+            self.graph = openvino.Core().read_model(path)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"OpenVINO cannot read the model {path}: {reason}") from error
         self._names = OUTPUTS & {name for port in self.graph.outputs for name in port.names}
+        if not self._names & {"pred_score", "anomaly_map"}:
+            raise ValueError(f"{path} is no anomaly model: none of its outputs is named pred_score or anomaly_map.")
+        # The location and scale of good images' scores, the threshold's distance in scales, and statistics of drift.
         has_metadata = self.graph.has_rt_info(METADATA)
         self.good: dict[str, Any] = json.loads(self.graph.get_rt_info(METADATA).astype(str)) if has_metadata else {}
         shape = self.graph.input(0).partial_shape[2:]
+        # Height and width; None if the model takes any.
         self.fixed_size = None if shape.is_dynamic else tuple(shape.to_shape())
         self._compiled: dict[Any, tuple[openvino.CompiledModel, queue.SimpleQueue]] = {}
         self._lock = threading.Lock()
@@ -89,9 +87,8 @@ class LineModel:
             steps.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
             steps.input().model().set_layout(openvino.Layout("NCHW"))
             graph = steps.build()
-            if shape is not None:
-                graph.reshape([1, *shape])
-            compiled = openvino.Core().compile_model(graph, self._device, self._config)
+            graph.reshape([1, *(shape or (-1, -1, 3))])
+            compiled = openvino.Core().compile_model(graph, "CPU", self._config)
             idle = queue.SimpleQueue[openvino.InferRequest]()
             for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
                 idle.put(compiled.create_infer_request())
@@ -99,31 +96,11 @@ class LineModel:
         return self._compiled[shape][1]
 
 
-def read_model(path: Path) -> openvino.Model:
-    """Read an exported model, or raise an error that says why it is none."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no model at {path}.")
-    if path.suffix not in {".xml", ".onnx"}:
-        raise ValueError(f"A model is a file named *.xml or *.onnx, as `anomalib export` writes it, not {path}.")
-    try:
-        model = openvino.Core().read_model(path)
-    except RuntimeError as error:
-        raise ValueError(f"OpenVINO cannot read the model {path}: {str(error).strip().splitlines()[-1]}") from error
-    if not {"pred_score", "anomaly_map"} & {name for port in model.outputs for name in port.names}:
-        raise ValueError(f"{path} is no anomaly model: none of its outputs is named pred_score or anomaly_map.")
-    return model
-
-
-def save_model(model: openvino.Model, path: Path) -> None:
-    """Save a model to ``*.xml`` and ``*.bin``, whole or not at all."""
+def save_model(path: Path, good: dict[str, Any], model: openvino.Model | None = None) -> None:
+    """Save a model, by default the one that is there, with statistics of good images, whole or not at all."""
+    model = model or openvino.Core().read_model(path)
+    model.set_rt_info(json.dumps(good), METADATA)
     with TemporaryDirectory(dir=path.parent, prefix=".model-") as folder:
         openvino.save_model(model, Path(folder, path.name), compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
             Path(folder, path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
-
-
-def write_metadata(path: Path, good: dict[str, Any]) -> None:
-    """Add statistics of good images to an exported model."""
-    model = openvino.Core().read_model(path)
-    model.set_rt_info(json.dumps(good), METADATA)
-    save_model(model, path)

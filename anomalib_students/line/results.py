@@ -7,26 +7,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from anomalib_students.files import replace_file
 
-from .inspection import Result
+from .inspection import Region, Result
 from .model import Prediction
 
-__all__ = ["COLUMNS", "ResultTable", "overlay", "save_pictures"]
-
-BOX = ("x", "y", "width", "height", "area", "peak")
+BOX = Region._fields
 COLUMNS = ("path", "time", "score", "label", "percentile", "regions", *BOX, "milliseconds", "drift", "error")
+RED = (255, 0, 0)
 OPACITY = 0.6  # Largest opacity of the colour over an image.
 
 
 class ResultTable:
     """A file ``*.csv`` with the largest region of each image, or ``*.jsonl`` with all, that grows row by row.
 
-    Each row is written at once. A row that a killed process or a full disk has cut off is removed. ``done`` has the
-    paths of the images that have a row. Another file is refused, as is an existing one that is not resumed.
+    A row that a killed process has cut off is removed. ``done`` has the paths of the images that have a row.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
@@ -35,24 +34,20 @@ class ResultTable:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
         if content and not resume:
-            msg = f"There are results in {path}: add --resume to go on with them, or name another --output."
-            raise FileExistsError(msg)
-        self._is_csv = path.suffix == ".csv"
+            raise FileExistsError(f"There are results in {path}: add --resume to go on, or name another --output.")
         whole = content[: content.rfind(b"\n") + 1]
-        lines = io.StringIO(whole.decode())
+        self._path, self._is_csv, self._end = path, path.suffix == ".csv", len(whole)
         try:
+            lines = io.StringIO(whole.decode())
             rows: Iterable[dict[str, Any]] = csv.DictReader(lines) if self._is_csv else map(json.loads, lines)
             self.done = {row["path"] for row in rows}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a table of results: name another --output.") from error
-        self._path, self._end = path, len(whole)
 
     def write(self, result: Result) -> None:
         """Append the row of a result, or raise an ``OSError``, on a full disk for example; the rows before it stay."""
-        known: list[Any] = [None] * 4
-        if result.score is not None:
-            label = "anomalous" if result.is_anomalous else "good"
-            known = [result.score, label, result.percentile, len(result.regions)]
+        label = "anomalous" if result.is_anomalous else "good"
+        known = [result.score, label, result.percentile, len(result.regions)] if result.error is None else [None] * 4
         box = result.regions[0] if result.regions else [None] * len(BOX)
         drift = "; ".join(drift.name for drift in result.drifts)
         now, milliseconds = result.time.isoformat(timespec="milliseconds"), result.milliseconds or None
@@ -63,12 +58,10 @@ class ResultTable:
             csv.writer(text, lineterminator="\n").writerows([row] if self._end else [COLUMNS, row])
         else:
             named = {name: value for name, value in zip(COLUMNS, row, strict=True) if name not in BOX}
-            named["regions"] = [region._asdict() for region in result.regions]
-            print(json.dumps(named), file=text)
+            print(json.dumps({**named, "regions": [region._asdict() for region in result.regions]}), file=text)
         left = text.getvalue().encode()
         with self._path.open("ab", buffering=0) as file:
-            # A row that was cut off.
-            file.truncate(self._end)
+            file.truncate(self._end)  # A row that was cut off.
             try:
                 # What a full disk had no place for is tried again, which raises the error.
                 while left:
@@ -79,32 +72,22 @@ class ResultTable:
             self._end = file.tell()
 
 
-def save_pictures(
-    folder: Path, heatmaps: str, masks: bool, result: Result, image: np.ndarray, prediction: Prediction
-) -> None:
+def save_pictures(folder: Path, which: str, masks: bool, result: Result, image: np.ndarray, found: Prediction) -> None:
     """Save a heat map and, if ``masks``, the mask of a result in the size of its image, white where it is anomalous."""
     # Images of several folders may have the same name.
     name = Path(f"{result.name}.png")
     place = Path(*(part for part in name.parts if part not in {name.anchor, "..", "."}))
     pictures = {}
-    if prediction.anomaly_map is not None and (heatmaps == "all" or (heatmaps == "anomalous" and result.is_anomalous)):
-        pictures["heatmaps"] = overlay(image, prediction.anomaly_map, result)
-    if masks and prediction.mask is not None:
-        mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-        pictures["masks"] = mask.resize(image.shape[1::-1], Image.Resampling.NEAREST)
+    if found.anomaly_map is not None and (which == "all" or (which == "anomalous" and result.is_anomalous)):
+        # The redder the higher the scores, with boxes around the regions.
+        strength = OPACITY * np.clip(2 * found.anomaly_map.astype(np.float32) - 0.5, 0, 1)
+        strength = cv2.resize(strength, image.shape[1::-1])[..., None]
+        pictures["heatmaps"] = (image * (1 - strength) + strength * RED).astype(np.uint8)
+        for box in result.regions:
+            cv2.rectangle(pictures["heatmaps"], box[:4], RED, max(1, max(image.shape) // 300))
+    if masks and found.mask is not None:
+        mask = found.mask.astype(np.uint8) * 255
+        pictures["masks"] = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     for kind, picture in pictures.items():
-        picture.save(content := io.BytesIO(), format="PNG")
+        Image.fromarray(picture).save(content := io.BytesIO(), format="PNG")
         replace_file(folder / kind / place, content.getvalue())
-
-
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, result: Result) -> Image.Image:
-    """Paint scores over an image, the redder the higher, with boxes around the regions."""
-    size, red = image.shape[1::-1], (255, 0, 0)
-    strength = Image.fromarray((255 * OPACITY * np.clip(2 * anomaly_map - 0.5, 0, 1)).astype(np.uint8))
-    picture = Image.composite(
-        Image.new("RGB", size, red), Image.fromarray(image), strength.resize(size, Image.Resampling.BILINEAR)
-    )
-    for x, y, width, height, *_ in result.regions:
-        box = (x, y, x + width - 1, y + height - 1)
-        ImageDraw.Draw(picture).rectangle(box, outline=red, width=max(1, max(size) // 300))
-    return picture

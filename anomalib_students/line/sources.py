@@ -3,17 +3,17 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from glob import glob
 from itertools import count, takewhile
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from anomalib_students.image_files import IMAGES, read_rgb
-
-__all__ = ["Item", "decode", "find_items", "is_live", "watch"]
 
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 COMPLETE = 0.5  # Seconds for which a new file must not have changed before it is read.
@@ -32,13 +32,7 @@ def is_live(source: str) -> bool:
 
 
 def find_items(sources: Iterable[str]) -> Iterator[Item]:
-    """List the images of folders, patterns, image or video files, cameras, and paths on the standard input for ``-``.
-
-    Hidden files are left out, and no file is read yet.
-
-    Raises:
-        FileNotFoundError: If a source does not exist, or a folder or pattern has no image.
-    """
+    """List the images of folders, patterns, image or video files, cameras, or paths on standard input for ``-``."""
     for source in sources:
         path = Path(source)
         if source == "-":
@@ -64,9 +58,8 @@ def watch(folder: str, stop: Event) -> Iterator[Item]:
     # A pass without changes still comes, so that files that have become complete are noticed.
     for changes in watchfiles.watch(folder, stop_event=stop, yield_on_timeout=True, rust_timeout=int(1000 * COMPLETE)):
         # Their paths are absolute, whatever the folder's.
-        changed = [Path(path).relative_to(absolute) for _, path in changes]
-        new |= {str(Path(folder, path)) for path in changed if _is_image(path)}
-        complete = sorted(path for path in new - seen if _is_complete(Path(path)))
+        new |= {str(Path(folder, path)) for _, each in changes if _is_image(path := Path(each).relative_to(absolute))}
+        complete = sorted(filter(_is_complete, new - seen))
         yield from map(Item, complete)
         seen.update(complete)
 
@@ -90,17 +83,14 @@ def _is_image(path: str | Path) -> bool:
     return Path(path).suffix.lower() in IMAGES and not is_hidden
 
 
-def _is_complete(path: Path) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return status.st_size > 0 and time.time() - status.st_mtime >= COMPLETE
+def _is_complete(path: str) -> bool:
+    with suppress(OSError):
+        status = Path(path).stat()
+        return status.st_size > 0 and time.time() - status.st_mtime >= COMPLETE
+    return False
 
 
 def _frames(source: str) -> Iterator[Item]:
-    import cv2
-
     capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not capture.isOpened():
         raise FileNotFoundError(f"OpenCV cannot open the camera or video {source}.")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anomalib_students.line.regions import find_regions
+from anomalib_students.line.inspection import find_regions
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.4, 0.6, 1.0])
