@@ -25,8 +25,8 @@ from lightning.pytorch import seed_everything
 from rich.console import Console
 from scipy import stats
 
+from anomalib_students.false_alarms import fit_gumbel, is_usual, margin
 from anomalib_students.files import replace_file
-from anomalib_students.model.false_alarms import fit_gumbel, is_usual, margin
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 from reproduction.one_class.data import read_one_class
 from reproduction.one_class.students import train_students

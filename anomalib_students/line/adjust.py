@@ -10,8 +10,8 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 from openvino import opset13 as ops
 
+from anomalib_students.false_alarms import fit_gumbel, is_usual, margin
 from anomalib_students.files import replace_file
-from anomalib_students.model.false_alarms import fit_gumbel, is_usual, margin
 
 from .check import predictor_of
 from .drift import image_statistics, summarise

@@ -97,9 +97,9 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
         FileNotFoundError: If a teacher file does not exist.
 
     Example:
-        >>> model = UninformedStudents(patch_sizes=(33,), n_students=2, output_stride=8)
+        >>> model = UninformedStudents(patch_sizes=(83,), n_students=2, output_stride=4)
         >>> model.settings.patch_sizes, model.settings.image_size
-        ((33,), 320)
+        ((83,), 320)
     """
 
     def __init__(

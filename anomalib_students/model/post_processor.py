@@ -9,7 +9,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.utilities import dim_zero_cat
 
-from .false_alarms import fit_gumbel, is_usual, margin
+from anomalib_students.false_alarms import fit_gumbel, is_usual, margin
 
 __all__ = ["Decision", "FalseAlarmPostProcessor", "Threshold"]
 

@@ -38,7 +38,7 @@ class UninformedStudentsModel(nn.Module):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> model = UninformedStudentsModel(patch_sizes=(33,), n_students=2).eval()
+        >>> model = UninformedStudentsModel(patch_sizes=(83,), n_students=2).eval()
         >>> predictions = model(torch.rand(1, 3, 64, 64))
         >>> predictions.anomaly_map.shape, predictions.pred_score.shape
         (torch.Size([1, 1, 64, 64]), torch.Size([1]))

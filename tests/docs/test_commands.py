@@ -14,7 +14,7 @@ from anomalib.data.datasets.base import image as image_dataset
 from anomalib.models.components import KCenterGreedy
 
 from anomalib_students import cli
-from anomalib_students.line.command import create_parser as inspect_parser
+from anomalib_students.line.command import create_parser as line_parser
 
 from .documents import DOCUMENTS, ROOT, blocks, commands, inline_code
 
@@ -54,8 +54,8 @@ def check_anomalib(arguments, monkeypatch):
 
 
 def check_ours(arguments, monkeypatch):
-    if arguments[0] == "inspect":
-        inspect_parser().parse_args(arguments[1:])
+    if arguments[0] in {"inspect", "check", "adjust"}:
+        line_parser().parse_args(arguments)
     else:
         cli.create_parser().parse_args(arguments)
 
@@ -170,8 +170,8 @@ def test_commands_in_sentences_exist():
                 assert words[0] == "-m" or (ROOT / words[0]).is_file(), code
             else:
                 parser = anomalib_parser() if program == "anomalib" else cli.create_parser()
-                if words[0] == "inspect":
-                    parser, words = inspect_parser(), []
+                if words[0] in {"inspect", "check", "adjust"}:
+                    parser = line_parser()
                 while words and not words[0].startswith("-"):
                     name, *words = words
                     parser = subparser(parser, name)

@@ -1,6 +1,7 @@
 """Every Python block of the documents runs, on a tiny data set and with a tiny model."""
 
 import os
+from shutil import copy2
 
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ def place(tmp_path_factory):
     engine.trainer.save_checkpoint(folder / "path" / "to" / "model.ckpt")
     for export_type in (ExportType.OPENVINO, ExportType.TORCH):
         engine.export(model, export_type, export_root=folder / "exported")
+    for file in (folder / "exported" / "weights" / "openvino").glob("model.*"):
+        copy2(file, folder / "exported")
     return folder
 
 

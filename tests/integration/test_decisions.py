@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2 import ColorJitter
 
 from anomalib_students import FalseAlarmPostProcessor
-from anomalib_students.model.false_alarms import fit_gumbel, margin
+from anomalib_students.false_alarms import fit_gumbel, margin
 from anomalib_students.model.hold_out import split_indices
 from anomalib_students.model.merge import merge_scales
 from anomalib_students.model.settings import PRESETS

@@ -173,13 +173,11 @@ def test_a_resumed_training_ends_after_the_same_steps(tmp_path: Path) -> None:
     assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 20)
 
 
-def test_the_default_is_a_model_of_one_student_that_inspects_parts_of_320_pixels() -> None:
+def test_the_default_is_a_model_of_one_student_and_two_scales_that_inspects_parts_of_320_pixels() -> None:
     model = UninformedStudents()
-    (ensemble,) = model.model.scales
-    assert len(ensemble.students) == 1
+    assert [(scale.patch_size, len(scale.students)) for scale in model.model.scales] == [(83, 1), (167, 1)]
     assert model.input_size == UninformedStudents(pre_processor=UninformedStudents.configure_pre_processor()).input_size
     assert model.input_size == (320, 320)
-    assert [len(network.convolutions) for network in (ensemble.teacher, *ensemble.students)] == [5, 3]
 
 
 def test_images_have_the_size_that_is_named() -> None:

@@ -10,12 +10,12 @@ from anomalib.models import UninformedStudents
 from PIL import Image
 from scipy import stats
 
+from anomalib_students.false_alarms import fit_gumbel, margin
 from anomalib_students.line import LineModel
 from anomalib_students.line.adjust import adjust
 from anomalib_students.line.command import main
 from anomalib_students.line.drift import statistics_of_files
 from anomalib_students.line.sources import Item
-from anomalib_students.model.false_alarms import fit_gumbel, margin
 
 from ..integration.conftest import write_category
 from ..reliability.small import small_data, small_engine, small_model

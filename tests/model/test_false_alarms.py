@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_students.model.false_alarms import FEWEST, fit_gumbel, is_usual, margin
+from anomalib_students.false_alarms import FEWEST, fit_gumbel, is_usual, margin
 
 
 @pytest.mark.parametrize("n_images", [5, 21, 60])

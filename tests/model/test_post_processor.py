@@ -5,7 +5,7 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 
-from anomalib_students.model.false_alarms import fit_gumbel, margin
+from anomalib_students.false_alarms import fit_gumbel, margin
 from anomalib_students.model.post_processor import FalseAlarmPostProcessor
 
 GOOD_SCORES = torch.linspace(1, 2, 25)
