@@ -46,7 +46,8 @@ def run(*arguments: str | Path, cwd: Path, fails: bool = False) -> str:
 def model(trained: Path) -> tuple[str | Path, ...]:
     """Arguments of the small model that was trained."""
     settings = {**SMALL, "pre_processor": PRE_PROCESSOR}
-    arguments = (f"--model.{name}={json.dumps(value)}" for name, value in settings.items())
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    arguments = (f"--model.{name}={text}" for name, text in texts.items())
     return ("--model", "UninformedStudents", *arguments, "--ckpt_path", trained)
 
 
