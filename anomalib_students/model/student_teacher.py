@@ -4,7 +4,6 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from anomalib_students.networks.dense import cut_tiles, dense_descriptors, fill_phases, join_phases
@@ -40,7 +39,7 @@ class StudentTeacher(nn.Module):
         students: M patch networks with random weights.
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
         descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
-        whitening: Matrix that whitens the normalised descriptors, of shape ``(d, d, 1, 1)``; empty if none does.
+        whitening: Matrix that whitens the normalised descriptors, of shape ``(d, d)``; empty if none does.
         error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
@@ -88,7 +87,7 @@ class StudentTeacher(nn.Module):
         self.register_buffer("descriptor_mean", torch.zeros(descriptor_dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
         dim = descriptor_dim if whitens else 0
-        self.register_buffer("whitening", torch.eye(dim)[..., None, None])
+        self.register_buffer("whitening", torch.eye(dim))
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
@@ -140,7 +139,8 @@ class StudentTeacher(nn.Module):
             target = self.teacher(shared, output_stride, first=self.shared_layers).float()
             target = (target - self.descriptor_mean) / self.descriptor_std
             if len(self.whitening):
-                target = functional.conv2d(target, self.whitening.to(target)).float()
+                # Not as a convolution, which a quantised model would compute in 8 bits.
+                target = torch.einsum("ij,bjhw->bihw", self.whitening.to(target), target).float()
             if painted is not None:
                 shared = self._shared_layers(painted, output_stride)
         students = torch.stack([student(shared, output_stride) for student in self.students])
@@ -223,7 +223,7 @@ class StudentTeacher(nn.Module):
         divisor = descriptor_divisor(statistics.mean, statistics.std)
         self.descriptor_std.copy_(divisor.view(-1, 1, 1))
         if len(self.whitening):
-            self.whitening.copy_(whitening_matrix(statistics.covariance, divisor)[..., None, None])
+            self.whitening.copy_(whitening_matrix(statistics.covariance, divisor))
 
     def normalise_scores(self, statistics: RunningStatistics) -> None:
         """Set the statistics that scores are normalised with (eq. 11).

@@ -103,7 +103,7 @@ def test_quantised_model_sees_the_same_defects(
     exported = export(input_size, quantised=True)
     assert "FakeQuantize" in {operation.get_type_name() for operation in Core().read_model(exported).get_ops()}
     quantised = np.asarray(OpenVINOInferencer(exported).predict(image).anomaly_map).squeeze()
-    assert np.corrcoef(quantised.ravel(), expected[1].ravel())[0, 1] > 0.99
+    assert np.corrcoef(quantised.ravel(), expected[1].ravel())[0, 1] > 0.97
 
 
 @pytest.mark.slow

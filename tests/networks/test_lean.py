@@ -64,7 +64,7 @@ def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
         pixels = [(8 * row, 8 * column) for row, column in np.ndindex(*grid)]
         target = describe_cropped_patches(scale.teacher, view, pixels)[:, 0]
         target = (target - scale.descriptor_mean[:, 0, 0]) / scale.descriptor_std[:, 0, 0]
-        target = target @ scale.whitening[:, :, 0, 0].T
+        target = target @ scale.whitening.T
         students = torch.stack([describe_cropped_patches(each, view, pixels)[:, 0] for each in whole_students(scale)])
         error = (students.mean(dim=0) - target).square().sum(dim=1)
         uncertainty = students.var(dim=0, correction=0).sum(dim=1)
