@@ -53,7 +53,7 @@ class PretrainSettings(TeacherSettings):
     margin: float = 1.0
     """Margin delta of the metric learning loss."""
     source: str = "resnet18"
-    """Name of the timm model whose knowledge is distilled."""
+    """Name of the timm model whose knowledge is distilled, or bundled for this package's own for p = 33."""
     source_checkpoint: Path | None = None
     """Weights of that model. By default timm downloads its pretrained weights."""
     source_layer: str | None = None

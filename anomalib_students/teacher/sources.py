@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 from anomalib_students.trainings import has_bfloat16
 
 __all__ = ["GRID_STRIDE", "STRIDES", "DistillationSource", "FeatureSource", "block_channels", "feature_blocks"]
@@ -26,7 +27,7 @@ GRID_STRIDE = STRIDES[0] // ENLARGEMENT
 
 
 class DistillationSource(nn.Module):
-    """Describe patches with a frozen network of timm.
+    """Describe patches with a frozen network of timm, or with the bundled teacher for p = 33 (``"bundled"``).
 
     The descriptor is the model's own pooled feature vector by default, or the globally pooled features of ``layer``.
     """
@@ -36,6 +37,10 @@ class DistillationSource(nn.Module):
     ) -> None:
         super().__init__()
         self.input_size = input_size
+        if name == BUNDLED:
+            self.input_size = 33
+            self.model: nn.Module = load_teacher(teacher_path(BUNDLED, 33), 33, 128)
+            return
         arguments: dict[str, Any] = {"num_classes": 0}
         if layer is not None:
             layers = list(_create(name, features_only=True).feature_info.module_name())
