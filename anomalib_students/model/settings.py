@@ -111,7 +111,7 @@ def settings_of(preset: Preset | Settings, arguments: Mapping[str, Any]) -> Sett
         raise ValueError(msg)
     base, named = preset if isinstance(preset, Settings) else PRESETS[preset], named_settings(arguments)
     if named.get("architecture", base.architecture) != base.architecture and "patch_sizes" not in named:
-        named["patch_sizes"] = (83, 167) if named["architecture"] == "lean" else (65,)
+        named["patch_sizes"] = PRESETS["default"].patch_sizes if named["architecture"] == "lean" else (65,)
     return replace(base, **named)
 
 

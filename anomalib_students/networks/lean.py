@@ -98,15 +98,9 @@ class LeanNetwork(PatchNetwork):
         if first == 0:
             shift = output_stride or STRIDE
             while shift < STRIDE:
-                features = torch.cat(
-                    [
-                        features[
-                            ..., row : row + features.shape[-2] - shift, column : column + features.shape[-1] - shift
-                        ]
-                        for row in (0, shift)
-                        for column in (0, shift)
-                    ]
-                )
+                rows, columns = (side - shift for side in features.shape[-2:])
+                corners = [(top, left) for top in (0, shift) for left in (0, shift)]
+                features = torch.cat([features[..., top : top + rows, left : left + columns] for top, left in corners])
                 shift *= 2
             features = self.first_features(features)
         return features if stop == 1 else self.descriptors(features)
