@@ -71,6 +71,9 @@ class HoldOut(Callback):
         if stage == TrainerFn.VALIDATING and isinstance(datamodule, AnomalibDataModule):
             indices = split_indices(len(datamodule.train_data), self.fraction)[1]
             self._held_out = datamodule.train_data.subsample(indices)
+        if stage == TrainerFn.TESTING and not len(getattr(datamodule, "test_data", (None,))):
+            # Lightning would warn of an empty loader.
+            self._set(trainer, "limit_test_batches", 0)
         if stage != TrainerFn.FITTING:
             return
         if not isinstance(datamodule, AnomalibDataModule):

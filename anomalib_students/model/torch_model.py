@@ -54,6 +54,7 @@ class UninformedStudentsModel(nn.Module):
         self.tiler: Tiler | None = None
         # Keyed by the patch size, which identifies the scales of a checkpoint.
         self.ensembles = nn.ModuleDict()
+        self.register_state_dict_post_hook(_contiguous)
         seed = _draw_seed()
         for size in settings.patch_sizes:
             with torch.random.fork_rng(devices=[]):
@@ -131,3 +132,11 @@ class UninformedStudentsModel(nn.Module):
 def _draw_seed() -> int:
     """Draw a seed from which each patch size derives its own, so that none of them depends on the others' presence."""
     return int(torch.randint(2**62, ()))
+
+
+def _contiguous(_: nn.Module, state: dict[str, torch.Tensor], prefix: str, __: object) -> None:
+    """Store weights in torch's default layout, the only one that safetensors takes."""
+    for name, value in state.items():
+        # With ``keep_vars``, the parameters themselves are wanted.
+        if name.startswith(prefix) and not isinstance(value, nn.Parameter):
+            state[name] = value.contiguous()

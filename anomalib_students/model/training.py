@@ -107,7 +107,7 @@ class StudentTraining(LightningModule):
         in_bfloat16 = torch.autocast(self.device.type, torch.bfloat16)
         with in_bfloat16 if is_open and has_bfloat16(self.device) else nullcontext():
             loss = self.model(images)
-        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, logger=True, batch_size=len(images))
+        self.log("train_loss", loss.detach(), on_epoch=True, prog_bar=True, batch_size=len(images))
         return {"loss": loss}
 
     def on_validation_start(self) -> None:

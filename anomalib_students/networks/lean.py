@@ -95,6 +95,8 @@ class LeanNetwork(PatchNetwork):
     ) -> torch.Tensor:
         """Describe patches; see :class:`~anomalib_students.networks.patch_network.PatchNetwork`."""
         first = self.first_layer if first is None else first
+        if stop == 0:
+            return features
         if first == 0:
             shift = output_stride or STRIDE
             while shift < STRIDE:

@@ -152,7 +152,6 @@ class PatchNetwork(nn.Module):
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         # The maps take the layout of the weights, in which convolution and pooling are up to twice as fast on a CPU.
         self.to(memory_format=torch.channels_last)
-        self.register_state_dict_post_hook(_contiguous)
 
     @property
     def stride(self) -> int:
@@ -250,14 +249,6 @@ class PatchNetwork(nn.Module):
             elif step.pool:
                 features = self.pool(features)
         return features
-
-
-def _contiguous(_: nn.Module, state: dict[str, torch.Tensor], prefix: str, __: object) -> None:
-    """Store weights in torch's default layout, the only one that safetensors takes."""
-    for name, value in state.items():
-        # With ``keep_vars``, the parameters themselves are wanted.
-        if name.startswith(prefix) and not isinstance(value, nn.Parameter):
-            state[name] = value.contiguous()
 
 
 def _pool_every_phase(features: torch.Tensor) -> torch.Tensor:

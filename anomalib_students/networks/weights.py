@@ -81,7 +81,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
         architecture: Architecture that it must have.
 
     Returns:
-        The patch network in float32, frozen and in evaluation mode.
+        The patch network in float32, frozen. It computes the same in training and in evaluation mode.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -113,7 +113,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
         if not network(patch).isfinite().all():
             msg = f"The teacher {path} describes a patch by values that are not finite: its weights are too large."
             raise ValueError(msg)
-    return network.to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)
+    return network.to(memory_format=torch.channels_last).requires_grad_(requires_grad=False)
 
 
 def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str, str]) -> None:

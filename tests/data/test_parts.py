@@ -131,10 +131,11 @@ def test_batches_have_images_masks_and_labels(tmp_path):
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 4])
+@pytest.mark.filterwarnings("error:Total length of", "error:.*no logger configured")
 @pytest.mark.usefixtures("narrow_networks")
 def test_few_good_images_are_trained_on_without_validation_or_test(n_images, tmp_path):
     root = write(tmp_path / "parts", [f"{number}.png" for number in range(n_images)], (64, 64))
-    model, data, engine = small_model(teacher=None), Parts(root), small_engine(tmp_path)
+    model, data, engine = small_model(teacher=None), Parts(root), small_engine(tmp_path, logger=False)
     assert engine.train(model, datamodule=data) == []
     assert Path(engine.best_model_path).is_file()
     assert not hasattr(data, "val_data")

@@ -187,6 +187,7 @@ def test_images_have_the_size_that_is_named() -> None:
         UninformedStudents(image_size=0, teacher=None)
 
 
+@pytest.mark.filterwarnings("error:Found .* in eval mode")
 def test_every_default_trains_tests_and_exports(tmp_path: Path) -> None:
     model = UninformedStudents(pre_processor=UninformedStudents.configure_pre_processor((96, 96)))
     engine = small_engine(tmp_path, max_epochs=None)

@@ -26,6 +26,7 @@ EQUATIONS = {
     "shared_layers": 0,
 }
 """What the paper's equations say, which the defaults differ from."""
+LEAN = {"patch_sizes": (83, 167), "architecture": "lean", "descriptor_dim": 81}
 
 
 def make_model(patch_sizes=(17, 33, 65), n_students=2, **arguments):
@@ -198,18 +199,19 @@ class TestState:
             for network in ("teacher", "students.0", "students.1"):
                 assert f"ensembles.{scale}.{network}.convolutions.0.weight" in state
 
-    def test_safetensors_hold_the_state_dict(self, tmp_path):
-        model = make_model((33,)).float().eval()
+    @pytest.mark.parametrize("network", [{"patch_sizes": (33,)}, LEAN], ids=["paper", "lean"])
+    def test_safetensors_hold_the_state_dict(self, network, tmp_path):
+        model, other = (make_model(**network).float().eval() for _ in range(2))
         save_file(model.state_dict(), tmp_path / "model.safetensors")
-        other = make_model((33,)).float().eval()
         images = make_images(1, 3, 12, 15).float()
         assert not torch.equal(model(images).anomaly_map, other(images).anomaly_map)
         other.load_state_dict(load_file(tmp_path / "model.safetensors"))
         assert torch.equal(model(images).anomaly_map, other(images).anomaly_map)
 
+    @pytest.mark.parametrize("network", [{"patch_sizes": (33,)}, LEAN], ids=["paper", "lean"])
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
-    def test_half_precision_predicts_and_trains(self, dtype, tolerance):
-        model = make_model((33,), synthetic_defects=1.0).float().eval()
+    def test_half_precision_predicts_and_trains(self, network, dtype, tolerance):
+        model = make_model(**network, synthetic_defects=1.0).float().eval()
         images = make_images(2, 3, 40, 40)
         expected = model(images.float()).anomaly_map
         actual = model.to(dtype)(images.to(dtype)).anomaly_map
