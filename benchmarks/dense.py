@@ -59,7 +59,7 @@ def dense(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     convolution_rate = rate_of_convolutions(dtype, layout, on, runs)
     title = f"{machine(on)}, {precision}{', channels last' if channels_last else ', channels first'}"
-    table = Table(title=f"{title}; convolutions alone: {convolution_rate / 1e9:,.0f} GFLOP/s")
+    table = Table(title=f"{title}; only convolutions: {convolution_rate / 1e9:,.0f} GFLOP/s")
     headings = ["p", "side", "ours", "GFLOP/s", "of convolutions", "patches / ours", "counted", "of counted"]
     for heading in [*headings, "dilated / ours", "multi-pooling / ours"]:
         table.add_column(heading, justify="right")

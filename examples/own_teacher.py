@@ -67,7 +67,7 @@ pretrain(
 )
 
 # %% [markdown]
-# The file says how it was made. `held_out_triplets` is the part of triplets of other images that the teacher orders rightly.
+# The file says how it was made. `held_out_triplets` is the fraction of triplets of other images that the teacher orders rightly.
 
 # %%
 read_metadata(Path("my_teacher.safetensors"))

@@ -75,7 +75,7 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
             for cheap networks of p = 17, 33 and 65, ``"paper"`` for the paper's.
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
-        descriptor_dim: Dimension d of the descriptors, as the teachers were trained with; 128 by default.
+        descriptor_dim: Dimension d of the descriptors, as the teachers were trained with; 208 by default.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory; 512 by default. Larger
             images are scored in tiles, with the same scores as in one piece.
         lr: Learning rate of Adam, 1e-3 by default.

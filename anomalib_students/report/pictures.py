@@ -153,7 +153,7 @@ def overlay(picture: np.ndarray, anomaly_map: np.ndarray, scale: Scale) -> np.nd
 
 def outline_uri(mask: np.ndarray, size: tuple[int, int]) -> str:
     """Draw the outline of a mask ``(H, W)`` at a height and width, on a transparent ground."""
-    # Whatever is marked stays marked if it gets smaller.
+    # What is marked stays marked if it gets smaller.
     reduced = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size[::-1], Image.Resampling.BOX)) > 0
     edge = binary_dilation(reduced) & ~reduced
     picture = Image.fromarray(edge.astype(np.uint8)).convert("P")

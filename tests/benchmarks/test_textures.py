@@ -1,4 +1,4 @@
-"""The textures of the benchmark: images of their names alone, and masks that cover what was changed."""
+"""The textures of the benchmark: images of only their names, and masks that cover what was changed."""
 
 from itertools import product
 

@@ -118,7 +118,7 @@ def test_a_defective_image_among_the_good_ones_is_named(root: Path, tmp_path: Pa
 
 
 def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
-    """Augmented in the training alone, an image of another brightness must count as one."""
+    """Augmented only in the training, an image of another brightness must count as one."""
     datamodule = MVTec(
         root=root, category="dots", num_workers=0, train_batch_size=2, train_augmentations=ColorJitter(brightness=0.9)
     )

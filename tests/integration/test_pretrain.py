@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_and_resumed_is_the_run_that_was_not_killed(start, 
 
 @pytest.mark.slow
 def test_two_devices_train_on_the_batches_of_one(start, call, tmp_path):
-    """The gradients' sums differ in their order alone; eq. 5 has none over a whole batch on two devices."""
+    """The gradients' sums differ only in their order; eq. 5 has none over a whole batch on two devices."""
     settings = {"lambda_m": 1.0, "lambda_c": 0.0, "max_steps": 6, "checkpoint_every": 5}
     output = finish(start("two", **settings, batch_size=2, devices=2, strategy="ddp"))
     assert "MEMBER: 2/2" in output

@@ -66,7 +66,7 @@ def test_metrics_of_one_kind_of_images_are_nan(anomalous: bool, reason: str, cap
     f1 = F1Score(fields=["pred_label", "gt_label"], prefix="image_")
     for metric in [*create_metrics(), f1]:
         metric.update(batch)
-        # Of anomalous images alone, F1 says how many were found.
+        # Of only anomalous images, F1 says how many were found.
         assert metric.compute().isnan() == (metric is not f1 or not anomalous)
         expected = f"{metric.name} can't be measured, and is NaN: in the ground truth of the test images, {reason}"
         assert (metric is f1 and anomalous) or caplog.messages[-1].startswith(expected)

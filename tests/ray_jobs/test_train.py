@@ -1,4 +1,4 @@
-"""The Ray job that trains a grid of ensembles: on a cluster of two nodes, and on this machine alone."""
+"""The Ray job that trains a grid of ensembles: on a cluster of two nodes, and on only this machine."""
 
 import json
 import os
