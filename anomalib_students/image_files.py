@@ -1,5 +1,6 @@
 """Image files of any kind that Pillow reads, in 8 bits and upright. Errors name the file."""
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -10,13 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["IMAGES", "ImageHeader", "allow_pixels", "check_image", "open_image", "read_rgb"]
+__all__ = ["IMAGES", "ImageHeader", "allow_pixels", "check_image", "list_images", "open_image", "read_rgb"]
 
 IMAGES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 """Endings of image files, in lower case."""
+NO_DATA = ("__macosx", "results")
+"""Folders that are skipped, as hidden ones are. The heat maps that anomalib writes into the latter are no data."""
 SIXTEEN_BITS = 65_535
 DARK = 4095
 """Largest value of a camera with 12 bits: a 16-bit image with no larger one is nearly black."""
@@ -41,6 +44,20 @@ class ImageHeader(NamedTuple):
     height: int
     is_clipped: bool
     is_turned: bool
+
+
+def list_images(root: Path) -> list[Path]:
+    """List the image files in a folder and all folders below it, but no hidden ones, sorted by their paths."""
+    found, seen = list[Path](), set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        # Links can lead in a circle.
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".") and name.lower() not in NO_DATA]
+        found += [Path(folder, name) for name in names if name.lower().endswith(IMAGES) and name[0] != "."]
+    return sorted(found)
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from anomalib.data.utils import LabelName
 from pandas import DataFrame
 
-from anomalib_students.image_files import IMAGES
+from anomalib_students.image_files import IMAGES, list_images
 
 __all__ = ["find_images", "list_parts"]
 
@@ -20,8 +19,6 @@ BAD = ("abnormal", "anomalous", "anomaly", "bad", "defect", "defective", "defect
 MASKS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
 SPLITS = ("train", "test")
 MASK_ENDING = re.compile(r"[-_. ]?(mask|gt|ground_truth|label)$", re.IGNORECASE)
-NO_DATA = ("__macosx", "results")
-"""Folders that are skipped, as hidden ones are. The heat maps that anomalib writes into the latter are no data."""
 LISTED = 5  # Most files that a message names.
 
 Folders = tuple[str, ...]
@@ -34,7 +31,7 @@ def find_images(root: Path) -> tuple[dict[Path, Folders], dict[Path, Folders]]:
     if not root.is_dir():
         msg = f"There is no folder {root.resolve()}: name the folder with your images by --data.root."
         raise FileNotFoundError(msg)
-    found = {path: path.relative_to(root).parts[:-1] for path in sorted(_walk(root))}
+    found = {path: path.relative_to(root).parts[:-1] for path in list_images(root)}
     stems = {(path.parent, path.stem) for path in found}
     masks = {
         path: folders
@@ -53,18 +50,6 @@ def list_parts(root: Path, good: str | None = None) -> DataFrame:
     samples = _label(root, images, GOOD if good is None else (good.lower(),))
     _add_masks(samples, images, masks)
     return samples
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        # Links can lead in a circle.
-        if (real := os.path.realpath(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".") and name.lower() not in NO_DATA]
-        yield from (Path(folder, name) for name in names if name.lower().endswith(IMAGES) and name[0] != ".")
 
 
 def _has(folders: Folders, names: Iterable[str]) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 from torchvision.transforms.v2 import functional as transforms
 
-from anomalib_students.image_files import IMAGES, read_rgb
+from anomalib_students.image_files import IMAGES, list_images, read_rgb
 
 __all__ = ["Crops", "ImageStore", "PatchSampler", "cut_patches", "find_images", "load_crops", "load_images"]
 
@@ -36,12 +36,11 @@ FLIP_PROBABILITY = 0.5
 
 
 def find_images(folder: Path) -> list[Path]:
-    """List the images below a folder, sorted by their paths. Raises a ``FileNotFoundError`` if there are none."""
+    """List the images below a folder, see :func:`list_images`. Raises a ``FileNotFoundError`` if there are none."""
     if not folder.is_dir():
         msg = f"The image folder does not exist: {folder}"
         raise FileNotFoundError(msg)
-    paths = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(IMAGES) and path.is_file())
-    if not paths:
+    if not (paths := list_images(folder)):
         msg = f"The folder {folder} has no images ({', '.join(IMAGES)})."
         raise FileNotFoundError(msg)
     return paths

@@ -51,7 +51,7 @@ def crops(monkeypatch):
 class TestImages:
     def test_images_are_found_in_all_folders_and_sorted(self, tmp_path):
         names = ["b.png", "a/c.JPG", "a/b/d.tiff", "z.webp", "z.gif", "photos.jpg/a.png"]
-        for name in [*names, "notes.txt", "a/mask.npy"]:
+        for name in [*names, "notes.txt", "a/mask.npy", ".ipynb_checkpoints/b.png", "._b.png"]:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
         assert find_images(tmp_path) == sorted(tmp_path / name for name in names)
