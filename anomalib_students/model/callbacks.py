@@ -28,6 +28,11 @@ class RegularCheckpoint(ModelCheckpoint):
         super().__init__(save_on_train_epoch_end=True, auto_insert_metric_name=False, **arguments)
         self._next_save = -math.inf
 
+    @property
+    def state_key(self) -> str:
+        """Name in checkpoints: that of anomalib's callback, which tests and predictions have in its place."""
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
+
     @classmethod
     def instead_of_default(cls, trainer: Trainer) -> list[Callback]:
         """Create one in place of that of anomalib's engine, unless the user has callbacks that save or stop."""

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from .conftest import SMALL, small_engine, small_model
 
 
+@pytest.mark.filterwarnings("error:Be aware that when using")
 def test_checkpoint_validates_tests_and_predicts(trained: Path, datamodule: MVTec, tmp_path: Path) -> None:
     model, engine = small_model(), small_engine(tmp_path)
     engine.validate(model, datamodule=datamodule, ckpt_path=trained)
