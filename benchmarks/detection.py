@@ -54,6 +54,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "no synthetic defects": {"arguments": {"synthetic_defects": 0.0}},
     "largest pixel": {"arguments": {"score_fraction": 0.0}},
     "own first layers": {"arguments": {"shared_layers": 0}},
+    "Adam": {"arguments": {"optimizer": "adam", "lr": 1e-3}},
     "constant lr": {"arguments": {"lr_schedule": "constant"}},
     # The light network with the paper's loss and scores, in 12 epochs.
     "paper's loss": {

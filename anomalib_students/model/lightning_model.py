@@ -78,7 +78,7 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with; 208 by default.
         max_tile: Largest side in pixels of what is scored at once, which bounds the memory; 512 by default. Larger
             images are scored in tiles, with the same scores as in one piece.
-        lr: Learning rate of Adam, 1e-3 by default.
+        lr: Learning rate of Muon, 5e-3 by default, or with the paper's preset of Adam, 1e-4.
         normalization_split: Fraction of the anomaly-free training images that is held out for the statistics of eq. 11
             and for the threshold, 0.1 by default; at least ten, or a quarter of fewer than forty.
         pre_processor: Pre-processor, or ``True`` for resizing to ``image_size`` and ImageNet normalisation.

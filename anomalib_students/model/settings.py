@@ -12,6 +12,7 @@ from .augment import TrainingMode
 __all__ = ["PRESETS", "Preset", "Settings", "named_settings", "settings_of"]
 
 LearningRateSchedule = Literal["constant", "cosine"]
+Optimizer = Literal["adam", "muon"]
 Preset = Literal["default", "paper"]
 
 
@@ -29,6 +30,7 @@ class Settings:
         whitening: Whether descriptors are whitened by the training images, not only normalised as in eq. 7.
         score_fraction: Fraction in ``[0, 1)`` of the image, where scores are largest, whose mean is the score of
             the image; 0 for the maximum of the map.
+        optimizer: ``"muon"``, or ``"adam"`` as the paper.
         lr_schedule: ``"cosine"`` to let the learning rate decay to zero over the training, or ``"constant"``.
 
     Raises:
@@ -43,7 +45,7 @@ class Settings:
     architecture: Architecture = "lean"
     descriptor_dim: int | None = None
     max_tile: int = 512
-    lr: float = 1e-3
+    lr: float = 5e-3
     normalization_split: float = 0.1
     hard_fraction: float = 0.1
     light_jitter: float = 1.0
@@ -51,6 +53,7 @@ class Settings:
     shared_layers: int = 1
     whitening: bool = True
     score_fraction: float = 0.005
+    optimizer: Optimizer = "muon"
     lr_schedule: LearningRateSchedule = "cosine"
 
     @property
@@ -61,7 +64,8 @@ class Settings:
     def __post_init__(self) -> None:
         # Command lines and checkpoints give lists.
         object.__setattr__(self, "patch_sizes", tuple(self.patch_sizes))
-        sizes, modes, schedules = self.patch_sizes, get_args(TrainingMode), get_args(LearningRateSchedule)
+        sizes = self.patch_sizes
+        modes, optimizers, schedules = map(get_args, (TrainingMode, Optimizer, LearningRateSchedule))
         requirements = {
             "patch_sizes": (0 < len({*sizes}) == len(sizes), "name at least one patch size, each once"),
             "image_size": (self.image_size > 0, "be positive"),
@@ -73,6 +77,7 @@ class Settings:
             "light_jitter": (0 <= self.light_jitter < inf, "be at least 0 and finite"),
             "synthetic_defects": (0 <= self.synthetic_defects <= 1, "lie in [0, 1]"),
             "score_fraction": (0 <= self.score_fraction < 1, "lie in [0, 1)"),
+            "optimizer": (self.optimizer in optimizers, f"be one of {optimizers}"),
             "lr_schedule": (self.lr_schedule in schedules, f"be one of {schedules}"),
         }
         for name, (is_met, requirement) in requirements.items():
@@ -96,6 +101,7 @@ PRESETS: Mapping[str, Settings] = {
         shared_layers=0,
         whitening=False,
         score_fraction=0.0,
+        optimizer="adam",
         lr_schedule="constant",
     ),
 }

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from anomalib_students.data.data_check import ImageCheck
 from anomalib_students.line.drift import statistics_of_files
+from anomalib_students.muon import Muon
 from anomalib_students.trainings import WEIGHT_DECAY, Termination, cosine_with_warm_up, has_bfloat16
 
 from .calibration import normalise_descriptors, normalise_scores, scores_of
@@ -29,14 +30,12 @@ __all__ = ["StudentTraining"]
 
 logger = logging.getLogger(__name__)
 
-TRAINING_IMAGES = 4_000
+TRAINING_IMAGES = 3_500
 """Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
 DEFAULT_EPOCHS = 1000
 """Epochs of Lightning's trainer without ``max_epochs``."""
 WARM_UP_STEPS = 100
-"""Most steps in which the learning rate rises, because the first steps of Adam would lead the students astray."""
-BETAS = (0.9, 0.99)
-"""A training of some thousand steps is too short for Adam's usual memory of the second moments."""
+"""Most steps in which the learning rate rises, because the first gradients would lead the students astray."""
 
 
 class StudentTraining(LightningModule):
@@ -44,7 +43,7 @@ class StudentTraining(LightningModule):
 
     Attributes:
         named_by_user: Names of the trainer's arguments that the user has given a value. Without ``max_epochs``,
-            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 4,000 images; without
+            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 3,500 images; without
             ``precision``, its steps compute in bfloat16 where the device does so natively; and without
             ``val_check_interval``, the only validation is that of the final students.
     """
@@ -68,9 +67,11 @@ class StudentTraining(LightningModule):
         return [*callbacks, *validation, *regular]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Configure Adam over the students; :meth:`on_train_batch_start` sets its learning rate."""
-        students = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
-        return torch.optim.Adam(students, lr=self.settings.lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
+        """Configure the optimizer of the students; :meth:`on_train_batch_start` sets its learning rate."""
+        students = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if self.settings.optimizer == "adam":
+            return torch.optim.Adam(students, lr=self.settings.lr, weight_decay=WEIGHT_DECAY)
+        return Muon(students, lr=self.settings.lr)
 
     def on_fit_start(self) -> None:
         """Compute the statistics of the teacher's descriptors, unless a checkpoint contains them."""

@@ -13,10 +13,11 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
+from anomalib_students.muon import Muon
 from anomalib_students.networks.dense import dense_descriptors
 from anomalib_students.networks.lean import STAGE_CHANNELS, LeanTeacher
 from anomalib_students.networks.statistics import RunningStatistics
-from anomalib_students.trainings import WEIGHT_DECAY, has_bfloat16
+from anomalib_students.trainings import has_bfloat16
 
 from .data import load_crops
 from .lean_start import standardise, start_from
@@ -43,8 +44,6 @@ which are mostly noise, would count as much as the first."""
 LARGEST_GRADIENT = 1.0
 """Norm to which larger gradients are clipped."""
 WARM_UP_STEPS = 200
-BETAS = (0.9, 0.99)
-"""A run of some thousand steps is too short for Adam's usual memory of the second moments."""
 MOST_KEPT = 5000
 """Crops whose targets are kept in memory after their first use: 3 GB by default. The sources take most of a step."""
 PIXEL_OF_POINT = GRID_STRIDE // 2
@@ -62,8 +61,8 @@ class DistilSettings(TeacherSettings):
     """Training steps."""
     batch_size: int = 4
     """Crops in a step on each device."""
-    lr: float = 1e-3
-    """Greatest learning rate of AdamW, after 200 steps; it decays to zero along a cosine."""
+    lr: float = 1e-2
+    """Greatest learning rate of Muon, after 200 steps; it decays to zero along a cosine."""
     sources: dict[str, Path | None] | None = None
     """Names of the timm models that are distilled, each with its file of weights, or null if timm is to download them.
     By default resnet18 and tf_efficientnet_lite0 with downloaded weights."""
@@ -260,10 +259,9 @@ class Distillation(TeacherTraining):
         self.compare(*self.predict(crops, self.targets(crops)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, its learning rate rising over the first steps, then decaying to zero along a cosine."""
+        """Muon, its learning rate rising over the first steps, then decaying to zero along a cosine."""
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learnt, lr=self.settings.lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
-        return self.decaying(optimizer, WARM_UP_STEPS)
+        return self.decaying(Muon(learnt, lr=self.settings.lr), WARM_UP_STEPS)
 
 
 def distil(**settings: Any) -> Path:
