@@ -1,4 +1,4 @@
-"""Muon: gradient descent whose step turns every output of a layer as far as every other."""
+"""Muon: descent whose steps have equal singular values."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,17 +13,14 @@ VECTOR_RATE = 0.1
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised: steps of steepest descent where a matrix is as large as its largest singular value.
+    """Orthogonalised momentum (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024).
 
-    A weight, as a matrix with a row for each output, moves along the nearest matrix with orthonormal rows or columns
-    (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024), and a bias along its signs, so
-    that directions in which the gradient is small are learnt as fast as others. Students learn in a third of the steps
-    of Adam what these teach.
+    A weight, as a matrix with a row for each output, moves along the nearest matrix with orthonormal rows or columns,
+    and a bias along its signs: directions in which the gradient is small are learnt as fast as others.
 
     Args:
         parameters: Parameters to optimise.
-        lr: Learning rate: the spectral norm of a step, of a matrix with more rows than columns times the root of their
-            ratio.
+        lr: Learning rate: the spectral norm of a step, see :func:`orthogonalise`.
         momentum: Fraction of the average gradient that a step keeps (Nesterov's momentum).
     """
 
@@ -53,8 +50,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     """Return the polar factor of a matrix ``(rows, columns)``, of the spectral norm ``max(1, rows / columns) ** 0.5``.
 
-    With the singular value decomposition U S V^T of the matrix it is U V^T; it is computed by the eigenvectors of the
-    smaller Gram matrix, which costs least.
+    Of a matrix U S V^T it is U V^T. The eigenvectors of the smaller Gram matrix give it at the least cost.
     """
     rows, columns = matrix.shape
     if rows > columns:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
-from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 
@@ -14,7 +13,7 @@ from anomalib_students.files import check_format, replace_file
 from anomalib_students.networks.lean import make_network, seen_patch_size
 from anomalib_students.networks.patch_network import PatchNetwork
 
-__all__ = ["BUNDLED", "check_metadata", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
+__all__ = ["BUNDLED", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
 
 BUNDLED = "bundled"
 """Name that stands for the teachers that come with the package."""
@@ -23,10 +22,6 @@ TEACHER_FORMAT = 1
 
 DTYPES = ("F16", "BF16", "F32", "F64")
 """Types of weights, in the words of safetensors: the others lose some of what they hold in float32."""
-MAX_ENTRIES = 100
-"""Most entries that the metadata of a teacher file may have. Ours have 18."""
-MAX_CHARACTERS = 16_384
-"""Most characters that the metadata of a teacher file may have in total. Ours have 316."""
 MAX_REASON = 200
 """Most characters of torch's message about weights that do not fit."""
 
@@ -144,20 +139,6 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
     replace_file(path, save(state, metadata=description))
 
 
-def check_metadata(metadata: Mapping[str, str], what: str) -> None:
-    """Raise a ``ValueError`` if metadata are too long, or have control characters; ``what`` has them, for the error."""
-    text = "".join(chain.from_iterable(metadata.items()))
-    if len(metadata) > MAX_ENTRIES or len(text) > MAX_CHARACTERS:
-        msg = (
-            f"{what} has metadata of {len(metadata):,} entries and {len(text):,} characters: at most {MAX_ENTRIES} "
-            f"and {MAX_CHARACTERS:,} are taken."
-        )
-        raise ValueError(msg)
-    if not all(character.isprintable() or character in "\n\t" for character in text):
-        msg = f"{what} has metadata with control characters."
-        raise ValueError(msg)
-
-
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not Path(path).is_file():
         msg = (
@@ -168,7 +149,6 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            check_metadata(metadata, f"The teacher {path}")
             check_format(metadata.get("teacher_format", "1"), TEACHER_FORMAT, f"The teacher {path}")
             names = list(file.keys())
             for name in names:
