@@ -82,7 +82,8 @@ def _sampled(
     collate = datamodule.external_collate_fn or dataset.collate_fn
     # Without a generator of its own, it would draw from that of the training.
     loader = DataLoader(Subset(dataset, sample), collate_fn=collate, generator=torch.Generator())
-    progress = tqdm(loader, description, leave=False, disable=trainer.global_rank > 0)
+    # None shows it only in a terminal.
+    progress = tqdm(loader, description, leave=False, disable=trainer.global_rank > 0 or None)
     for index, batch in zip(sample, progress, strict=True):
         if trainer.received_sigterm:
             raise SIGTERMException
