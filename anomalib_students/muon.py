@@ -55,6 +55,10 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     rows, columns = matrix.shape
     if rows > columns:
         return orthogonalise(matrix.T).T * (rows / columns) ** 0.5
-    values, vectors = torch.linalg.eigh((matrix @ matrix.T).float())
+    gram = (matrix @ matrix.T).float()
+    if not gram.isfinite().all():
+        # The weights that follow say that the training has diverged, where an error of linear algebra would not.
+        return matrix * torch.nan
+    values, vectors = torch.linalg.eigh(gram)
     least = (LEAST_SINGULAR_VALUE**2 * values[-1]).clamp(min=torch.finfo(values.dtype).tiny)
     return (vectors * values.clamp(min=least).rsqrt() @ vectors.T).to(matrix) @ matrix

@@ -31,7 +31,6 @@ __all__ = [
     "NEGATIVE_SLOPE",
     "Architecture",
     "ConvolutionLayer",
-    "LayerStep",
     "PatchNetwork",
     "check_architecture",
 ]
@@ -78,14 +77,7 @@ ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
 
 
 class LayerStep(NamedTuple):
-    """How a pass over images evaluates a layer.
-
-    Attributes:
-        kernel_size: Side of the square kernel in pixels.
-        stride: Stride of the convolution.
-        pool: Whether a pooling follows.
-        split: Whether the pooling splits its input into phases.
-    """
+    """How a pass over images evaluates a layer, and whether a pooling follows and splits its input into phases."""
 
     kernel_size: int
     stride: int

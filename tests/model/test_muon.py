@@ -47,3 +47,11 @@ def test_steps_are_those_of_the_definition() -> None:
         optimizer.step()
         torch.testing.assert_close(layer.weight.double(), weight, atol=1e-4, rtol=0)
         torch.testing.assert_close(layer.bias.double(), bias, atol=1e-6, rtol=0)
+
+
+def test_gradients_that_are_not_finite_leave_weights_that_are_not() -> None:
+    """They are noticed where scores are normalised; torch's decomposition would raise an error of its own."""
+    weight = nn.Parameter(torch.ones(2, 3))
+    weight.grad = torch.tensor([[1.0, torch.inf, 1.0], [1.0, 1.0, 1.0]])
+    Muon([weight], lr=0.1).step()
+    assert weight.isnan().all()
