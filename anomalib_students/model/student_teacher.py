@@ -167,11 +167,7 @@ class StudentTeacher(nn.Module):
         return score
 
     def loss(
-        self,
-        tiles: torch.Tensor,
-        output_stride: int,
-        painted: torch.Tensor | None = None,
-        hard_fraction: float = 1.0,
+        self, tiles: torch.Tensor, output_stride: int, painted: torch.Tensor | None = None, hard_fraction: float = 1.0
     ) -> torch.Tensor:
         """Compute the loss of all students (eq. 7).
 

@@ -26,14 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = [
-    "ARCHITECTURES",
-    "NEGATIVE_SLOPE",
-    "Architecture",
-    "ConvolutionLayer",
-    "PatchNetwork",
-    "check_architecture",
-]
+__all__ = ["ARCHITECTURES", "NEGATIVE_SLOPE", "Architecture", "ConvolutionLayer", "PatchNetwork", "check_architecture"]
 
 Architecture = Literal["paper", "light", "lean"]
 """Names of the architectures."""
