@@ -16,7 +16,7 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Trainer
 from openvino import opset13
 from scipy import stats
-from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize, Transform
 
 from anomalib_students import FalseAlarmPostProcessor
 from anomalib_students.export import int8
@@ -68,8 +68,9 @@ def test_images_of_any_size_are_scored_as_by_the_engine(pre_processor: PreProces
         np.testing.assert_allclose(result["pred_score"], expected.pred_score, rtol=1e-4)
 
 
-def test_a_transform_that_needs_the_size_says_so(tmp_path: Path) -> None:
-    model = small_model(pre_processor=PreProcessor(Compose([Resize(40), CenterCrop(32)])))
+@pytest.mark.parametrize("transform", [Compose([Resize(40), CenterCrop(32)]), CenterCrop(64)])
+def test_a_transform_that_needs_the_size_says_so(transform: Transform, tmp_path: Path) -> None:
+    model = small_model(pre_processor=PreProcessor(transform))
     with pytest.raises(ValueError, match="input_size"):
         model.to_openvino(tmp_path)
     assert list(tmp_path.iterdir()) == []
