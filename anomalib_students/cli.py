@@ -12,8 +12,6 @@ from rich.table import Table
 
 from anomalib_students.user_errors import one_line
 
-__all__ = ["main", "teachers"]
-
 
 def teachers(file: Path | None = None) -> None:
     """Describe a teacher file, or list the teachers that come with the package.
@@ -40,6 +38,7 @@ class Parser(ArgumentParser):
     """A parser that takes ``-c`` for ``--config``, as anomalib's commands do."""
 
     def add_argument(self, *args: str, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Add an argument, and the short form of ``--config``."""
         return super().add_argument(*(("-c", *args) if args == ("--config",) else args), **kwargs)
 
 

@@ -15,8 +15,6 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import gumbel_r
 
-__all__ = ["Gumbel", "Margin", "fit_gumbel", "is_usual", "margin"]
-
 SAMPLES = 20_000
 """Samples of good images that are drawn to find a margin: the rate is then right to 2 %."""
 LARGEST_SAMPLE = 500

@@ -11,8 +11,6 @@ from pickle import UnpicklingError
 
 from . import __version__
 
-__all__ = ["check_format", "check_output", "ensure_folder", "naming_what_is_damaged", "replace_file"]
-
 
 def check_output(path: Path, suffix: str, what: str) -> None:
     """Make the folder of an output file, and raise an error early if ``what`` cannot be written to it."""

@@ -11,8 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["IMAGES", "ImageHeader", "allow_pixels", "check_image", "list_images", "open_image", "read_rgb"]
-
 IMAGES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-__all__ = ["Muon", "orthogonalise"]
-
 LEAST_SINGULAR_VALUE = 1e-3
 """Of the largest; what is smaller is rounding of the gradient, which a step does not enlarge beyond this."""
 VECTOR_RATE = 0.1

@@ -16,8 +16,6 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .files import naming_what_is_damaged, replace_file
 
-__all__ = ["WEIGHT_DECAY", "AtomicCheckpointIO", "Termination", "cosine_with_warm_up", "has_bfloat16"]
-
 logger = logging.getLogger(__name__)
 
 WEIGHT_DECAY = 1e-5

@@ -10,8 +10,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["one_line", "only_warnings_of"]
-
 REASON = re.compile(r"^ *- (?!Expected a <class)(.+)$", re.MULTILINE)
 """Why jsonargparse rejects a value for one of several types; its message also lists the types and all values."""
 

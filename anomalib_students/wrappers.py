@@ -17,8 +17,6 @@ from typing import Any
 import wrapt
 from lightning.pytorch import seed_everything
 
-__all__ = ["wrap_anomalib"]
-
 MODEL = "UninformedStudents"
 
 

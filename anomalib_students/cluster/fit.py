@@ -16,8 +16,6 @@ from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrai
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.teacher.pretrain import pretrain
 
-__all__ = ["CHECKPOINT", "create_datamodule", "create_model", "create_worker_engine", "fit", "pretrain_together"]
-
 CATEGORY = "{category}"
 """Placeholder for the name of the category in the arguments of a data module."""
 CHECKPOINT = RayTrainReportCallback.CHECKPOINT_NAME

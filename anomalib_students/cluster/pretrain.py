@@ -13,8 +13,6 @@ from anomalib_students.teacher.pretrain import PretrainSettings
 from .fit import pretrain_together
 from .workers import run_on_workers, run_tasks
 
-__all__ = ["pretrain_teacher", "pretrain_teachers"]
-
 
 def pretrain_teachers(settings: Namespace, pretraining: Mapping[str, Any]) -> dict[int, tuple[str | None, str | None]]:
     """Pretrain the missing teachers; return, by patch size, the path of the file and the reason of failure or None."""

@@ -10,8 +10,6 @@ from uuid import uuid4
 
 from pyarrow.fs import FileSystem
 
-__all__ = ["RESULT", "Storage"]
-
 RESULT = "result.json"
 """File in the folder of a job that is done, which is not run again."""
 SETTINGS = "settings.json"

@@ -25,8 +25,6 @@ from anomalib_students.teacher.pretrain import LOSS_WEIGHTS, PAPER_WEIGHTS
 from .fit import create_datamodule, create_model, create_worker_engine, pretrain_together
 from .workers import reason_of, room, run_on_workers
 
-__all__ = ["WEIGHTS", "run_sweep", "sweep_files"]
-
 WEIGHTS = tuple(LOSS_WEIGHTS.values())
 """Arguments of the pretraining that are the weights of eq. 6."""
 HELD_OUT = 0.3

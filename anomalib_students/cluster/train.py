@@ -22,8 +22,6 @@ from .pretrain import pretrain_teacher
 from .storage import RESULT
 from .workers import Task, run_on_workers, run_tasks
 
-__all__ = ["results_files", "train_categories"]
-
 METRICS = ["image_AUROC", "pixel_AUROC", "pixel_AUPRO"]
 
 

@@ -18,8 +18,6 @@ from ray.exceptions import RayError, RayTaskError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-__all__ = ["Task", "connect", "reason_of", "room", "run_on_workers", "run_tasks"]
-
 ENVIRONMENT = {
     # Tune drives Train differently in the first version of Train.
     "RAY_TRAIN_V2_ENABLED": "1",

@@ -18,8 +18,6 @@ from anomalib_students.image_files import IMAGES, ImageHeader, check_image
 
 from .dataset import ImageFileDataset
 
-__all__ = ["ImageCheck", "check_data"]
-
 LISTED = 5  # Most files that an error names.
 SUBSETS = {
     TrainerFn.FITTING: ("train_data", "val_data", "test_data"),

@@ -16,8 +16,6 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from anomalib_students.image_files import allow_pixels, open_image, read_rgb
 
-__all__ = ["ImageFileDataset"]
-
 
 @dataclass
 class _Item(ImageItem):

@@ -12,8 +12,6 @@ from pandas import DataFrame
 
 from anomalib_students.image_files import IMAGES, list_images
 
-__all__ = ["find_images", "list_parts"]
-
 GOOD = ("good", "ok", "normal")  # In lower case, as all names below.
 BAD = ("abnormal", "anomalous", "anomaly", "bad", "defect", "defective", "defects", "faulty", "ng", "nok")
 MASKS = ("ground_truth", "groundtruth", "gt", "mask", "masks")

@@ -13,8 +13,6 @@ from anomalib.data.utils import ValSplitMode
 
 from .parts import Parts
 
-__all__ = ["MVTec"]
-
 DEFAULT_ROOT = "./datasets/MVTecAD"
 LAYOUT = (
     "Expected in it: train/good/*.png, test/good/*.png, test/<defect>/*.png and ground_truth/<defect>/*.png, "

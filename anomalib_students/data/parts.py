@@ -18,8 +18,6 @@ from anomalib_students.image_files import allow_pixels
 from .dataset import ImageFileDataset
 from .layout import find_images, list_parts
 
-__all__ = ["Parts"]
-
 
 class Parts(AnomalibDataModule):
     """Images of parts in a folder, for any model of anomalib.

@@ -14,8 +14,6 @@ from anomalib_students.files import ensure_folder
 
 from .mvtec import MVTec
 
-__all__ = ["SampleParts"]
-
 ARCHIVE = Path(__file__).with_name("sample_parts.zip")
 """Images as JPEG and masks as PNG."""
 CATEGORY = "part"

@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
 from torchvision.transforms.v2 import functional
 
-__all__ = ["largest_difference", "quantise", "quantise_controlled"]
-
 IMAGE_CHANNELS = 3
 CALIBRATION_IMAGES = 32
 """Most images that calibrate a quantisation: each has tens of thousands of patches."""

@@ -28,8 +28,6 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transf
 from anomalib_students.networks.resize import antialiased_resize
 from anomalib_students.user_errors import only_warnings_of
 
-__all__ = ["ExactExport"]
-
 logger = logging.getLogger(__name__)
 
 ONNX_OPSET = 18

@@ -6,16 +6,6 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional
 
-__all__ = [
-    "combine_scales",
-    "image_score",
-    "normalised_score",
-    "prediction",
-    "predictive_uncertainty",
-    "regression_error",
-    "upsample",
-]
-
 SCORE_WINDOW = 8
 """Side in pixels of the windows whose mean scores count for the score of an image."""
 LARGEST_PIXEL = 5e4

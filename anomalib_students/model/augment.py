@@ -10,8 +10,6 @@ from torch.nn import functional
 from anomalib_students.networks.dense import pad_border
 from anomalib_students.networks.patch_network import PatchNetwork
 
-__all__ = ["TrainingMode", "jitter_light", "paint_defects", "sample_phase", "training_tiles"]
-
 TrainingMode = Literal["phase", "dense"]
 """Which pixels a training step describes: a random sample of them, or all."""
 

@@ -18,8 +18,6 @@ from .hold_out import sample_indices
 if TYPE_CHECKING:
     from .training import StudentTraining
 
-__all__ = ["normalise_descriptors", "normalise_scores", "scores_of"]
-
 
 @torch.no_grad()
 def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) -> None:

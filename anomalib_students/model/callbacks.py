@@ -10,8 +10,6 @@ from anomalib.callbacks.checkpoint import ModelCheckpoint
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
-__all__ = ["LastValidation", "RandomState", "RegularCheckpoint"]
-
 SECONDS_BETWEEN_SAVES = 60
 """Least time between two checkpoints."""
 SHARE_OF_SAVES = 0.1

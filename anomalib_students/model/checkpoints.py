@@ -16,8 +16,6 @@ from lightning.pytorch import LightningModule
 from anomalib_students.files import check_format, naming_what_is_damaged
 from anomalib_students.trainings import AtomicCheckpointIO
 
-__all__ = ["CheckpointIO", "Checkpoints"]
-
 CHECKPOINT_FORMAT = 1
 """Format of the checkpoints that this version writes. It grows when older versions would misread them."""
 CHECKPOINT_KEY = "anomalib_students_format"

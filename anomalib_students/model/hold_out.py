@@ -8,8 +8,6 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-__all__ = ["HoldOut", "sample_indices", "split_indices"]
-
 logger = logging.getLogger(__name__)
 
 SEED = 0

@@ -45,8 +45,6 @@ from .torch_model import UninformedStudentsModel
 from .training import StudentTraining
 from .visualizer import PictureWriter
 
-__all__ = ["UninformedStudents"]
-
 logger = logging.getLogger(__name__)
 
 SETTINGS_KEY = "anomalib_students_settings"

@@ -2,8 +2,6 @@
 
 import torch
 
-__all__ = ["painted_hard_fraction", "regression_loss", "squared_distances"]
-
 PAINTED_HARD = 2
 """Factor of the number of hard pixels on images with synthetic defects, which have some that no student can know."""
 

@@ -9,8 +9,6 @@ from anomalib.pre_processing import PreProcessor
 
 from .lightning_model import UninformedStudents
 
-__all__ = ["merge_scales"]
-
 MAY_DIFFER = {"patch_sizes", "lr", "lr_schedule"}
 """Settings in which the models may differ."""
 

@@ -9,8 +9,6 @@ from anomalib.data import Batch
 from anomalib.metrics import AnomalibMetric, Evaluator
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = ["AUPRO", "AUROC", "F1Score", "create_evaluator", "create_metrics"]
-
 logger = logging.getLogger(__name__)
 
 NOTHING = "in the ground truth of the test images, nothing is anomalous"

@@ -11,8 +11,6 @@ import logging
 
 import torch
 
-__all__ = ["descriptor_divisor", "score_divisor", "whitening_matrix"]
-
 logger = logging.getLogger(__name__)
 
 RELATIVE_FLOOR = 0.01

@@ -11,8 +11,6 @@ from torchmetrics.utilities import dim_zero_cat
 
 from anomalib_students.false_alarms import fit_gumbel, is_usual, margin
 
-__all__ = ["Decision", "FalseAlarmPostProcessor", "Threshold"]
-
 logger = logging.getLogger(__name__)
 
 Threshold = Literal["normal", "f1"]

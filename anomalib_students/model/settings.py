@@ -9,8 +9,6 @@ from anomalib_students.networks.patch_network import Architecture
 
 from .augment import TrainingMode
 
-__all__ = ["PRESETS", "Preset", "Settings", "named_settings", "settings_of"]
-
 LearningRateSchedule = Literal["constant", "cosine"]
 Optimizer = Literal["adam", "muon"]
 Preset = Literal["default", "paper"]

@@ -15,8 +15,6 @@ from .anomaly_map import normalised_score, predictive_uncertainty, regression_er
 from .loss import regression_loss, squared_distances
 from .normalisation import descriptor_divisor, score_divisor, whitening_matrix
 
-__all__ = ["StudentTeacher", "split_batch"]
-
 TRAINING_PIXELS = 256 * 256
 """Most pixels of a batch whose activations are kept for the backward pass where every pixel is described, and four
 times as many where every fourth is, or fewer are."""

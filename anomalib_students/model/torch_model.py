@@ -18,8 +18,6 @@ from .loss import painted_hard_fraction
 from .settings import PRESETS, Settings
 from .student_teacher import StudentTeacher, split_batch
 
-__all__ = ["UninformedStudentsModel"]
-
 
 class UninformedStudentsModel(nn.Module):
     """Teachers and students at one or several scales.

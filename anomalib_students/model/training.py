@@ -26,8 +26,6 @@ from .post_processor import FalseAlarmPostProcessor
 from .settings import Settings
 from .torch_model import UninformedStudentsModel
 
-__all__ = ["StudentTraining"]
-
 logger = logging.getLogger(__name__)
 
 TRAINING_IMAGES = 3_500

@@ -12,8 +12,6 @@ from torchvision.transforms.v2.functional import to_image
 
 from anomalib_students.image_files import read_rgb
 
-__all__ = ["PictureWriter"]
-
 
 class PictureWriter(ImageVisualizer):
     """anomalib's visualizer, which shows grey images of 16 bits and turned ones as the model has seen them."""

@@ -22,18 +22,6 @@ from torch.nn import functional
 
 from .patch_network import PatchNetwork
 
-__all__ = [
-    "OUTPUT_STRIDES",
-    "SMALLEST_TILE",
-    "check_dense",
-    "cut_tiles",
-    "dense_descriptors",
-    "fill_phases",
-    "join_phases",
-    "pad_border",
-    "reflect_pad",
-]
-
 OUTPUT_STRIDES = (1, 2, 4, 8)
 """Supported distances in pixels between neighbouring descriptors."""
 SMALLEST_TILE = 16

@@ -16,8 +16,6 @@ from torch.nn import functional
 from .dense import reflect_pad
 from .patch_network import NEGATIVE_SLOPE, PatchNetwork, check_architecture
 
-__all__ = ["LeanStudent", "LeanTeacher", "halve", "make_network", "seen_patch_size"]
-
 PATCH_SIZE = 83
 HALVED_PATCH_SIZE = 2 * PATCH_SIZE + 1
 STRIDE = 8

@@ -26,8 +26,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["ARCHITECTURES", "NEGATIVE_SLOPE", "Architecture", "ConvolutionLayer", "PatchNetwork", "check_architecture"]
-
 Architecture = Literal["paper", "light", "lean"]
 """Names of the architectures."""
 

@@ -5,8 +5,6 @@ Torch has no operator for it that exported models can use. Here the same resampl
 
 import torch
 
-__all__ = ["antialiased_resize"]
-
 
 def antialiased_resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resize images with a triangular filter as wide as the scale.

@@ -3,8 +3,6 @@
 import torch
 from torchmetrics import Metric
 
-__all__ = ["RunningStatistics"]
-
 
 class RunningStatistics(Metric):
     """Accumulate mean and standard deviation of each of d components over any number of vectors.

@@ -13,8 +13,6 @@ from anomalib_students.files import check_format, replace_file
 from anomalib_students.networks.lean import make_network, seen_patch_size
 from anomalib_students.networks.patch_network import PatchNetwork
 
-__all__ = ["BUNDLED", "load_teacher", "read_metadata", "save_teacher", "teacher_path"]
-
 BUNDLED = "bundled"
 """Name that stands for the teachers that come with the package."""
 TEACHER_FORMAT = 1

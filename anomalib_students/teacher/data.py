@@ -14,8 +14,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.image_files import IMAGES, list_images, read_rgb
 
-__all__ = ["Crops", "ImageStore", "PatchSampler", "cut_patches", "find_images", "load_crops", "load_images"]
-
 SIDE_RANGE = (4, 16)
 """Least and greatest side to which an image is resized before a patch is cropped, in patch sides."""
 GRAYSCALE_PROBABILITY = 0.1

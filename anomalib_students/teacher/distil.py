@@ -24,8 +24,6 @@ from .lean_start import standardise, start_from
 from .sources import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource, block_channels, feature_blocks
 from .training import TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
-__all__ = ["DistilSettings", "Distillation", "distil", "draw_crops", "principal_components", "valid_points"]
-
 DEFAULT_SOURCES = ("resnet18", "tf_efficientnet_lite0")
 FURTHER_WEIGHT = 0.7
 """Weight of each source but the first."""

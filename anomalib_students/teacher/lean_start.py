@@ -13,8 +13,6 @@ from anomalib_students.networks.statistics import RunningStatistics
 
 from .sources import FeatureSource
 
-__all__ = ["standardise", "start_from"]
-
 
 @torch.no_grad()
 def start_from(teacher: LeanTeacher, sources: Sequence[FeatureSource]) -> None:

@@ -2,8 +2,6 @@
 
 import torch
 
-__all__ = ["compactness_loss", "distillation_loss", "triplet_distances", "triplet_loss"]
-
 
 def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Squared distance between decoded descriptors and those of the source network (eq. 1).

@@ -17,8 +17,6 @@ from .losses import compactness_loss, distillation_loss, triplet_distances, trip
 from .sources import DistillationSource
 from .training import TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
-__all__ = ["LOSS_WEIGHTS", "PAPER_WEIGHTS", "PretrainSettings", "TeacherPretraining", "pretrain"]
-
 LOSS_WEIGHTS = {"distillation": "lambda_k", "triplet": "lambda_m", "compactness": "lambda_c"}
 """Settings that weigh the terms of eq. 6."""
 PAPER_WEIGHTS = ((1, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0))

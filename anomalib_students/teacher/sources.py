@@ -16,8 +16,6 @@ from torchvision.transforms.v2 import functional as transforms
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 from anomalib_students.trainings import has_bfloat16
 
-__all__ = ["GRID_STRIDE", "STRIDES", "DistillationSource", "FeatureSource", "block_channels", "feature_blocks"]
-
 ENLARGEMENT = 2
 """A source sees a crop at this many times its size, and so finer details than it was trained on."""
 STRIDES = (8, 16)

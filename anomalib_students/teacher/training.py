@@ -29,8 +29,6 @@ from anomalib_students.trainings import AtomicCheckpointIO, Termination, cosine_
 
 from .data import find_images
 
-__all__ = ["PlainSettings", "TeacherSettings", "TeacherTraining", "check_run", "make_teacher", "normalise"]
-
 logger = logging.getLogger(__name__)
 
 # jsonargparse would take a mapping that fits nothing else as text.
