@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, auto_cli, capture_parser, set_parsing_settings
+from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -40,11 +40,6 @@ class Parser(ArgumentParser):
     def add_argument(self, *args: str, **kwargs: Any) -> Any:  # noqa: ANN401
         """Add an argument, and the short form of ``--config``."""
         return super().add_argument(*(("-c", *args) if args == ("--config",) else args), **kwargs)
-
-
-def create_parser() -> ArgumentParser:
-    """Make the parser of the command line."""
-    return capture_parser(main)
 
 
 def main(args: Sequence[str] | None = None) -> None:

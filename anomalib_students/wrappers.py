@@ -10,7 +10,7 @@ Each passes everything through untouched, unless our model is the one that runs:
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -27,15 +27,12 @@ def wrap_anomalib() -> None:
         ("anomalib.engine.engine", "Engine._setup_trainer", _note_named_arguments),
         ("anomalib.cli.cli", "AnomalibCLI.instantiate_classes", _seed),
     ):
-        wrapt.when_imported(module)(_wrapping(name, wrapper))
+        wrapt.when_imported(module)(partial(_wrap, name, wrapper))
 
 
-def _wrapping(name: str, wrapper: Callable[..., Any]) -> Callable[[ModuleType], None]:
-    def wrap(module: ModuleType) -> None:
-        with suppress(AttributeError):
-            wrapt.wrap_function_wrapper(module, name, wrapper)
-
-    return wrap
+def _wrap(name: str, wrapper: Callable[..., None], module: ModuleType) -> None:
+    with suppress(AttributeError):
+        wrapt.wrap_function_wrapper(module, name, wrapper)
 
 
 def _note_named_arguments(setup: Callable[..., None], engine: Any, args: tuple, kwargs: dict) -> None:  # noqa: ANN401

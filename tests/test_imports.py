@@ -9,7 +9,7 @@ import anomalib_students
 
 PACKAGE = Path(anomalib_students.__file__).parent
 LAYERS = (
-    {"false_alarms", "files", "image_files", "trainings", "user_errors", "wrappers"},
+    {"false_alarms", "files", "image_files", "muon", "trainings", "user_errors", "wrappers"},
     {"line", "networks"},
     {"data"},
     {"export"},

@@ -33,8 +33,7 @@ logger = logging.getLogger(__name__)
 ONNX_OPSET = 18
 """Operator set of exported models: the one in which torch exports."""
 EXAMPLE_SIZE = (1032, 1048)
-"""Height and width of the image that a model of any size is traced with: not equal, which torch fixes, and larger than
-most crops, which would pad each image as this one."""
+"""Height and width that models of any size are traced with: not equal, or torch fixes them; larger than most crops."""
 QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
 """Compressions whose convolutions compute in 8 bits."""
 LARGEST_DIFFERENCE = 0.05

@@ -1,14 +1,21 @@
-"""Callbacks of a training: when it is validated and saved, and how it is resumed."""
+"""Callbacks: when a training is validated and saved, how it is resumed, and which pictures a test writes."""
 
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
+from anomalib.utils.path import generate_output_filename
+from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from PIL import Image
+from torchvision.transforms.v2.functional import to_image
+
+from anomalib_students.image_files import read_rgb
 
 SECONDS_BETWEEN_SAVES = 60
 """Least time between two checkpoints."""
@@ -116,6 +123,25 @@ class RandomState(Callback):
     def _restore(self) -> None:
         if self._resumed is not None:
             torch.set_rng_state(self._resumed.cpu())
+
+
+class PictureWriter(ImageVisualizer):
+    """anomalib's visualizer, which shows grey images of 16 bits and turned ones as the model has seen them."""
+
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:  # noqa: ANN401
+        """Write a picture of each image of a batch into the folder ``images`` of the results."""
+        if self.output_dir is None:
+            self.output_dir = Path(trainer.default_root_dir) / "images"
+        datamodule = getattr(trainer, "datamodule", None)
+        name, category = (getattr(datamodule, attribute, None) for attribute in ("name", "category"))
+        for item in batch:
+            if path := item.image_path:
+                # From a path, anomalib would read the image itself.
+                image = to_image(read_rgb(path).resize(self.field_size))
+                item = item.update(in_place=False, image=image, image_path=None)  # noqa: PLW2901
+            picture = self.visualize(item)
+            if isinstance(picture, Image.Image):
+                picture.save(generate_output_filename(path or "", self.output_dir, name, category))
 
 
 def _saving_or_stopping(trainer: Trainer) -> list[Callback]:

@@ -36,6 +36,7 @@ from anomalib_students.networks.patch_network import Architecture
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 
 from .augment import TrainingMode
+from .callbacks import PictureWriter
 from .checkpoints import Checkpoints
 from .hold_out import HoldOut
 from .metrics import create_evaluator
@@ -43,7 +44,6 @@ from .post_processor import FalseAlarmPostProcessor
 from .settings import PRESETS, Preset, Settings, named_settings, settings_of
 from .torch_model import UninformedStudentsModel
 from .training import StudentTraining
-from .visualizer import PictureWriter
 
 logger = logging.getLogger(__name__)
 

@@ -57,6 +57,9 @@ class LeanNetwork(PatchNetwork):
     Raises a ``ValueError`` if the descriptor has no more components than the last stage.
     """
 
+    n_layers = 2  # The first features, which students can share, and all that follows.
+    stride = STRIDE
+
     def __init__(self, descriptor_dim: int) -> None:
         nn.Module.__init__(self)
         if descriptor_dim <= STAGE_CHANNELS[-1]:
@@ -64,16 +67,6 @@ class LeanNetwork(PatchNetwork):
             raise ValueError(msg)
         self.patch_size, self.descriptor_dim, self.architecture = PATCH_SIZE, descriptor_dim, "lean"
         self.layers, self.first_layer = (), 0
-
-    @property
-    def n_layers(self) -> int:
-        """Number of layers: the first features, which students can share, and all that follows."""
-        return 2
-
-    @property
-    def stride(self) -> int:
-        """Spacing in pixels between the patches that one pass over an image describes."""
-        return STRIDE
 
     def splits(self, output_stride: int) -> int:
         """Number of times that a pass splits its input into 2 x 2 phases to describe every s-th pixel."""

@@ -35,11 +35,9 @@ FLIP_PROBABILITY = 0.5
 
 def find_images(folder: Path) -> list[Path]:
     """List the images below a folder, see :func:`list_images`. Raises a ``FileNotFoundError`` if there are none."""
-    if not folder.is_dir():
-        msg = f"The image folder does not exist: {folder}"
-        raise FileNotFoundError(msg)
     if not (paths := list_images(folder)):
-        msg = f"The folder {folder} has no images ({', '.join(IMAGES)})."
+        problem = f"has no images ({', '.join(IMAGES)})" if folder.is_dir() else "does not exist"
+        msg = f"The image folder {folder} {problem}."
         raise FileNotFoundError(msg)
     return paths
 

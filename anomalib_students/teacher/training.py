@@ -101,12 +101,12 @@ class TeacherSettings:
         return {name: getattr(self, name) for name in self.recorded}
 
 
+@dataclass(eq=False)
 class _BatchNumbers(IterableDataset):
     """Numbers of the batches from ``first`` on, of ``total`` in the whole run."""
 
-    def __init__(self, first: int, total: int) -> None:
-        self.first = first
-        self.total = total
+    first: int
+    total: int
 
     def __iter__(self) -> Iterator[int]:
         """Count from the first batch to the last."""

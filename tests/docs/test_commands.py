@@ -57,7 +57,7 @@ def check_ours(arguments, monkeypatch):
     if arguments[0] in {"inspect", "check", "adjust"}:
         line_parser().parse_args(arguments)
     else:
-        cli.create_parser().parse_args(arguments)
+        jsonargparse.capture_parser(cli.main).parse_args(arguments)
 
 
 def check_script(arguments, monkeypatch):
@@ -169,7 +169,7 @@ def test_commands_in_sentences_exist():
             elif program == "python":
                 assert words[0] == "-m" or (ROOT / words[0]).is_file(), code
             else:
-                parser = anomalib_parser() if program == "anomalib" else cli.create_parser()
+                parser = anomalib_parser() if program == "anomalib" else jsonargparse.capture_parser(cli.main)
                 if words[0] in {"inspect", "check", "adjust"}:
                     parser = line_parser()
                 while words and not words[0].startswith("-"):

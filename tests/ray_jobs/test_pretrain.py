@@ -43,5 +43,5 @@ def test_a_killed_job_goes_on_to_the_teacher_of_the_command(cluster, start_job, 
 def test_missing_images_are_told_before_anything_is_started(run_job, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     output = run_job("pretrain.py", "--images=nothing", "--output_folder=teachers", code=2)
-    assert output.splitlines()[-1] == "pretrain.py: The image folder does not exist: nothing"
+    assert output.splitlines()[-1] == "pretrain.py: The image folder nothing does not exist."
     assert not (tmp_path / "teachers").exists()

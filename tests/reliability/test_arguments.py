@@ -6,9 +6,9 @@ from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, capture_parser
 
-from anomalib_students.cli import create_parser
+from anomalib_students.cli import main
 
 JOBS = Path(__file__).parents[2] / "ray_jobs"
 
@@ -37,7 +37,7 @@ def test_pretraining_starts_no_program(crafted, tmp_path, capsys):
     settings, written = crafted
     config = tmp_path / "crafted.yaml"
     config.write_text(json.dumps({"images": "i", "output": "o.safetensors", "trainer_arguments": settings}))
-    assert "trainer_arguments" in refuses(create_parser(), "pretrain", "-c", str(config), capsys=capsys)
+    assert "trainer_arguments" in refuses(capture_parser(main), "pretrain", "-c", str(config), capsys=capsys)
     assert not written.exists()
 
 
@@ -53,7 +53,7 @@ def test_plain_arguments_of_the_trainer_are_taken():
     plain = {"enable_progress_bar": False, "max_epochs": 3, "gradient_clip_val": 0.5, "precision": "16-mixed"}
     plain |= {"devices": [0, 1], "max_time": "00:01:00:00", "max_steps": None}
     arguments = [f"--trainer_arguments={json.dumps(plain)}", "--trainer_arguments.limit_train_batches=2"]
-    settings = create_parser().parse_args(["pretrain", "--images=i", "--output=o.safetensors", *arguments])
+    settings = capture_parser(main).parse_args(["pretrain", "--images=i", "--output=o.safetensors", *arguments])
     assert settings.pretrain.trainer_arguments == {**plain, "limit_train_batches": 2}
 
 
@@ -69,6 +69,6 @@ def types_of(parser):
 
 @pytest.mark.parametrize("job", [None, "pretrain.py", "train.py", "sweep.py"])
 def test_no_argument_takes_just_any_object(job):
-    types = dict(types_of(ray_parser(job) if job else create_parser()))
+    types = dict(types_of(ray_parser(job) if job else capture_parser(main)))
     assert len(types) > 10
     assert [name for name, hint in types.items() if "Any" in hint or "Callable" in hint or hint == "object"] == []

@@ -58,7 +58,7 @@ class TestImages:
 
     @pytest.mark.parametrize(
         ("folder", "message"),
-        [("missing", r"does not exist: .*missing"), ("a.png", r"does not exist"), (".", "no images")],
+        [("missing", r"missing does not exist"), ("a.png", r"does not exist"), (".", "no images")],
     )
     def test_a_folder_without_images_is_told(self, folder, message, tmp_path):
         if folder == "a.png":

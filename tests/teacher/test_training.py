@@ -113,7 +113,7 @@ def test_the_command_makes_the_same_teacher_and_so_does_a_configuration_that_it_
 
 
 SHARED = [
-    ({"images": "missing"}, "The image folder does not exist: missing"),
+    ({"images": "missing"}, "The image folder missing does not exist."),
     ({"images": "few"}, ".* needs at least 2 images, .*few has 1"),
     ({"images": "damaged"}, r"Cannot read .*1\.png as an image"),
     ({"output": "teacher.pth"}, r"A teacher is written to a file named \*.safetensors, not to teacher.pth"),

@@ -7,7 +7,7 @@ from anomalib.data import ImageBatch
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
 
-from anomalib_students.model.visualizer import PictureWriter
+from anomalib_students.model.callbacks import PictureWriter
 
 from ..reliability.pictures import pattern
 
