@@ -15,7 +15,10 @@ from .workers import run_on_workers, run_tasks
 
 
 def pretrain_teachers(settings: Namespace, pretraining: Mapping[str, Any]) -> dict[int, tuple[str | None, str | None]]:
-    """Pretrain the missing teachers; return, by patch size, the path of the file and the reason of failure or None."""
+    """Pretrain the missing teachers; return, by patch size, the path of the file and the reason of failure or None.
+
+    Raises a ``ValueError`` if the storage path is a bucket's, or its folder has a job of other settings.
+    """
     folder = settings.storage.folder
     settings.storage.begin({**pretraining, "workers": settings.workers})
     sizes = {f"p = {size}": size for size in sorted(settings.patch_sizes)}

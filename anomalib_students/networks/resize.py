@@ -12,7 +12,8 @@ def antialiased_resize(images: torch.Tensor, height: int, width: int) -> torch.T
     The result is that of torch's antialiased bilinear interpolation.
 
     Args:
-        images: Images of shape ``(B, C, H, W)``; H and W may be symbols of an export.
+        images: Floating-point images of shape ``(B, C, H, W)``, with values of any range; H and W may be symbols of an
+            export.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 
