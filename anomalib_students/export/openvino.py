@@ -153,8 +153,8 @@ class ExactExport(LightningModule):
             difference = largest_difference(model, self, datamodule)
             if difference > LARGEST_DIFFERENCE:
                 logger.warning(
-                    "Quantised, the model scores images differently, by up to %.2f: test it before you use it, or "
-                    "choose another compression_type, or none.",
+                    "Quantised, the model scores images differently, by up to %.2f: test it before you use it, give it "
+                    "a threshold of its own (anomalib-students adjust), or choose another compression_type, or none.",
                     difference,
                 )
         return model
