@@ -40,6 +40,5 @@ _HOME = {
 def __getattr__(name: str) -> object:
     """Import the public name's module (PEP 562)."""
     if name not in _HOME:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name], __name__), name)

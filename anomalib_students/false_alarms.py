@@ -1,9 +1,10 @@
 """Thresholds for a rate of false alarms, from only good images.
 
 The score of an image is a maximum, over its windows or its pixels, and maxima approximately follow Gumbel's
-distribution. It is fitted to the scores of the held-out good images. A few of them give only rough estimates of
-location and scale, so that the quantile of the fitted distribution would be exceeded too often: the threshold lies
-further out, so that the expected rate, over all samples of that size, is the wanted one.
+distribution. Its location is that of the held-out good images. Images that the students have learnt from score lower,
+but spread as much, so that both give the scale. A few images give only rough estimates, so that the quantile of the
+fitted distribution would be exceeded too often: the threshold lies further out, so that the expected rate, over all
+samples of that size, is the wanted one.
 """
 
 from functools import cache
@@ -63,28 +64,29 @@ def is_usual(scores: torch.Tensor) -> torch.Tensor:
     return scores <= float(median + (gumbel_r.isf(OUTLIER_RATE) - heights[1]) * scale)
 
 
-def fit_gumbel(scores: torch.Tensor) -> Gumbel:
+def fit_gumbel(scores: torch.Tensor, learnt: torch.Tensor | None = None) -> Gumbel:
     """Fit Gumbel's distribution by L-moments, which single outliers affect less than moments.
 
     Args:
         scores: Scores of good images, of shape ``(n,)`` with n at least 1. The spread of fewer than 5 is not trusted:
             a usual one is assumed.
+        learnt: Scores of good images that were learnt from, of shape ``(m,)``: the scale is the mean over all n + m.
 
     Raises:
         ValueError: If there are no scores, or one is not finite.
     """
     if len(scores) == 0 or not scores.isfinite().all():
-        msg = f"A threshold needs the finite scores of at least one good image, got {len(scores)} scores."
-        raise ValueError(msg)
+        raise ValueError(f"A threshold needs the finite scores of at least one good image, got {len(scores)} scores.")
     if len(scores) < FEWEST:
         mean = float(scores.double().mean())
         return Gumbel(mean, ASSUMED_SCALE * abs(mean))
-    location, scale = map(float, _fit(scores.double().numpy()))
+    others = scores[:0] if learnt is None else learnt
+    location, scale = map(float, _fit(scores.double().numpy(), others.double().numpy()))
     return Gumbel(location, max(scale, RELATIVE_FLOOR * abs(location)))
 
 
 @cache
-def margin(n_images: int, rate: float) -> Margin:
+def margin(n_images: int, rate: float, n_learnt: int = 0) -> Margin:
     """Find the distance of a threshold for a rate of false alarms.
 
     What is estimated from a sample, in units of the true scale, does not depend on the true location and scale, so that
@@ -93,6 +95,7 @@ def margin(n_images: int, rate: float) -> Margin:
     Args:
         n_images: Number of good images that the distribution was fitted to.
         rate: Expected rate of false alarms, in ``(0, 1)``.
+        n_learnt: Number of further images that only the scale was fitted to.
 
     Returns:
         The distance, and the interval that the rate of a single training lies in with a probability of 90 %. For fewer
@@ -102,13 +105,13 @@ def margin(n_images: int, rate: float) -> Margin:
         ValueError: If the rate is out of range.
     """
     if not 0 < rate < 1:
-        msg = f"false_alarm_rate must lie between 0 and 1, got {rate}."
-        raise ValueError(msg)
+        raise ValueError(f"false_alarm_rate must lie between 0 and 1, got {rate}.")
     if n_images < FEWEST:
         return Margin(float(gumbel_r.isf(rate)), 0.0, 1.0)
-    generator, size = np.random.default_rng(0), (SAMPLES // 10, min(n_images, LARGEST_SAMPLE))
+    generator, numbers = np.random.default_rng(0), (min(n_images, LARGEST_SAMPLE), min(n_learnt, LARGEST_SAMPLE))
     # In ten pieces, to save memory.
-    location, scale = np.concatenate([_fit(generator.gumbel(size=size)) for _ in range(10)], axis=1)
+    samples = ([generator.gumbel(size=(SAMPLES // 10, n)) for n in numbers] for _ in range(10))
+    location, scale = np.concatenate([_fit(*each) for each in samples], axis=1)
 
     def rates(scales: float) -> np.ndarray:
         """Rates of false alarms of the thresholds from samples of the standard distribution."""
@@ -118,9 +121,10 @@ def margin(n_images: int, rate: float) -> Margin:
     return Margin(scales, *np.quantile(rates(scales), (0.05, 0.95)).tolist())
 
 
-def _fit(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Location and scale by the first two L-moments of samples of shape ``(..., n)``."""
-    n = samples.shape[-1]
-    mean = samples.mean(axis=-1)
-    scale = np.sort(samples, axis=-1) @ ((2 * np.arange(n) / (n - 1) - 1) / n) / log(2)
-    return mean - np.euler_gamma * scale, scale
+def _fit(samples: np.ndarray, learnt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale by the first two L-moments of samples of shape ``(..., n)``; the scale by ``(..., m)`` too."""
+    numbers = samples.shape[-1], learnt.shape[-1]
+    weights = ((2 * np.arange(n) - n + 1) / max(n - 1, 1) for n in numbers)
+    sums = (np.sort(each, axis=-1) @ weight for each, weight in zip((samples, learnt), weights, strict=True))
+    scale = sum(sums) / sum(numbers) / log(2)
+    return samples.mean(axis=-1) - np.euler_gamma * scale, scale

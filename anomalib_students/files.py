@@ -15,12 +15,10 @@ from . import __version__
 def check_output(path: Path, suffix: str, what: str) -> None:
     """Make the folder of an output file, and raise an error early if ``what`` cannot be written to it."""
     if path.suffix != suffix or path.is_dir():
-        msg = f"{what} is written to a file named *{suffix}, not to {path}."
-        raise ValueError(msg)
+        raise ValueError(f"{what} is written to a file named *{suffix}, not to {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
-        msg = f"The folder of the output cannot be written to: {path.parent}"
-        raise PermissionError(msg)
+        raise PermissionError(f"The folder of the output cannot be written to: {path.parent}")
 
 
 def replace_file(path: str | Path, content: bytes) -> None:

@@ -97,8 +97,7 @@ def check_image(path: str | Path) -> ImageHeader:
 def allow_pixels(n_pixels: int | None) -> None:
     """Set the number of pixels, a positive one, beyond which Pillow suspects an attack; None for its default."""
     if n_pixels is not None and n_pixels < 1:
-        msg = f"max_pixels must be a positive number of pixels, got {n_pixels}."
-        raise ValueError(msg)
+        raise ValueError(f"max_pixels must be a positive number of pixels, got {n_pixels}.")
     if n_pixels is not None and Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, n_pixels)
 

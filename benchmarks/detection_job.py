@@ -35,7 +35,7 @@ from torchvision.tv_tensors import Mask
 from anomalib_students.data.parts import Parts
 from anomalib_students.files import replace_file
 from anomalib_students.model.anomaly_map import image_score
-from anomalib_students.model.hold_out import split_indices
+from anomalib_students.model.hold_out import LEARNT, split_indices
 from anomalib_students.model.metrics import create_metrics
 from anomalib_students.model.post_processor import FalseAlarmPostProcessor
 from anomalib_students.model.settings import PRESETS, Preset
@@ -282,15 +282,16 @@ def decision(
     """Return the scores of good images for thresholds, and the F1 of the test's pixels at thresholds."""
     training, held_out = split_indices(len(dataset), model.settings.normalization_split)
     images = good_scores(model, dataset, held_out)
+    learnt = good_scores(model, dataset, training[:: -(-len(training) // LEARNT)])
     thresholds = {
-        "that of the images": chosen_threshold(images["score"]),
-        "largest pixels of good images": chosen_threshold(images["largest pixels"]),
+        "that of the images": chosen_threshold(images["score"], learnt["score"]),
+        "largest pixels of good images": chosen_threshold(images["largest pixels"], learnt["largest pixels"]),
         "quantile of the pixels of good images": images["quantile of the pixels"],
         "best": best_f1_threshold(scores, masks),
     }
     return {
         "held_out": images["score"],
-        "training": good_scores(model, dataset, training[:: max(1, len(training) // len(held_out))])["score"],
+        "training": learnt["score"],
         "pixel_F1": {name: float(binary_f1_score(scores > value, masks)) for name, value in thresholds.items()},
     }
 
@@ -306,10 +307,10 @@ def good_scores(model: UninformedStudents, dataset: AnomalibDataset, indices: li
     }
 
 
-def chosen_threshold(scores: list[float]) -> float:
-    """Threshold that the model chooses."""
+def chosen_threshold(scores: list[float], learnt: list[float]) -> float:
+    """Threshold that the model chooses, by images held out and learnt from."""
     post_processor = FalseAlarmPostProcessor(false_alarm_rate=RATE)
-    post_processor.choose(torch.tensor(scores))
+    post_processor.choose(torch.tensor(scores), torch.tensor(learnt))
     return float(post_processor.image_threshold)
 
 

@@ -64,8 +64,7 @@ def _label(root: Path, images: Mapping[Path, Folders], names: tuple[str, ...]) -
     tasks = {_before(folders, ("train",)) for folders in images.values() if _has(folders, ("train",))}
     if len(tasks) > 1:
         choice = ", ".join(sorted(str(root.joinpath(*task)) for task in tasks))
-        msg = f"There are several tasks in {root.resolve()}: name one of them by --data.root ({choice})."
-        raise ValueError(msg)
+        raise ValueError(f"There are several tasks in {root.resolve()}: name one of them by --data.root ({choice}).")
     training = [folders for folders in images.values() if not _has(folders, ("test",))]
     has_good = any(_has(folders, names) for folders in training)
     suspicious = sorted({folder for folders in training for folder in folders if folder.lower() in BAD})
@@ -122,5 +121,4 @@ def _add_masks(samples: DataFrame, images: Mapping[Path, Folders], masks: Mappin
         problems += [f"{path} has no mask" for path in defective if path not in mask_of]
     if problems:
         more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        msg = f"Images and masks do not go together: {'; '.join(problems[:LISTED])}{more}."
-        raise ValueError(msg)
+        raise ValueError(f"Images and masks do not go together: {'; '.join(problems[:LISTED])}{more}.")

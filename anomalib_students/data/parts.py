@@ -75,8 +75,7 @@ class Parts(AnomalibDataModule):
             **kwargs,
         )
         if not 0 <= test_split_ratio < 1:
-            msg = f"test_split_ratio must lie in [0, 1), got {test_split_ratio}."
-            raise ValueError(msg)
+            raise ValueError(f"test_split_ratio must lie in [0, 1), got {test_split_ratio}.")
         # Where it is 0, anomalib's becomes 0.5.
         self.test_split_ratio = test_split_ratio
         self.root = self.folder = Path(root)
@@ -122,8 +121,7 @@ class Parts(AnomalibDataModule):
             training = training.drop(drawn.index)
         rank_zero_info(_describe(self.folder, training, test, drawn, samples[samples["label"] == ""]))
         if _stage == TrainerFn.FITTING and training.empty:
-            msg = f"There are no images of good parts to train on in {self.folder.resolve()}."
-            raise ValueError(msg)
+            raise ValueError(f"There are no images of good parts to train on in {self.folder.resolve()}.")
         has_masks = bool((test["mask_path"] != "").any())
         self.train_data, self.test_data = (
             ImageFileDataset(table.assign(split=split), has_masks, self.max_pixels)

@@ -124,6 +124,5 @@ def prediction(scores: torch.Tensor, images: torch.Tensor, score_fraction: float
     elif not finite.all():
         broken = (~finite).flatten(1).any(dim=1).nonzero().flatten().tolist()
         cause = "the model's weights are not finite" if whole.all() else f"pixels are NaN or beyond {LARGEST_PIXEL:g}"
-        msg = f"There is no score for the images {broken} of the batch: {cause}."
-        raise ValueError(msg)
+        raise ValueError(f"There is no score for the images {broken} of the batch: {cause}.")
     return InferenceBatch(pred_score=image_score(scores, score_fraction), anomaly_map=scores)

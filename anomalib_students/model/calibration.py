@@ -58,15 +58,15 @@ def normalise_scores(module: "StudentTraining", held_out: AnomalibDataset) -> No
 
 
 @torch.no_grad()
-def scores_of(module: "StudentTraining", held_out: AnomalibDataset) -> torch.Tensor:
-    """Score the held-out images: scores of shape ``(n,)`` in the order of the data set, the same in all processes."""
-    scores = torch.zeros(len(held_out), device=module.device)
-    for index, images in _sampled(module, held_out, "Threshold by held-out images"):
+def scores_of(module: "StudentTraining", dataset: AnomalibDataset) -> torch.Tensor:
+    """Score the images of a data set: scores of shape ``(n,)``, in its order, the same in all processes."""
+    scores = torch.zeros(len(dataset), device=module.device)
+    for index, images in _sampled(module, dataset, "Threshold by good images"):
         scores[index] = cast("torch.Tensor", module.model.predict(images).pred_score)
     # Each process has filled in its share, which is none if there are fewer images than processes.
     if module.trainer.world_size > 1:
         scores = cast("torch.Tensor", module.all_gather(scores)).sum(dim=0)
-    return scores[sample_indices(len(held_out))].cpu()
+    return scores[sample_indices(len(dataset))].cpu()
 
 
 def _sampled(

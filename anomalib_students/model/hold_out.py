@@ -1,6 +1,7 @@
 """Anomaly-free training images held out for the statistics of eq. 11."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
@@ -16,6 +17,7 @@ FEWEST_HELD_OUT = 10
 """Least images held out, up to a quarter of all: fewer hardly show the spread of the scores."""
 MOST = 300
 """Most images held out, and most that statistics are computed from: more hardly change either, but cost time."""
+LEARNT = 50  # Most training images whose scores show the spread of good ones: more hardly change it.
 NEEDS_DATA_MODULE = (
     "Training images are held out of a data module of anomalib: give the fit a datamodule, not a loader."
 )
@@ -51,24 +53,24 @@ class HoldOut(Callback):
         self.fraction = fraction
         # Images that the students learn from, during a fit.
         self.training: AnomalibDataset | None = None
-        self._held_out: AnomalibDataset | None = None
+        self._samples: Sequence[AnomalibDataset] = ()
         self._datamodule: AnomalibDataModule | None = None
         self._undo = ExitStack()
 
     @property
-    def held_out(self) -> AnomalibDataset | None:
-        """Images that the students never see, during a fit or a validation; augmented as validation images are now."""
+    def samples(self) -> Sequence[AnomalibDataset]:
+        """Images held out, and some learnt from, in a fit or a validation; augmented as validation images are now."""
         validation = getattr(self._datamodule, "val_data", None)
-        if self._held_out is not None and isinstance(validation, AnomalibDataset):
-            self._held_out.augmentations = validation.augmentations
-        return self._held_out
+        if isinstance(validation, AnomalibDataset):
+            for dataset in self._samples:
+                dataset.augmentations = validation.augmentations
+        return self._samples
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the images out of a data module before its loader is built; for a validation, find the same again."""
         datamodule = self._datamodule = getattr(trainer, "datamodule", None)
         if stage == TrainerFn.VALIDATING and isinstance(datamodule, AnomalibDataModule):
-            indices = split_indices(len(datamodule.train_data), self.fraction)[1]
-            self._held_out = datamodule.train_data.subsample(indices)
+            self._choose(datamodule.train_data)
         if stage == TrainerFn.TESTING and not len(getattr(datamodule, "test_data", (None,))):
             # Lightning would warn of an empty loader.
             self._set(trainer, "limit_test_batches", 0)
@@ -78,12 +80,10 @@ class HoldOut(Callback):
             raise ValueError(NEEDS_DATA_MODULE)
         dataset = datamodule.train_data
         if len(dataset) == 0:
-            msg = "There are no anomaly-free images to train on: the training set is empty."
-            raise ValueError(msg)
-        training, held_out = split_indices(len(dataset), self.fraction)
-        if training == held_out:
+            raise ValueError("There are no anomaly-free images to train on: the training set is empty.")
+        if len(dataset) == 1:
             logger.warning("There is a single training image: the scores are normalised on the image trained on.")
-        self.training, self._held_out = dataset, dataset.subsample(held_out)
+        self.training, training = dataset, self._choose(dataset)
         if not hasattr(datamodule, "val_data"):
             # Without a validation set, data modules of anomalib have no loader for one either.
             self._set(trainer, "limit_val_batches", 0)
@@ -101,11 +101,18 @@ class HoldOut(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the images back after the fit."""
         self._undo.close()
-        self.training = self._held_out = None
+        self.training, self._samples = None, ()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the images back if the fit is interrupted."""
         self.teardown(trainer, pl_module, TrainerFn.FITTING)
+
+    def _choose(self, dataset: AnomalibDataset) -> list[int]:
+        """Choose the samples, and return the indices to train on."""
+        training, held_out = split_indices(len(dataset), self.fraction)
+        learnt = training[:: -(-len(training) // LEARNT) or 1]
+        self._samples = [dataset.subsample(each) for each in (held_out, learnt)]
+        return training
 
     def _set(self, owner: object, name: str, value: object) -> None:
         self._undo.callback(setattr, owner, name, getattr(owner, name))

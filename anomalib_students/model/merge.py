@@ -30,14 +30,12 @@ def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:
     """
     ensembles = {size: model.model.ensembles[f"p{size}"] for model in models for size in model.model.patch_sizes}
     if len(ensembles) < sum(len(model.model.patch_sizes) for model in models):
-        msg = f"Each patch size can be merged once, got {[model.model.patch_sizes for model in models]}."
-        raise ValueError(msg)
+        raise ValueError(f"Each patch size can be merged once, got {[model.model.patch_sizes for model in models]}.")
     first = models[0]
     for name in sorted(asdict(first.settings).keys() - MAY_DIFFER):
         values = [getattr(model.settings, name) for model in models]
         if len(set(values)) > 1:
-            msg = f"The models to be merged must have the same {name}, got {values}."
-            raise ValueError(msg)
+            raise ValueError(f"The models to be merged must have the same {name}, got {values}.")
     post_processor: PostProcessor | bool = False
     if isinstance(own := first.post_processor, PostProcessor):
         # Its settings, without its statistics of the scores of one scale.

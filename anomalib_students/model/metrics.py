@@ -27,8 +27,7 @@ class AUROC(metrics.AUROC):
         scores = getattr(batch, field, None)
         if scores is not None:
             if scores.isnan().any():
-                msg = f"{self.name} can't rank scores that are NaN, but {field} has some."
-                raise ValueError(msg)
+                raise ValueError(f"{self.name} can't rank scores that are NaN, but {field} has some.")
             # The difference of two infinite scores would be NaN.
             batch = batch.update(in_place=False, **{field: scores.float().nan_to_num()})
         super().update(batch)

@@ -65,8 +65,7 @@ def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) ->
     Raises a ``ValueError`` if the statistics are not finite.
     """
     if not mean.isfinite().all():
-        msg = "The students' scores are not finite: the training diverged. Use a smaller lr."
-        raise ValueError(msg)
+        raise ValueError("The students' scores are not finite: the training diverged. Use a smaller lr.")
     floor = (RELATIVE_FLOOR * mean).clamp(min=SCORE_FLOOR * descriptor_dim)
     # A single student has no uncertainty at all.
     if ((std < floor) & (mean > 0)).any():

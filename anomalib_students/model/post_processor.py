@@ -9,7 +9,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics.utilities import dim_zero_cat
 
-from anomalib_students.false_alarms import fit_gumbel, is_usual, margin
+from anomalib_students.false_alarms import Margin, fit_gumbel, is_usual, margin
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,7 @@ class FalseAlarmPostProcessor(PostProcessor):
     ) -> None:
         super().__init__(**kwargs)
         if threshold not in {None, *get_args(Threshold)}:
-            msg = f"threshold must be one of {get_args(Threshold)}, got {threshold!r}."
-            raise ValueError(msg)
+            raise ValueError(f"threshold must be one of {get_args(Threshold)}, got {threshold!r}.")
         named = {"threshold": threshold, "false_alarm_rate": false_alarm_rate}
         self._named = {name: value for name, value in named.items() if value is not None}
         self.threshold: Threshold = threshold or "normal"
@@ -83,7 +82,8 @@ class FalseAlarmPostProcessor(PostProcessor):
         # Raises an error for a rate out of range.
         margin(1, self.false_alarm_rate)
         self.rule: Threshold = "normal"
-        self.statistics: dict[str, dict[str, float]] = {}  # Of these images, by which drift is noticed.
+        self.learnt_images = 0  # Images that the students have learnt from, whose scores count for the scale.
+        self.statistics: dict[str, dict[str, float]] = {}  # Of the held-out ones, by which drift is noticed.
         self.register_buffer("good_images", torch.tensor([0.0, torch.nan, torch.nan]))
 
     @property
@@ -93,27 +93,29 @@ class FalseAlarmPostProcessor(PostProcessor):
             return None
         if self.rule == "f1":
             return Decision("f1")
-        n_images = int(self.good_images[0])
-        return Decision("normal", self.false_alarm_rate, n_images, *margin(n_images, self.false_alarm_rate)[1:])
+        return Decision("normal", self.false_alarm_rate, int(self.good_images[0]), *self._margin[1:])
 
     @property
     def good_statistics(self) -> dict[str, Any]:
         """What exports carry of the held-out images; nothing if these did not choose the threshold."""
         n_images, location, scale = self.good_images.tolist()
-        known = {"margin": margin(int(n_images), self.false_alarm_rate).scales, "location": location, "scale": scale}
+        known = {"margin": self._margin.scales, "location": location, "scale": scale}
         return {**known, "statistics": self.statistics} if n_images and self.rule == "normal" else {}
 
-    def choose(self, scores: torch.Tensor) -> torch.Tensor:
+    def choose(self, scores: torch.Tensor, learnt: torch.Tensor | None = None) -> torch.Tensor:
         """Choose one threshold for images and pixels: an image's score is that of its worst window, a mean of pixels.
 
         Args:
             scores: Finite scores of good images that no student has learnt from, of shape ``(n,)`` with n at least 1.
+            learnt: Finite scores of images that the students have learnt from, of shape ``(m,)``, for the scale.
 
         Returns:
             Whether each score is usual, of the same shape. Those that are not have no part in the threshold.
         """
         usual = is_usual(scores)
-        self.good_images.copy_(torch.tensor([usual.sum(), *fit_gumbel(scores[usual])]))
+        learnt = scores[:0] if learnt is None else learnt[is_usual(learnt)]
+        self.learnt_images = len(learnt)
+        self.good_images.copy_(torch.tensor([usual.sum(), *fit_gumbel(scores[usual], learnt)]))
         # Thresholds with the best F1 were those of other students.
         self.rule = "normal"
         self._set_thresholds()
@@ -143,7 +145,12 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "threshold", "false_alarm_rate", "rule", "statistics")
+        own = ("threshold", "false_alarm_rate", "rule", "statistics", "learnt_images")
+        return (*super()._checkpoint_config_keys, *own)
+
+    @property
+    def _margin(self) -> Margin:
+        return margin(int(self.good_images[0]), self.false_alarm_rate, self.learnt_images)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load the statistics, and apply a rate that was named to them."""
@@ -153,8 +160,8 @@ class FalseAlarmPostProcessor(PostProcessor):
 
     def _set_thresholds(self) -> None:
         """Set thresholds and ranges so that the mode of the good images has a score of 0.25."""
-        n_images, location, scale = self.good_images.tolist()
-        distance = margin(int(n_images), self.false_alarm_rate).scales * scale
+        _, location, scale = self.good_images.tolist()
+        distance = self._margin.scales * scale
         for kind in ("image", "pixel"):
             getattr(self, f"_{kind}_threshold").fill_(location + distance)
             getattr(self, f"{kind}_min").fill_(location)

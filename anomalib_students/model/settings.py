@@ -80,8 +80,7 @@ class Settings:
         }
         for name, (is_met, requirement) in requirements.items():
             if not is_met:
-                msg = f"{name} must {requirement}, got {getattr(self, name)!r}."
-                raise ValueError(msg)
+                raise ValueError(f"{name} must {requirement}, got {getattr(self, name)!r}.")
 
 
 PRESETS: Mapping[str, Settings] = {
@@ -111,8 +110,7 @@ PRESETS: Mapping[str, Settings] = {
 def settings_of(preset: Preset | Settings, arguments: Mapping[str, Any]) -> Settings:
     """Settings of a preset, except those named among arguments; a ``ValueError`` if any is out of range."""
     if not isinstance(preset, Settings) and preset not in PRESETS:
-        msg = f"preset must be one of {get_args(Preset)}, got {preset!r}."
-        raise ValueError(msg)
+        raise ValueError(f"preset must be one of {get_args(Preset)}, got {preset!r}.")
     base, named = preset if isinstance(preset, Settings) else PRESETS[preset], named_settings(arguments)
     if named.get("architecture", base.architecture) != base.architecture and "patch_sizes" not in named:
         named["patch_sizes"] = PRESETS["default"].patch_sizes if named["architecture"] == "lean" else (65,)

@@ -124,16 +124,17 @@ class StudentTraining(LightningModule):
 
     def _calibrate(self) -> None:
         """Normalise the scores if the students have learnt since, and choose the threshold, by the held-out images."""
-        held_out = self.hold_out.held_out
+        samples = self.hold_out.samples
         is_fitting = self.trainer.state.fn == TrainerFn.FITTING
-        if held_out is None or (is_fitting and self._calibrated_at == self.global_step):
+        if not samples or (is_fitting and self._calibrated_at == self.global_step):
             return
+        held_out, learnt = samples
         if is_fitting:
             normalise_scores(self, held_out)
             self._calibrated_at = self.global_step
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
             scores, paths = scores_of(self, held_out), held_out.samples.image_path.astype(str)
-            usual = self.post_processor.choose(scores)
+            usual = self.post_processor.choose(scores, scores_of(self, learnt))
             self._unusual = paths[~usual.numpy()].tolist()
             normalised = self.post_processor(InferenceBatch(pred_score=scores[usual].to(self.device))).pred_score
             good = dict(zip(paths[usual.numpy()], normalised.tolist(), strict=True))

@@ -57,8 +57,7 @@ def load_model(checkpoint: Path, device: str | torch.device | None = None) -> Un
     from anomalib_students.model.lightning_model import UninformedStudents
 
     if not checkpoint.is_file():
-        msg = f"There is no checkpoint {checkpoint}: name the *.ckpt file of a trained model."
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"There is no checkpoint {checkpoint}: name the *.ckpt file of a trained model.")
     device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
     try:
         return UninformedStudents.load_from_checkpoint(checkpoint, map_location=device).eval()
@@ -88,8 +87,7 @@ def write_report(
     output = Path(output)
     check_output(output, ".html", "A report")
     if n_images < 1:
-        msg = f"n_images must be at least 1, got {n_images}."
-        raise ValueError(msg)
+        raise ValueError(f"n_images must be at least 1, got {n_images}.")
     thresholds = find_thresholds(model)
     results = read_results(model, datamodule, thresholds.score is not None, **trainer_arguments)
     good = [result for result in results if not result.is_defective]

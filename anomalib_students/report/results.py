@@ -114,8 +114,7 @@ def read_results(
     finally:
         model.evaluator, model.visualizer = evaluator, visualizer
     if not collector.results:
-        msg = f"The data {datamodule.name} have no test images."
-        raise ValueError(msg)
+        raise ValueError(f"The data {datamodule.name} have no test images.")
     return collector.results
 
 

@@ -91,12 +91,13 @@ def test_a_merged_model_decides_by_its_own_scores(root: Path, tmp_path: Path) ->
     assert merged.post_processor.decision is None
     Engine(default_root_dir=tmp_path, accelerator="cpu", logger=False).validate(merged, datamodule=datamodule)
 
-    held_out = datamodule.train_data.subsample(split_indices(N_TRAINING, 0.1)[1])
-    images = torch.stack([item.image for item in held_out])
-    with torch.no_grad():
-        predictions = merged.eval().model(merged.pre_processor.transform(images))
-    fitted = fit_gumbel(predictions.pred_score)
-    expected = fitted.location + margin(len(images), 0.01).scales * fitted.scale
+    scores = []
+    for indices in split_indices(N_TRAINING, 0.1):
+        images = torch.stack([datamodule.train_data[index].image for index in indices])
+        with torch.no_grad():
+            scores.append(merged.eval().model(merged.pre_processor.transform(images)).pred_score)
+    fitted = fit_gumbel(scores[1], scores[0])
+    expected = fitted.location + margin(len(scores[1]), 0.01, len(scores[0])).scales * fitted.scale
     assert merged.post_processor.image_threshold == pytest.approx(expected, rel=1e-4)
     assert merged.post_processor.pixel_threshold == merged.post_processor.image_threshold
 
@@ -127,8 +128,8 @@ def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
     calibrate = model._calibrate
 
     def record() -> None:
-        held_out, training = model.hold_out.held_out, model.hold_out.training
-        seen.extend(torch.equal(held_out[0].image, held_out[0].image) for _ in range(5))
+        training = model.hold_out.training
+        seen.extend(torch.equal(each[0].image, each[0].image) for each in model.hold_out.samples for _ in range(5))
         assert not torch.equal(training[0].image, training[0].image)
         calibrate()
 

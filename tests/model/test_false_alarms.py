@@ -10,16 +10,17 @@ import torch
 from anomalib_students.false_alarms import FEWEST, fit_gumbel, is_usual, margin
 
 
-@pytest.mark.parametrize("n_images", [5, 21, 60])
+@pytest.mark.parametrize(("n_images", "n_learnt"), [(5, 0), (21, 0), (60, 0), (10, 50), (30, 1)])
 @pytest.mark.parametrize("rate", [0.01, 0.1])
-def test_that_many_trainings_have_the_expected_rate_and_interval(n_images: int, rate: float) -> None:
+def test_that_many_trainings_have_the_expected_rate_and_interval(n_images: int, n_learnt: int, rate: float) -> None:
     """By other samples than those of the margin, of another location and scale, and through the fit itself."""
     generator = np.random.default_rng(1)
     location, scale = -7.0, 3.0
-    promised = margin(n_images, rate)
+    promised = margin(n_images, rate, n_learnt)
     rates = []
-    for sample in generator.gumbel(location, scale, size=(4000, n_images)):
-        fitted = fit_gumbel(torch.from_numpy(sample))
+    for sample in generator.gumbel(location, scale, size=(4000, n_images + n_learnt)):
+        # The students know what they have learnt from, which scores lower.
+        fitted = fit_gumbel(torch.from_numpy(sample[n_learnt:]), torch.from_numpy(sample[:n_learnt] - 2))
         threshold = fitted.location + promised.scales * fitted.scale
         rates.append(1 - np.exp(-np.exp(-(threshold - location) / scale)))
     rates = np.array(rates)
@@ -33,15 +34,21 @@ def test_that_the_margin_approaches_the_quantile() -> None:
     assert margins == sorted(margins, reverse=True)
     assert margins[-1] == pytest.approx(-log(-log(0.99)), rel=0.01)
     assert margin(10_000, 0.01) == margin(500, 0.01)
+    assert margin(10, 0.01, 50).scales < margin(10, 0.01).scales
 
 
 def test_that_the_scale_is_the_mean_difference_of_pairs() -> None:
     """The second L-moment is half the mean absolute difference of two scores."""
-    scores = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5
-    fitted = fit_gumbel(scores)
-    differences = [abs(float(a - b)) for a, b in combinations(scores, 2)]
-    assert fitted.scale == pytest.approx(np.mean(differences) / 2 / log(2))
-    assert fitted.location == pytest.approx(float(scores.mean()) - np.euler_gamma * fitted.scale)
+    scores, learnt = (torch.rand(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5).split(
+        (12, 8)
+    )
+    scales = [np.mean([abs(float(a - b)) for a, b in combinations(x, 2)]) / 2 / log(2) for x in (scores, learnt)]
+    for fitted, scale in (
+        (fit_gumbel(scores), scales[0]),
+        (fit_gumbel(scores, learnt), np.average(scales, weights=(12, 8))),
+    ):
+        assert fitted.scale == pytest.approx(scale)
+        assert fitted.location == pytest.approx(float(scores.mean()) - np.euler_gamma * scale)
 
 
 def test_that_equal_scores_leave_room() -> None:
