@@ -51,7 +51,6 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
     for image in map(decode, good):
         score, label, anomaly_map, _ = predict(image)
         measured.append((score, label, score if anomaly_map is None else anomaly_map.max(), image_statistics(image)))
-    statistics = [row[-1] for row in measured]
     scores, labels, peaks = np.array([row[:-1] for row in measured], dtype=float).T
     restore = old.restore if old else np.asarray
     scores = restore(scores)
@@ -64,9 +63,9 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
         new[name] = Scale(location, margins.scales * scale)
         # Other models cut scores off at 0 and 1.
         if scale <= 0 or (old is None and sum(new[name]) >= 1):
-            raise ValueError(f"The good images' scores, {values.min():.3f} to {values.max():.3f}, show no threshold.")
+            raise ValueError(f"Scores up to {values.max():.3f} show no threshold: try a larger --rate.")
     normalised = new["pred_score"].normalise(scores)
-    rows = [{**statistics[i], "score": float(normalised[i])} for i in np.flatnonzero(usual)]
+    rows = [{**measured[i][-1], "score": float(normalised[i])} for i in np.flatnonzero(usual)]
     known = {"margin": margins.scales, "location": location, "scale": scale, "statistics": summarise(rows)}
     new_path = path.with_name(f"{path.stem}_adjusted{'.xml' if is_export else path.suffix}")
     if is_export:

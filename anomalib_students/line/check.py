@@ -22,11 +22,11 @@ def predictor_of(path: Path, model_class: str = "UninformedStudents") -> tuple[A
     if path.suffix != ".ckpt":
         model = LineModel(path, hint="LATENCY", precision="f32")
         return model, model.predict
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
     import anomalib.models
     import torch
 
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint at {path}.")
     try:
         kind = getattr(anomalib.models, model_class)
         names = {"teacher": None, "pre_trained": False}  # The weights are in the checkpoint.
