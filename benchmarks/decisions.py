@@ -1,9 +1,9 @@
 """Compare rules that choose the threshold of images from only held-out good images.
 
 There are two sources of scores: the results of ``detection.py``, and models that are trained here on digits of MNIST.
-400 images of a digit are held out, and each rule sees 25 of them, a thousand times, and 50 that were learnt from. The
-thousand good test images of a digit then show how often each rule keeps the rate that it is asked for. Models are kept,
-so that the same command resumes.
+400 images of a digit are held out, and each rule sees 25 of them, a thousand times, and as many that were learnt
+from. The thousand good test images of a digit then show how often each rule keeps the rate that it is asked for. Models
+are kept, so that the same command resumes.
 
     python benchmarks/detection.py --root datasets/MVTecAD --configurations "[default]"
     python benchmarks/decisions.py --mnist datasets --digits "[0,1,8]"
@@ -33,9 +33,7 @@ from reproduction.one_class.students import train_students
 
 RATES = (0.01, 0.05)
 SAMPLE = 25
-"""Held-out images that a rule sees of a digit."""
-LEARNT = 50
-"""Images of a digit learnt from that a rule sees."""
+"""Held-out images that a rule sees of a digit, and images learnt from."""
 SAMPLES = 1000
 PATCH_SIZE = 33
 LEARNING = 2000
@@ -184,7 +182,7 @@ def outcome(rule: Rule, models: list[Scores], rate: float, source: str) -> list[
             seen, learnt = held_out, np.array(scores.training)
             if repeats > 1:
                 seen = generator.choice(held_out, SAMPLE, replace=False)
-                learnt = generator.choice(learnt, LEARNT, replace=False)
+                learnt = generator.choice(learnt, SAMPLE, replace=False)
             threshold = rule(seen, learnt, rate)
             false_alarms.append(np.mean(np.array(scores.good) > threshold))
             recalls.append(np.mean(np.array(scores.anomalous) > threshold))

@@ -35,7 +35,7 @@ from torchvision.tv_tensors import Mask
 from anomalib_students.data.parts import Parts
 from anomalib_students.files import replace_file
 from anomalib_students.model.anomaly_map import image_score
-from anomalib_students.model.hold_out import LEARNT, split_indices
+from anomalib_students.model.hold_out import sample_learnt, split_indices
 from anomalib_students.model.metrics import create_metrics
 from anomalib_students.model.post_processor import FalseAlarmPostProcessor
 from anomalib_students.model.settings import PRESETS, Preset
@@ -282,7 +282,8 @@ def decision(
     """Return the scores of good images for thresholds, and the F1 of the test's pixels at thresholds."""
     training, held_out = split_indices(len(dataset), model.settings.normalization_split)
     images = good_scores(model, dataset, held_out)
-    learnt = good_scores(model, dataset, training[:: -(-len(training) // LEARNT)])
+    sample = sample_learnt(training, held_out)
+    learnt = good_scores(model, dataset, sample) if sample else {"score": [], "largest pixels": []}
     thresholds = {
         "that of the images": chosen_threshold(images["score"], learnt["score"]),
         "largest pixels of good images": chosen_threshold(images["largest pixels"], learnt["largest pixels"]),

@@ -17,7 +17,7 @@ FEWEST_HELD_OUT = 10
 """Least images held out, up to a quarter of all: fewer hardly show the spread of the scores."""
 MOST = 300
 """Most images held out, and most that statistics are computed from: more hardly change either, but cost time."""
-LEARNT = 50  # Most training images whose scores show the spread of good ones: more hardly change it.
+FEWEST_LEARNT = 30  # Training images whose scores spread as those of others do; fewer are known by heart.
 NEEDS_DATA_MODULE = (
     "Training images are held out of a data module of anomalib: give the fit a datamodule, not a loader."
 )
@@ -36,6 +36,11 @@ def split_indices(n_images: int, fraction: float) -> tuple[list[int], list[int]]
 def sample_indices(n_images: int) -> list[int]:
     """Draw at most 300 images at random, the same at every call, and return their sorted indices."""
     return sorted(_shuffled(n_images)[:MOST])
+
+
+def sample_learnt(training: list[int], held_out: list[int]) -> list[int]:
+    """Take about as many of the images trained on as are held out, evenly; none of fewer than 30."""
+    return training[:: max(1, len(training) // len(held_out))] if len(training) >= FEWEST_LEARNT else []
 
 
 def _shuffled(n_images: int) -> list[int]:
@@ -110,8 +115,7 @@ class HoldOut(Callback):
     def _choose(self, dataset: AnomalibDataset) -> list[int]:
         """Choose the samples, and return the indices to train on."""
         training, held_out = split_indices(len(dataset), self.fraction)
-        learnt = training[:: -(-len(training) // LEARNT) or 1]
-        self._samples = [dataset.subsample(each) for each in (held_out, learnt)]
+        self._samples = [dataset.subsample(each) for each in (held_out, sample_learnt(training, held_out))]
         return training
 
     def _set(self, owner: object, name: str, value: object) -> None:

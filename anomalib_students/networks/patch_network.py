@@ -79,8 +79,7 @@ class LayerStep(NamedTuple):
 def check_architecture(architecture: str, patch_size: int) -> None:
     """Raise a ``ValueError`` if there is no such architecture, or it has no network for ``patch_size``."""
     if architecture not in ARCHITECTURES:
-        msg = f"architecture must be one of {get_args(Architecture)}, got {architecture!r}."
-        raise ValueError(msg)
+        raise ValueError(f"architecture must be one of {get_args(Architecture)}, got {architecture!r}.")
     patch_sizes = sorted(ARCHITECTURES[architecture])
     if patch_size not in patch_sizes:
         msg = (
@@ -118,8 +117,7 @@ class PatchNetwork(nn.Module):
         super().__init__()
         check_architecture(architecture, patch_size)
         if descriptor_dim < 1:
-            msg = f"The descriptor dimension must be at least 1, got {descriptor_dim}."
-            raise ValueError(msg)
+            raise ValueError(f"The descriptor dimension must be at least 1, got {descriptor_dim}.")
         self.patch_size = patch_size
         self.descriptor_dim = descriptor_dim
         self.architecture = architecture
