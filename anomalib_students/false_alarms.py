@@ -2,8 +2,8 @@
 
 The score of an image is a maximum, over its windows or its pixels, and maxima approximately follow Gumbel's
 distribution. Its location is that of the held-out good images. Images that the students have learnt from score lower,
-but spread as much, so that both give the scale. A few images give only rough estimates, so that the quantile of the
-fitted distribution would be exceeded too often: the threshold lies further out, so that the expected rate, over all
+but spread nearly as much, so that both give the scale. A few images give only rough estimates, so that the quantile of
+the fitted distribution would be exceeded too often: the threshold lies further out, so that the expected rate, over all
 samples of that size, is the wanted one.
 """
 
@@ -26,7 +26,7 @@ QUARTILES = (0.25, 0.5, 0.75)
 OUTLIER_RATE = 1e-4  # Of good images that score as high as those that are taken for mislabelled.
 FEWEST_FOR_OUTLIERS = 10  # Images whose quartiles show what is usual.
 FEWEST = 5  # Images whose own spread is trusted.
-ASSUMED_SCALE = 0.25  # As a fraction of the location, for fewer images.
+USUAL_SCALE = 0.25  # As a fraction of the location, assumed for fewer images.
 
 
 class Gumbel(NamedTuple):
@@ -70,7 +70,8 @@ def fit_gumbel(scores: torch.Tensor, learnt: torch.Tensor | None = None) -> Gumb
     Args:
         scores: Scores of good images, of shape ``(n,)`` with n at least 1. The spread of fewer than 5 is not trusted:
             a usual one is assumed.
-        learnt: Scores of good images that were learnt from, of shape ``(m,)``: the scale is the mean over all n + m.
+        learnt: Scores of good images that were learnt from, of shape ``(m,)``: their scale counts too, with a quarter
+            of the distance between the means added, as the lower scores are, the less they spread.
 
     Raises:
         ValueError: If there are no scores, or one is not finite.
@@ -79,7 +80,7 @@ def fit_gumbel(scores: torch.Tensor, learnt: torch.Tensor | None = None) -> Gumb
         raise ValueError(f"A threshold needs the finite scores of at least one good image, got {len(scores)} scores.")
     if len(scores) < FEWEST:
         mean = float(scores.double().mean())
-        return Gumbel(mean, ASSUMED_SCALE * abs(mean))
+        return Gumbel(mean, USUAL_SCALE * abs(mean))
     others = scores[:0] if learnt is None else learnt
     location, scale = map(float, _fit(scores.double().numpy(), others.double().numpy()))
     return Gumbel(location, max(scale, RELATIVE_FLOOR * abs(location)))
@@ -122,9 +123,18 @@ def margin(n_images: int, rate: float, n_learnt: int = 0) -> Margin:
 
 
 def _fit(samples: np.ndarray, learnt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Location and scale by the first two L-moments of samples of shape ``(..., n)``; the scale by ``(..., m)`` too."""
-    numbers = samples.shape[-1], learnt.shape[-1]
-    weights = ((2 * np.arange(n) - n + 1) / max(n - 1, 1) for n in numbers)
-    sums = (np.sort(each, axis=-1) @ weight for each, weight in zip((samples, learnt), weights, strict=True))
-    scale = sum(sums) / sum(numbers) / log(2)
-    return samples.mean(axis=-1) - np.euler_gamma * scale, scale
+    """Location and scale of samples of shape ``(..., n)``; the scale also by those learnt from, ``(..., m)``."""
+    mean, scale = _moments(samples)
+    if learnt.size:
+        n, m, (other_mean, other) = samples.shape[-1], learnt.shape[-1], _moments(learnt)
+        # What scores lower by a factor spreads less by it.
+        other = np.maximum(other + USUAL_SCALE * (mean - other_mean), 0)
+        scale = (n * scale + m * other) / (n + m)
+    return mean - np.euler_gamma * scale, scale
+
+
+def _moments(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and scale by the second L-moment, of samples of shape ``(..., n)``."""
+    n = samples.shape[-1]
+    scale = np.sort(samples, axis=-1) @ ((2 * np.arange(n) - n + 1) / max(n - 1, 1) / n) / log(2)
+    return samples.mean(axis=-1), scale
