@@ -28,7 +28,7 @@ from .torch_model import UninformedStudentsModel
 
 logger = logging.getLogger(__name__)
 
-TRAINING_IMAGES = 3_500
+TRAINING_IMAGES = 3_300
 """Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
 DEFAULT_EPOCHS = 1000
 """Epochs of Lightning's trainer without ``max_epochs``."""
@@ -41,7 +41,7 @@ class StudentTraining(LightningModule):
 
     Attributes:
         named_by_user: Names of the trainer's arguments that the user has given a value. Without ``max_epochs``,
-            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 3,500 images; without
+            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 3,300 images; without
             ``precision``, its steps compute in bfloat16 where the device does so natively; and without
             ``val_check_interval``, the only validation is that of the final students.
     """
