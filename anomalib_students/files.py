@@ -60,6 +60,8 @@ def ensure_folder(folder: Path, is_complete: Callable[[Path], bool], write: Call
 
 def check_format(saved: object, newest: int, what: str) -> None:
     """Raise a ``ValueError`` that names a file if it is of a newer format, or of none."""
+    if saved is None:
+        raise ValueError(f"{what} has no format of anomalib-students: it is of another model.")
     name = str(saved)
     if not (name.isdecimal() and 1 <= int(name) <= newest):
         msg = (

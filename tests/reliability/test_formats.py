@@ -82,9 +82,11 @@ def newer_with_arguments_that_mean_nothing_here(checkpoint: dict) -> None:
 @pytest.mark.parametrize("change", [without_a_format, newer_with_arguments_that_mean_nothing_here])
 def test_checkpoints_of_another_format_are_refused_by_name(change, changed, tmp_path: Path) -> None:
     path = changed(change)
-    refused = (
-        rf"The checkpoint .*changed\.ckpt has format ({CHECKPOINT_FORMAT + 1}|None), but anomalib-students \S+ knows"
-    )
+    reasons = {
+        without_a_format: "no format of anomalib-students: it is of another model",
+        newer_with_arguments_that_mean_nothing_here: rf"format {CHECKPOINT_FORMAT + 1}, but anomalib-students",
+    }
+    refused = rf"The checkpoint .*changed\.ckpt has {reasons[change]}"
     with pytest.raises(ValueError, match=refused) as error:
         UninformedStudents.load_from_checkpoint(path)
     assert "\n" not in str(error.value)
