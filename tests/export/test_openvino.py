@@ -102,6 +102,7 @@ def test_the_arguments_of_an_export_are_those_of_the_exported_model(checkpoint: 
 def test_an_export_is_quiet_and_leaves_the_model_in_its_mode(
     model, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    model.model.eval()
     before = {name: module.training for name, module in model.named_modules()}
     assert len(set(before.values())) == 2
     levels = {name: logging.getLogger(name).level for name in exports.TALKATIVE}
