@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from anomalib.deploy import OpenVINOInferencer
 from rich.console import Console
 
 from anomalib_students.data import SampleParts
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.report.page import write_report
+from anomalib_students.trainings import has_bfloat16
 
 __all__ = ["main"]
 
@@ -29,7 +31,9 @@ def main() -> None:
     datamodule = SampleParts()
     datamodule.prepare_data()
     folder = datamodule.root / datamodule.category / "test"
-    inferencer = OpenVINOInferencer(exported)
+    # OpenVINO would choose bfloat16 where the processor has it, and fail where ONEDNN_MAX_CPU_ISA forbids it.
+    precision = "bf16" if has_bfloat16(torch.device("cpu")) else "f32"
+    inferencer = OpenVINOInferencer(exported, config={"INFERENCE_PRECISION_HINT": precision})
     image = max((folder / "scratch").iterdir())
     prediction = inferencer.predict(image)
     verdict = "anomalous" if np.all(np.asarray(prediction.pred_label)) else "good"
