@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 
@@ -20,6 +21,10 @@ TEACHER_FORMAT = 1
 
 DTYPES = ("F16", "BF16", "F32", "F64")
 """Types of weights, in the words of safetensors: the others lose some of what they hold in float32."""
+MAX_ENTRIES = 100
+"""Most entries that the metadata of a teacher file may have. Ours have 18."""
+MAX_CHARACTERS = 16_384
+"""Most characters that the metadata of a teacher file may have in total. Ours have 316."""
 MAX_REASON = 200
 """Most characters of torch's message about weights that do not fit."""
 
@@ -137,6 +142,20 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
     replace_file(path, save(state, metadata=description))
 
 
+def check_metadata(metadata: Mapping[str, str], what: str) -> None:
+    """Raise a ``ValueError`` if metadata are too long, or have control characters; ``what`` has them, for the error."""
+    text = "".join(chain.from_iterable(metadata.items()))
+    if len(metadata) > MAX_ENTRIES or len(text) > MAX_CHARACTERS:
+        msg = (
+            f"{what} has metadata of {len(metadata):,} entries and {len(text):,} characters: at most {MAX_ENTRIES} "
+            f"and {MAX_CHARACTERS:,} are taken."
+        )
+        raise ValueError(msg)
+    if not all(character.isprintable() or character in "\n\t" for character in text):
+        msg = f"{what} has metadata with control characters."
+        raise ValueError(msg)
+
+
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not Path(path).is_file():
         msg = (
@@ -147,6 +166,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            check_metadata(metadata, f"The teacher {path}")
             check_format(metadata.get("teacher_format", "1"), TEACHER_FORMAT, f"The teacher {path}")
             names = list(file.keys())
             for name in names:

@@ -24,7 +24,7 @@ from anomalib_students import __version__
 from anomalib_students.files import check_output
 from anomalib_students.networks.lean import make_network
 from anomalib_students.networks.patch_network import Architecture
-from anomalib_students.networks.weights import save_teacher
+from anomalib_students.networks.weights import check_metadata, save_teacher
 from anomalib_students.trainings import AtomicCheckpointIO, Termination, cosine_with_warm_up
 
 from .data import find_images
@@ -174,6 +174,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
     """Check what would otherwise fail after hours, and return the paths of the images."""
     check_output(settings.output, ".safetensors", "A teacher")
+    check_metadata(settings.described, "The teacher to be written")
     paths = find_images(settings.images)
     if len(paths) < least:
         msg = f"{what} needs at least {least} images, {settings.images} has {len(paths)}."

@@ -155,10 +155,31 @@ class TestLoading:
 
 
 class TestMetadata:
+    @pytest.mark.parametrize(
+        ("metadata", "reason"),
+        [
+            ({"data": "x" * 100_000}, "100,0.. characters"),
+            ({f"entry {number}": "" for number in range(5000)}, "5,002 entries"),
+            ({"data": "\x1b]0;owned\x07"}, "control characters"),
+            ({"\x00": "data"}, "control characters"),
+        ],
+        ids=["long", "many", "escape", "zero"],
+    )
+    def test_are_bounded(self, crafted, metadata, reason):
+        path = crafted(**metadata)
+        refused(path, rf"crafted\.safetensors has metadata .*{reason}")
+        with pytest.raises(ValueError, match=reason):
+            read_metadata(path)
+
     def test_are_shown_as_they_are(self, crafted, capsys):
         """Square brackets would be the markup of the library that draws the table."""
         main(["teachers", "--file", str(crafted(data="[red]parts[/red] [/]"))])
         assert "[red]parts[/red] [/]" in capsys.readouterr().out
+
+    def test_that_could_not_be_read_are_refused_before_the_training(self, photographs, tmp_path):
+        arguments = ["--images", str(photographs), "--output", str(tmp_path / "t.safetensors"), "--licences", "\x1b[2J"]
+        with pytest.raises(SystemExit, match="The teacher to be written has metadata with control characters"):
+            main(["pretrain", *arguments])
 
 
 class TestPath:
