@@ -84,5 +84,6 @@ def _compare(path: Path, precision: str | None, items: Sequence[Item], expected:
         "latency in ms, median": 1000 * float(np.median(seconds)),
         "latency in ms, p95": 1000 * float(np.quantile(seconds, 0.95)),
         "images a second": rate,
+        "size in MB": sum(each.stat().st_size for each in {path, path.with_suffix(".bin")} if each.is_file()) / 2**20,
         "input": "{} x {}".format(*model.fixed_size) if model.fixed_size else "any size",
     }

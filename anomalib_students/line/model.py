@@ -52,8 +52,7 @@ class LineModel:
         has_metadata = self.graph.has_rt_info(METADATA)
         self.good: dict[str, Any] = json.loads(self.graph.get_rt_info(METADATA).astype(str)) if has_metadata else {}
         shape = self.graph.input(0).partial_shape[2:]
-        # Height and width; None if the model takes any.
-        self.fixed_size = None if shape.is_dynamic else tuple(shape.to_shape())
+        self.fixed_size = None if shape.is_dynamic else tuple(shape.to_shape())  # Height and width; None for any.
         self._compiled: dict[Any, tuple[openvino.CompiledModel, queue.SimpleQueue]] = {}
         self._lock = threading.Lock()
 
