@@ -1,7 +1,6 @@
 """What an export leaves: files that compute what the engine does, log lines, and a model that goes on as before."""
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -116,10 +115,6 @@ def test_an_export_is_quiet_and_leaves_the_model_in_its_mode(
     assert {name: logging.getLogger(name).level for name in levels} == levels
 
 
-@pytest.mark.skipif(
-    "ONEDNN_MAX_CPU_ISA" in os.environ,
-    reason="OpenVINO 2026.4 finds no 8-bit product where oneDNN may use less than the processor has",
-)
 @pytest.mark.parametrize("kind", [CompressionType.INT8_PTQ, CompressionType.INT8_ACQ])
 def test_a_quantised_export_is_quiet_and_warns_only_of_other_scores(
     kind, model, tmp_path, monkeypatch, caplog, capfd
