@@ -1,4 +1,4 @@
-"""Quantised models (``--compression_type int8_ptq`` and ``int8_acq``): only convolutions compute in 8 bits."""
+"""Quantised models (``--compression_type int8_ptq`` and ``int8_acq``): only dense convolutions compute in 8 bits."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
 from torchvision.transforms.v2 import functional
 
+from anomalib_students.networks.lean import HEAD_WIDTHS
+
 IMAGE_CHANNELS = 3
 CALIBRATION_IMAGES = 32
 """Most images that calibrate a quantisation: each has tens of thousands of patches."""
@@ -25,7 +27,9 @@ def quantise(model: openvino.Model, datamodule: AnomalibDataModule) -> openvino.
     """Quantise the convolutions of an OpenVINO model to 8 bits, except the first of each network.
 
     They take nearly all of the time. Scores are small differences of large numbers, and would lose accuracy. With the
-    first convolutions, the resizing of the image would be quantised too. Images of the data module calibrate.
+    first convolutions, the resizing of the image would be quantised too. Lean teachers keep the inverted residuals and
+    the last layer of the head, whose rounding students have not learnt: good images would score higher. Images of the
+    data module calibrate.
     """
     return nncf.quantize(model, **_settings(model, datamodule))
 
@@ -87,7 +91,8 @@ def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str
         user.get_node().get_friendly_name() for node in convolutions for user in node.output(0).get_target_inputs()
     }
     quantised = (biases | _with_inputs(convolutions)) - _with_inputs(first)
-    others = {node.get_friendly_name() for node in model.get_ops()} - quantised
+    kept = {node.get_friendly_name() for node in model.get_ops() if _is_kept(node)}
+    others = {node.get_friendly_name() for node in model.get_ops()} - quantised | kept
     images = _images(datamodule, CALIBRATION_IMAGES)
     return {
         "calibration_dataset": nncf.Dataset(images, partial(_input, model)),
@@ -96,6 +101,14 @@ def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str
         "subset_size": len(images),
         "ignored_scope": nncf.IgnoredScope(names=sorted(others), validate=False),
     }
+
+
+def _is_kept(node: openvino.Node) -> bool:
+    """Whether a node is a convolution of an inverted residual, or the last one of a lean teacher's head."""
+    if node.get_type_name() == "GroupConvolution":
+        return True
+    weight = node.input_value(1).get_node().get_friendly_name() if node.get_type_name() == "Convolution" else ""
+    return ".teacher.stages." in weight or f".teacher.convolutions.{len(HEAD_WIDTHS)}." in weight
 
 
 def _input(model: openvino.Model, batch: ImageBatch) -> torch.Tensor:
