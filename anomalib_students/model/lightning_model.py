@@ -18,9 +18,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any, cast
+from typing import Any
 
-import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, Batch
 from anomalib.metrics import Evaluator
@@ -140,8 +139,7 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
 
     def validation_step(self, batch: Batch) -> STEP_OUTPUT:
         """Predict anomaly maps and scores of a batch with images of shape ``(B, 3, H, W)``."""
-        # Not as torchvision's type of images, which torch can't compile.
-        return batch.update(**self.model(cast("torch.Tensor", batch.image).as_subclass(torch.Tensor))._asdict())
+        return batch.update(**self.model(batch.image)._asdict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the settings, and the statistics of the scores of the students as they are; all processes take part."""

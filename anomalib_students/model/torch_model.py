@@ -9,6 +9,7 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 from torch import nn
+from torchvision.tv_tensors import TVTensor
 
 from anomalib_students.networks.dense import SMALLEST_TILE, check_dense, cut_tiles
 
@@ -85,6 +86,8 @@ class UninformedStudentsModel(nn.Module):
         Raises:
             ValueError: If a pixel or a score is not finite; exported models score such images as anomalous.
         """
+        if isinstance(images, TVTensor):  # Torch can't compile operations on torchvision's images.
+            images = images.as_subclass(torch.Tensor)
         return self.loss(images) if self.training else self.predict(images)
 
     def loss(self, images: torch.Tensor) -> torch.Tensor:

@@ -148,13 +148,16 @@ def test_a_resumed_training_goes_on_with_the_layers_that_it_trained(saved, resum
 
 
 @pytest.mark.slow
-def test_a_compiled_model_is_trained_as_any(tmp_path):
-    states = []
+def test_a_compiled_model_is_trained_and_tested_as_any(tmp_path):
+    states, figures = [], []
     for compiles in (False, True):
         seed_everything(3)
         model = small_model(shared_layers=1, light_jitter=1.0, synthetic_defects=0.5)
         if compiles:
             model.model.compile(backend="aot_eager")
-        small_engine(tmp_path / str(compiles)).fit(model, datamodule=small_data(tmp_path / "data"))
+        engine, data = small_engine(tmp_path / str(compiles)), small_data(tmp_path / "data")
+        engine.fit(model, datamodule=data)
         states.append(model.model.state_dict())
+        figures.append(engine.test(model, datamodule=data)[0])
     torch.testing.assert_close(*states)
+    assert figures[0] == pytest.approx(figures[1])
