@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import openvino
+import psutil
 
 from .inspection import inspect
 from .model import LineModel, Prediction
@@ -67,8 +68,8 @@ def _compare(path: Path, precision: str | None, items: Sequence[Item], expected:
         one, other = ours.anomaly_map, theirs.anomaly_map
         if one is not None and other is not None and one.shape == other.shape:
             maps.append((float(np.abs(one - other).max()), float(np.abs(one - other).mean())))
-        if ours.is_anomalous != theirs.is_anomalous:
-            flips.append(abs(theirs.score - 0.5))
+        flips += [abs(theirs.score - 0.5)] * (ours.is_anomalous != theirs.is_anomalous)
+    before = psutil.Process().memory_info().rss
     many = LineModel(path, precision=precision)
     many.predict(image)
     start = time.perf_counter()
@@ -85,5 +86,6 @@ def _compare(path: Path, precision: str | None, items: Sequence[Item], expected:
         "latency in ms, p95": 1000 * float(np.quantile(seconds, 0.95)),
         "images a second": rate,
         "size in MB": sum(each.stat().st_size for each in {path, path.with_suffix(".bin")} if each.is_file()) / 2**20,
+        "memory in MB": (psutil.Process().memory_info().rss - before) / 2**20,
         "input": "{} x {}".format(*model.fixed_size) if model.fixed_size else "any size",
     }

@@ -86,8 +86,7 @@ def run_adjust(options: Namespace) -> int:
 
 
 def _print(columns: Sequence[dict[str, Any]], output: Path | None) -> None:
-    for name in columns[0]:
-        values = [column[name] for column in columns]
+    for name, *values in zip(columns[0], *(column.values() for column in columns), strict=True):
         print(f"{name:<30}", *(f"{v:>20.4g}" if isinstance(v, float) else f"{v!s:>20}" for v in values))
     if output:
         replace_file(output, json.dumps(columns, indent=1).encode())

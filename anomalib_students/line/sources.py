@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from glob import glob
-from itertools import count, takewhile
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -94,5 +93,5 @@ def _frames(source: str) -> Iterator[Item]:
     capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
     if not capture.isOpened():
         raise FileNotFoundError(f"OpenCV cannot open the camera or video {source}.")
-    frames = takewhile(lambda read: read[0], (capture.read() for _ in count()))
-    yield from (Item(f"{source}#{number}", frame[..., ::-1]) for number, (_, frame) in enumerate(frames))
+    for number, (_, frame) in enumerate(iter(capture.read, (False, None))):
+        yield Item(f"{source}#{number}", frame[..., ::-1])

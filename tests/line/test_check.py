@@ -40,6 +40,8 @@ def test_differences_and_flips_are_those_of_the_models(model: Path, folder: Path
     assert moved["nearest flip to 0.5"] == pytest.approx(0.5 - 120 / 255, abs=1e-6)
     assert moved["latency in ms, p95"] >= moved["latency in ms, median"] > 0
     assert moved["images a second"] > 0
+    # Tensors of a small model, which may fit into what is allocated already; not the interpreter's memory.
+    assert abs(moved["memory in MB"]) < 100
 
 
 def test_without_a_checkpoint_nothing_imports_torch(model: Path, folder: Path) -> None:
