@@ -103,6 +103,8 @@ def main(job: Job) -> None:
         **train(model, datamodule, job.configuration.get("trainer", {})),
         **test(model, datamodule, BRIGHTNESS if job.brightness else ()),
     }
+    if isinstance(model, UninformedStudents):
+        torch.save(model.state_dict(), Path(job.output).with_suffix(".pt"))
     replace_file(Path(job.output), json.dumps(result, indent=1).encode())
 
 
