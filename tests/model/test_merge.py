@@ -1,5 +1,7 @@
 """Merged models against models that were trained with all scales together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from anomalib.data import MVTec
@@ -8,6 +10,7 @@ from anomalib.models import UninformedStudents
 from lightning.pytorch import seed_everything
 
 from anomalib_students.model.merge import merge_scales
+from anomalib_students.model.settings import PRESETS
 from tests.integration.conftest import write_category
 
 
@@ -88,3 +91,9 @@ def test_the_pre_processor_is_kept(merged):
 def test_models_that_do_not_go_together_are_refused(models, message):
     with pytest.raises(ValueError, match=message):
         merge_scales([make_model(**arguments) for arguments in models])
+
+
+def test_models_may_have_learnt_in_different_ways():
+    other = replace(PRESETS["paper"], optimizer="muon", lr=5e-3, lr_schedule="constant")
+    models = [make_model((33,)), make_model((65,), preset=other, lr=None)]
+    assert merge_scales(models).model.patch_sizes == (33, 65)
