@@ -19,12 +19,12 @@ def teachers(file: Path | None = None) -> None:
     Args:
         file: Teacher file. By default the bundled ones.
     """
-    from anomalib_students.networks.patch_network import ARCHITECTURES
+    from anomalib_students.networks.patch_network import PATCH_SIZES
     from anomalib_students.networks.weights import BUNDLED, read_metadata, teacher_path
 
     bundled = [
-        dict.fromkeys(teacher_path(BUNDLED, patch_size, architecture) for patch_size in sorted(networks))
-        for architecture, networks in ARCHITECTURES.items()
+        dict.fromkeys(teacher_path(BUNDLED, patch_size, architecture) for patch_size in patch_sizes)
+        for architecture, patch_sizes in PATCH_SIZES.items()
     ]
     for paths in [[file]] if file else bundled:
         descriptions = [read_metadata(path) for path in paths]

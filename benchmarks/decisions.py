@@ -140,7 +140,7 @@ def scores_of_digit(root: Path, digit: int, path: Path) -> Scores:
         return Scores(**json.loads(path.read_text()))
     seed_everything(digit)
     images = read_one_class("mnist", root, str(digit), PATCH_SIZE, train_limit=LEARNING, test_limit=4000)
-    teacher = load_teacher(teacher_path(BUNDLED, PATCH_SIZE, "light"), PATCH_SIZE, 128, "light")
+    teacher = load_teacher(teacher_path(BUNDLED, PATCH_SIZE), PATCH_SIZE, 128)
     students = {"n_students": 1, "epochs": 2, "batch_size": 16, "lr": 1e-3, "decays": True}
     model = train_students(teacher, images.training, **students, held_out=0.2)
     test = model.score(images.test)

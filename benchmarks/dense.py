@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional
 
 from anomalib_students.networks.dense import dense_descriptors, reflect_pad
-from anomalib_students.networks.patch_network import Architecture, PatchNetwork
+from anomalib_students.networks.patch_network import PatchNetwork
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of descriptors whose values are of the order of 1."""
@@ -36,7 +36,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 def dense(
     patch_sizes: tuple[int, ...] = (17, 33, 65),
     sides: tuple[int, ...] = (128, 256, 512),
-    architecture: Architecture = "paper",
     precision: Literal["float32", "bfloat16"] = "float32",
     channels_last: bool = True,
     batch_size: int = 512,
@@ -48,7 +47,6 @@ def dense(
     Args:
         patch_sizes: Receptive fields p.
         sides: Sides of the image in pixels.
-        architecture: Architecture of the network.
         precision: Type of the numbers.
         channels_last: Whether the channels of images and weights lie next to one another in memory.
         batch_size: Patches in a batch.
@@ -64,7 +62,7 @@ def dense(
     for heading in [*headings, "dilated / ours", "multi-pooling / ours"]:
         table.add_column(heading, justify="right")
     for patch_size in patch_sizes:
-        network = random_network(patch_size, architecture).to(on, dtype, memory_format=layout)
+        network = random_network(patch_size).to(on, dtype, memory_format=layout)
         for side in sides:
             image = torch.rand(1, 3, side, side).to(on, dtype, memory_format=layout)
             table.add_row(
@@ -109,10 +107,10 @@ def compare(
     yield f"{of_multi_pooling / ours:.2f}"
 
 
-def random_network(patch_size: int, architecture: Architecture) -> PatchNetwork:
+def random_network(patch_size: int) -> PatchNetwork:
     """Make a random network whose descriptors are of the order of 1."""
     torch.manual_seed(0)
-    network = PatchNetwork(patch_size, architecture=architecture).requires_grad_(requires_grad=False)
+    network = PatchNetwork(patch_size).requires_grad_(requires_grad=False)
     for module in network.convolutions:
         nn.init.kaiming_normal_(module.weight)
     return network

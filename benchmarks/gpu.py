@@ -10,7 +10,6 @@ measured.
 
 import sys
 from functools import partial
-from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
@@ -20,6 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from anomalib_students import UninformedStudentsModel
+from anomalib_students.networks.patch_network import Architecture
 
 MATRIX_SIDE = 8192
 CPU_MATRIX_SIDE = 2048
@@ -27,7 +27,7 @@ CPU_MATRIX_SIDE = 2048
 
 def gpu(
     patch_sizes: tuple[int, ...] = (17, 33, 65),
-    architecture: Literal["paper", "light"] = "paper",
+    architecture: Architecture = "paper",
     n_students: int = 3,
     output_strides: tuple[int, ...] = (1, 4),
     batch_sizes: tuple[int, ...] = (1, 8, 32),

@@ -1,4 +1,4 @@
-"""Compare the time to inspect an image with our models and models of anomalib, in PyTorch and in OpenVINO.
+r"""Compare the time to inspect an image with our models and models of anomalib, in PyTorch and in OpenVINO.
 
 Every model is exported by the same call, ``to_openvino``, and timed by the same code on the same image. Only time is
 measured: all weights are random, and so are the memory bank of Patchcore and the Gaussians of Padim, in the sizes that
@@ -9,7 +9,9 @@ A row is a model, a batch size and a hint of OpenVINO's: ``latency`` runs one ba
 many at once as OpenVINO finds best. Times are per image. All ways of a row are timed in turns, so that a drift of the
 machine's speed affects all of them.
 
-    python benchmarks/inference.py --patch_sizes "[[33],[33,65],[17,33,65]]" --architectures "[paper,light]"
+    python benchmarks/inference.py --side 320
+    python benchmarks/inference.py --architecture paper --patch_sizes "[[33],[33,65],[17,33,65]]" --n_students "[3]" \
+        --output_strides "[4]" --others "[]"
 """
 
 import statistics
@@ -33,6 +35,7 @@ from rich.progress import track
 from rich.table import Table
 
 from anomalib_students.data import SampleParts
+from anomalib_students.networks.patch_network import Architecture
 
 Way = Literal["eager", "eager bf16", "compiled", "openvino f32", "openvino bf16", "openvino int8"]
 Hint = Literal["latency", "throughput"]
@@ -45,10 +48,10 @@ BATCHES_IN_FLIGHT = 8
 
 
 def inference(
-    patch_sizes: tuple[tuple[int, ...], ...] = ((33,), (33, 65), (17, 33, 65)),
-    architectures: tuple[Literal["paper", "light", "lean"], ...] = ("paper", "light"),
-    n_students: tuple[int, ...] = (3,),
-    output_strides: tuple[int, ...] = (4,),
+    patch_sizes: tuple[tuple[int, ...], ...] = ((83, 167),),
+    architecture: Architecture = "lean",
+    n_students: tuple[int, ...] = (1,),
+    output_strides: tuple[int, ...] = (8,),
     others: tuple[Literal["EfficientAd", "Patchcore", "Padim", "Stfpm"], ...] = (
         "EfficientAd",
         "Patchcore",
@@ -65,7 +68,7 @@ def inference(
 
     Args:
         patch_sizes: Scales of our models, each a list of receptive fields p.
-        architectures: Their networks.
+        architecture: Their networks.
         n_students: Their numbers of students M.
         output_strides: Their distances in pixels between scored pixels.
         others: Models of anomalib's.
@@ -85,7 +88,6 @@ def inference(
             teacher=None,
             **parts(UninformedStudents, side),
         )
-        for architecture in architectures
         for sizes in patch_sizes
         for students in n_students
         for stride in output_strides

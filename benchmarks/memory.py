@@ -9,7 +9,6 @@ image, with which everything is loaded.
 import resource
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Literal
 
 import torch
 from jsonargparse import auto_cli
@@ -19,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from anomalib_students import UninformedStudentsModel
+from anomalib_students.networks.patch_network import Architecture
 
 KILOBYTE, MEGABYTE = 2**10, 2**20
 SMALL_SIDE = 64
@@ -30,7 +30,7 @@ def memory(
     max_tiles: tuple[int, ...] = (256, 512, 1024),
     n_students: int = 3,
     output_stride: int = 4,
-    architecture: Literal["paper", "light"] = "paper",
+    architecture: Architecture = "paper",
     bfloat16: bool = False,
 ) -> None:
     """Print megabytes.
@@ -66,7 +66,7 @@ def measure(
     max_tile: int,
     n_students: int,
     output_stride: int,
-    architecture: Literal["paper", "light"],
+    architecture: Architecture,
     bfloat16: bool,
 ) -> tuple[float, float]:
     """Score an image; return the peak megabytes of this process before and after."""

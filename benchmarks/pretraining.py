@@ -17,7 +17,7 @@ from measuring import machine, seconds
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_students.networks.patch_network import ARCHITECTURES, Architecture
+from anomalib_students.networks.patch_network import LAYERS
 from anomalib_students.teacher.data import ImageStore, PatchSampler, find_images, load_images
 from anomalib_students.teacher.pretrain import PretrainSettings, TeacherPretraining
 from anomalib_students.teacher.sources import DistillationSource
@@ -29,7 +29,6 @@ def pretraining(
     source_checkpoint: Path | None = None,
     source_layer: str = "layer3",
     source_size: int = 64,
-    architecture: Architecture = "paper",
     batch_size: int = 64,
     triplets: bool = False,
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed",
@@ -45,7 +44,6 @@ def pretraining(
         source_checkpoint: Weights of that model.
         source_layer: Layer of that model.
         source_size: Side in pixels at which that model sees a patch.
-        architecture: Architecture of the teacher.
         batch_size: Patches in a step.
         triplets: Whether to learn from triplets too.
         precision: Arithmetic of the networks.
@@ -61,13 +59,12 @@ def pretraining(
     table = Table(title=f"Patches a second on {machine(device)}, {precision}")
     for heading in ("p", "drawing", "source", "step", "drawing / step"):
         table.add_column(heading, justify="right")
-    for patch_size in sorted(ARCHITECTURES[architecture]):
+    for patch_size in LAYERS:
         sampler = PatchSampler(store, patch_size, batch_size, seed=0, triplets=triplets)
         settings = PretrainSettings(
             images=images,
             output=Path("teacher.safetensors"),
             patch_size=patch_size,
-            architecture=architecture,
             lambda_m=float(triplets),
         )
         module = TeacherPretraining(network, store, store, settings).to(device)

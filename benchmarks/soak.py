@@ -33,7 +33,7 @@ TRAINING = {
     "seed_everything": 0,
     "model": {
         "class_path": "UninformedStudents",
-        "init_args": {"architecture": "light", "patch_sizes": [33], "output_stride": 8, "visualizer": False},
+        "init_args": {"patch_sizes": [83], "visualizer": False},
     },
     "data": {"class_path": "SampleParts", "init_args": {"num_workers": 0}},
     "trainer": {
@@ -50,13 +50,12 @@ TRAINING = {
     },
 }
 PRETRAINING = {
-    "architecture": "light",
     "patch_size": 17,
     "descriptor_dim": 8,
     "lambda_k": 0.0,
     "lambda_m": 1.0,
     "batch_size": 4,
-    "max_steps": 40,
+    "max_steps": 20,
     "checkpoint_every": 4,
     "accelerator": "cpu",
     "resume": "true",

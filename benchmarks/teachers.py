@@ -64,9 +64,10 @@ def layers_of(name: str, weights: Path) -> Describe:
     return lambda images: network((images * own_std + own_mean - mean) / std)
 
 
-def bundled(architecture: str, patch_size: int) -> Describe:
+def bundled(patch_size: int) -> Describe:
     """Make a teacher of the package describe every eighth pixel."""
-    teacher = load_teacher(teacher_path(BUNDLED, patch_size, architecture), patch_size, 128, architecture)
+    dim, architecture = (208, "lean") if patch_size == 83 else (128, "paper")
+    teacher = load_teacher(teacher_path(BUNDLED, patch_size, architecture), patch_size, dim, architecture)
     return lambda images: [dense_descriptors(teacher, images, output_stride=8)]
 
 
@@ -144,7 +145,7 @@ def teachers(
     root: Path = Path("datasets/MVTecAD"),
     categories: tuple[str, ...] = ("pill", "screw"),
     networks: dict[str, Path] | None = None,
-    bundled_teachers: tuple[str, ...] = ("light_p33", "lean_p83"),
+    bundled_teachers: tuple[int, ...] = (83,),
     n_images: int = 40,
 ) -> None:
     """Print a row for each layer and each teacher: image AUROC by maximum / by the top 5 %, and AUPRO.
@@ -153,14 +154,12 @@ def teachers(
         root: Folder of the categories.
         categories: Folders in it, or paths of folders in MVTec AD's layout; masks may be missing.
         networks: Weights of timm's networks, by their names.
-        bundled_teachers: Architectures and patch sizes of teachers of the package.
+        bundled_teachers: Patch sizes of teachers of the package.
         n_images: Good images that the Gaussian is fitted to, and most good and most
             defective test images.
     """
     rows: dict[str, Describe] = {name: layers_of(name, path) for name, path in (networks or {}).items()}
-    for name in bundled_teachers:
-        architecture, patch_size = name.rsplit("_p", 1)
-        rows[name] = bundled(architecture, int(patch_size))
+    rows |= {f"teacher of p = {patch_size}": bundled(patch_size) for patch_size in bundled_teachers}
     console = Console(soft_wrap=True, highlight=False)
     console.print(" | ".join(["", *(Path(category).name for category in categories), "mean", "worst"]))
     for name, network in rows.items():

@@ -37,7 +37,6 @@ def training(
     category: str = "pill",
     patch_size: int = 33,
     n_students: int = 3,
-    architecture: Literal["paper", "light"] = "paper",
     tests: int = 4,
     side: int = 256,
     lr: float = 1e-3,
@@ -52,7 +51,6 @@ def training(
         category: Category to train and test on.
         patch_size: Receptive field p.
         n_students: Number M of students.
-        architecture: Networks of the model.
         tests: How often each mode is tested, after equal fractions of its steps.
         side: Side in pixels that images are resized to.
         lr: Learning rate, constant.
@@ -68,7 +66,6 @@ def training(
         settings = {
             "patch_sizes": (patch_size,),
             "n_students": n_students,
-            "architecture": architecture,
             "training_mode": mode,
             "lr": lr,
         }

@@ -16,7 +16,7 @@
 # The bundled teachers have seen photographs of everyday objects. If your images look unlike these, such as X-rays or thermal images,
 # a teacher can be trained on your own, without labels and without another network: from triplets of patches (eqs. 2 to 4).
 #
-# The photographs are stood in for by the sample parts here, and everything is cut short: 150 steps, where
+# The photographs are stood in for by the sample parts here, and everything is cut short: 100 steps, where
 # the bundled teachers have thousands. So this shows how it is done, and not how good it gets.
 
 # %% tags=["remove_input"]
@@ -57,13 +57,13 @@ pretrain(
     images=photographs,
     output=Path("my_teacher.safetensors"),
     patch_size=33,
-    architecture="light",
+    batch_size=8,
     lambda_k=0,
     lambda_m=1,
     lambda_c=0.01,
     lr=1e-3,
-    max_steps=150,
-    checkpoint_every=150,
+    max_steps=100,
+    checkpoint_every=100,
 )
 
 # %% [markdown]
@@ -79,8 +79,8 @@ read_metadata(Path("my_teacher.safetensors"))
 
 # %%
 # %%capture
-model = UninformedStudents(architecture="light", patch_sizes=(33,), teacher="my_teacher.safetensors")
-engine = Engine(max_steps=300, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
+model = UninformedStudents(architecture="paper", patch_sizes=(33,), image_size=128, teacher="my_teacher.safetensors")
+engine = Engine(max_steps=100, check_val_every_n_epoch=100, logger=False, enable_progress_bar=False)
 engine.fit(model, datamodule=parts)
 results = engine.test(model, datamodule=parts, verbose=False)
 

@@ -31,7 +31,7 @@ def create_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
     add_training(parser, "train", chosen={"patch_sizes"})
-    parser.add_argument("--patch_sizes", type=list[int], default=[65], help="Receptive fields in pixels.")
+    parser.add_argument("--patch_sizes", type=list[int], default=[83, 167], help="Receptive fields in pixels.")
     parser.add_argument("--export", type=str | None, help="Export the models too: openvino, onnx or torch.")
     parser.add_argument("--report", type=bool, default=False, help="Write a report of each model too: report.html.")
     parser.add_argument("--teacher_images", type=Path | None, help="Photographs to pretrain the teachers on first.")

@@ -93,21 +93,18 @@ def _signal_stacks():
 
 
 @pytest.fixture(scope="session")
-def narrow_architectures():
-    """The architectures with a sixteenth of their channels."""
+def narrow_layers():
+    """The layers of the paper's networks with a sixteenth of their channels."""
     return {
-        architecture: {
-            patch_size: tuple(layer._replace(channels=layer.channels and layer.channels // 16) for layer in layers)
-            for patch_size, layers in networks.items()
-        }
-        for architecture, networks in patch_network.ARCHITECTURES.items()
+        patch_size: tuple(layer._replace(channels=layer.channels and layer.channels // 16) for layer in layers)
+        for patch_size, layers in patch_network.LAYERS.items()
     }
 
 
 @pytest.fixture
-def narrow_networks(narrow_architectures, monkeypatch):
-    """Patch networks of the same geometry that are cheap to run."""
-    monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
+def narrow_networks(narrow_layers, monkeypatch):
+    """Patch networks of the same geometry as the paper's that are cheap to run."""
+    monkeypatch.setattr(patch_network, "LAYERS", narrow_layers)
 
 
 @pytest.fixture(scope="session")

@@ -68,8 +68,8 @@ class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModu
             are interpolated.
         training_mode: ``"dense"`` trains on every pixel of an image in each step, as the paper; ``"phase"``, the
             default, on a random sample of them, at a fraction of the cost.
-        architecture: ``"lean"``, the default, for the networks with the best teacher, of p = 83 and 167; ``"light"``
-            for cheap networks of p = 17, 33 and 65, ``"paper"`` for the paper's.
+        architecture: ``"lean"``, the default, for the networks with the best teacher, of p = 83 and 167; ``"paper"``
+            for the paper's, of p = 17, 33 and 65.
         teacher: ``"bundled"`` for the teachers that come with the package, the path of a teacher file, or a mapping
             from patch size to either. ``None`` leaves the teachers without weights, for a checkpoint to fill in.
         descriptor_dim: Dimension d of the descriptors, as the teachers were trained with; 208 by default.

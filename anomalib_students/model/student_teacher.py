@@ -47,7 +47,7 @@ class StudentTeacher(nn.Module):
         ValueError: If an argument is out of range.
 
     Example:
-        >>> scale = StudentTeacher(patch_size=33, n_students=2, descriptor_dim=128, architecture="light")
+        >>> scale = StudentTeacher(patch_size=83, n_students=2, descriptor_dim=208, architecture="lean")
         >>> scale(torch.rand(1, 3, 40, 50)).shape
         torch.Size([1, 1, 40, 50])
     """

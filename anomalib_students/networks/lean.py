@@ -57,6 +57,7 @@ class LeanNetwork(PatchNetwork):
     Raises a ``ValueError`` if the descriptor has no more components than the last stage.
     """
 
+    architecture = "lean"
     n_layers = 2  # The first features, which students can share, and all that follows.
     stride = STRIDE
 
@@ -65,7 +66,7 @@ class LeanNetwork(PatchNetwork):
         if descriptor_dim <= STAGE_CHANNELS[-1]:
             msg = f"Lean networks need a descriptor_dim of more than {STAGE_CHANNELS[-1]}, got {descriptor_dim}."
             raise ValueError(msg)
-        self.patch_size, self.descriptor_dim, self.architecture = PATCH_SIZE, descriptor_dim, "lean"
+        self.patch_size, self.descriptor_dim = PATCH_SIZE, descriptor_dim
         self.layers, self.first_layer = (), 0
 
     def splits(self, output_stride: int) -> int:
@@ -209,7 +210,7 @@ def make_network(
     Raises a ``ValueError`` if there is no such architecture, or none for ``patch_size``, or the descriptor dimension is
     out of range.
     """
-    if architecture != "lean":
-        return PatchNetwork(patch_size, descriptor_dim, architecture)
     check_architecture(architecture, patch_size)
+    if architecture == "paper":
+        return PatchNetwork(patch_size, descriptor_dim)
     return LeanStudent(descriptor_dim) if is_student else LeanTeacher(descriptor_dim)

@@ -1,18 +1,13 @@
 """Patch networks: one descriptor for one square patch (Tables 4, 5a and 5b of the paper).
 
-The architectures are data (:data:`ARCHITECTURES`), from which the network, its receptive field and its pooling stride
-follow. Those of the paper correct three slips of the printed tables, each of which contradicts the output sizes beside
-it:
+The networks are data (:data:`LAYERS`), from which the receptive field and the pooling stride follow. They correct three
+slips of the printed tables, each of which contradicts the output sizes beside it:
 
 - p = 17: Conv1 has kernel 6 (17 -> 12), not 5;
 - p = 33: Conv1 has kernel 5 (33 -> 29), not 3;
 - p = 65: Conv5 sees a 1 x 1 map and has kernel 1, not 3; Conv3 has 128 outputs.
 
-The light ones describe the same patches, at a tenth of the cost or less where every fourth pixel is described: they
-pool early, and have few channels as long as their maps are large. The shape is that of the patch description network of
-Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies" (WACV 2024).
-
-The lean ones, the default model's, are in :mod:`~anomalib_students.networks.lean`.
+The lean networks, the default model's, are in :mod:`~anomalib_students.networks.lean`.
 
 Paper:
     Bergmann, Fauser, Sattlegger, Steger: "Uninformed Students: Student-Teacher Anomaly Detection with Discriminative
@@ -20,14 +15,16 @@ Paper:
 """
 
 from functools import partial
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-Architecture = Literal["paper", "light", "lean"]
+Architecture = Literal["paper", "lean"]
 """Names of the architectures."""
+PATCH_SIZES: dict[str, tuple[int, ...]] = {"paper": (17, 33, 65), "lean": (83, 167)}
+"""Patch sizes p for which each architecture has a network."""
 
 NEGATIVE_SLOPE = 5e-3
 """Slope of the leaky rectified linear unit that follows every convolution but the last."""
@@ -50,21 +47,12 @@ class ConvolutionLayer(NamedTuple):
 _layer = ConvolutionLayer
 _pooled = partial(ConvolutionLayer, pool=True)
 
-ARCHITECTURES: dict[str, dict[int, tuple[ConvolutionLayer, ...]]] = {
-    "paper": {
-        17: (_layer(6, 128), _layer(5, 256), _layer(5, 256), _layer(4, None)),
-        33: (_pooled(5, 128), _pooled(5, 256), _layer(2, 256), _layer(4, None)),
-        65: (_pooled(5, 128), _pooled(5, 128), _pooled(5, 128), _layer(4, 256), _layer(1, None)),
-    },
-    "light": {
-        17: (_pooled(4, 32), _pooled(4, 96), _layer(2, 256), _layer(1, None)),
-        33: (_pooled(4, 32), _pooled(4, 64), _layer(3, 96), _layer(4, None)),
-        65: (_pooled(4, 24), _pooled(4, 48), _pooled(3, 64), _layer(3, 64), _layer(4, None)),
-    },
-    # Not a chain of convolutions.
-    "lean": {83: (), 167: ()},
+LAYERS: dict[int, tuple[ConvolutionLayer, ...]] = {
+    17: (_layer(6, 128), _layer(5, 256), _layer(5, 256), _layer(4, None)),
+    33: (_pooled(5, 128), _pooled(5, 256), _layer(2, 256), _layer(4, None)),
+    65: (_pooled(5, 128), _pooled(5, 128), _pooled(5, 128), _layer(4, 256), _layer(1, None)),
 }
-"""Layers of the patch network for each patch size p, by architecture."""
+"""Layers of the paper's network for each patch size p."""
 
 
 class LayerStep(NamedTuple):
@@ -78,9 +66,9 @@ class LayerStep(NamedTuple):
 
 def check_architecture(architecture: str, patch_size: int) -> None:
     """Raise a ``ValueError`` if there is no such architecture, or it has no network for ``patch_size``."""
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {get_args(Architecture)}, got {architecture!r}.")
-    patch_sizes = sorted(ARCHITECTURES[architecture])
+    if architecture not in PATCH_SIZES:
+        raise ValueError(f"architecture must be one of {tuple(PATCH_SIZES)}, got {architecture!r}.")
+    patch_sizes = PATCH_SIZES[architecture]
     if patch_size not in patch_sizes:
         msg = (
             f"The architecture {architecture!r} has no network for patch size {patch_size}: choose from {patch_sizes}."
@@ -95,17 +83,16 @@ class PatchNetwork(nn.Module):
     on a grid with the spacing :attr:`stride`, or a smaller one if poolings split their input into phases.
 
     Attributes:
-        layers: All layers of the architecture.
+        layers: All layers.
         first_layer: First layer that the network has; it continues from another network's output of those before.
         convolutions: Convolutions of the layers from ``first_layer`` on.
 
     Args:
         patch_size: Side p of the square patch in pixels: 17, 33 or 65.
         descriptor_dim: Dimension d of the descriptor.
-        architecture: Name of an entry of :data:`ARCHITECTURES`.
 
     Raises:
-        ValueError: If there is no such architecture, or none for ``patch_size``, or ``descriptor_dim`` is less than 1.
+        ValueError: If there is no network for ``patch_size``, or ``descriptor_dim`` is less than 1.
 
     Example:
         >>> network = PatchNetwork(patch_size=33)
@@ -113,15 +100,16 @@ class PatchNetwork(nn.Module):
         torch.Size([4, 128, 1, 1])
     """
 
-    def __init__(self, patch_size: int, descriptor_dim: int = 128, architecture: str = "paper") -> None:
+    architecture: Architecture = "paper"
+
+    def __init__(self, patch_size: int, descriptor_dim: int = 128) -> None:
         super().__init__()
-        check_architecture(architecture, patch_size)
+        check_architecture(self.architecture, patch_size)
         if descriptor_dim < 1:
             raise ValueError(f"The descriptor dimension must be at least 1, got {descriptor_dim}.")
         self.patch_size = patch_size
         self.descriptor_dim = descriptor_dim
-        self.architecture = architecture
-        self.layers = ARCHITECTURES[architecture][patch_size]
+        self.layers = LAYERS[patch_size]
         self.first_layer = 0
 
         channels = [3, *(layer.channels or descriptor_dim for layer in self.layers)]

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from anomalib_students.files import check_format, replace_file
 from anomalib_students.networks.lean import make_network, seen_patch_size
-from anomalib_students.networks.patch_network import PatchNetwork
+from anomalib_students.networks.patch_network import PATCH_SIZES, PatchNetwork
 
 BUNDLED = "bundled"
 """Name that stands for the teachers that come with the package."""
@@ -88,6 +88,9 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
             descriptors that are not finite.
     """
     metadata, state = _read(path)
+    if metadata["architecture"] not in PATCH_SIZES:
+        msg = f"The teacher {path} has architecture {metadata['architecture']}, but there are only {[*PATCH_SIZES]}."
+        raise ValueError(msg)
     patch_size = seen_patch_size(patch_size)
     needed = {"patch_size": patch_size, "descriptor_dim": descriptor_dim, "architecture": architecture}
     for name, expected in needed.items():

@@ -53,7 +53,7 @@ class TeacherSettings:
     descriptor_dim: int = 128
     """Dimension d of the descriptors."""
     architecture: Architecture = "paper"
-    """paper for the paper's network, light for a cheap one, lean for the default model's (only by distil, p = 83)."""
+    """paper for the paper's network, lean for the default model's (only by distil, p = 83)."""
     max_steps: int
     """Training steps."""
     batch_size: int

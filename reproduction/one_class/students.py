@@ -39,9 +39,7 @@ class PatchStudents(nn.Module):
         super().__init__()
         dim = teacher.descriptor_dim
         self.teacher = teacher.requires_grad_(requires_grad=False)
-        self.students = nn.ModuleList(
-            PatchNetwork(teacher.patch_size, dim, teacher.architecture) for _ in range(n_students)
-        )
+        self.students = nn.ModuleList(PatchNetwork(teacher.patch_size, dim) for _ in range(n_students))
         self.register_buffer("descriptor_mean", torch.zeros(dim, 1, 1))
         self.register_buffer("descriptor_std", torch.ones(dim, 1, 1))
         # Of regression error and predictive uncertainty.

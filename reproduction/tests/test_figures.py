@@ -96,7 +96,7 @@ def place(tmp_path_factory):
     for kind, name in (("test", "000.png"), ("ground_truth", "000_mask.png")):
         (category / kind / "round").mkdir()
         Image.open(category / kind / "square" / name).rotate(90).save(category / kind / "round" / name)
-    small = {"architecture": "light", "patch_sizes": (33, 65), "n_students": 2, "teacher": None, "descriptor_dim": 8}
+    small = {"n_students": 2, "teacher": None, "descriptor_dim": 84}
     model = UninformedStudents(**small, image_size=48, visualizer=False)
     engine = Engine(default_root_dir=folder / "engine", accelerator="cpu", logger=False)
     engine.test(model, datamodule=MVTec(root=folder, category="dots", num_workers=0))
@@ -131,9 +131,10 @@ def test_maps_of_the_data(place, shown, tmp_path, monkeypatch):
     assert shown[0].mask.shape == (48, 48)
     expected = model.model(model.pre_processor.transform(item.image[None])).anomaly_map[0, 0]
     found = shown[0].maps
-    assert list(found) == ["p = 33", "p = 65", "multi-scale"]
+    assert list(found) == ["p = 83", "p = 167", "multi-scale"]
     np.testing.assert_allclose(found["multi-scale"], expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose((found["p = 33"] + found["p = 65"]) / 2, expected, rtol=1e-4, atol=1e-4)
+    of_scales = (found["p = 83"] + 0.5 * found["p = 167"]) / 1.5
+    np.testing.assert_allclose(of_scales, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_maps_of_named_images(place, shown, tmp_path, monkeypatch):

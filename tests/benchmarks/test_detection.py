@@ -12,7 +12,7 @@ from anomalib.models.components import KCenterGreedy
 from ..integration.conftest import write_category
 
 STUDENTS = {
-    "arguments": {"architecture": "light", "patch_sizes": [33], "teacher": None},
+    "arguments": {"architecture": "paper", "patch_sizes": [33], "teacher": None},
     "trainer": {"max_steps": 2},
     "side": 64,
 }

@@ -43,7 +43,7 @@ def test_no_more_processes_load_images_than_the_worker_has_cores(cpus, asked, go
 
 
 def test_models_have_the_arguments_the_patch_size_and_weights_of_the_seed():
-    arguments = settings(model={"architecture": "light", "n_students": 2, "lr": 0.5})
+    arguments = settings(model={"architecture": "paper", "n_students": 2, "lr": 0.5})
     first = create_model(arguments, 33, lr=0.25)
     torch.rand(5)
     second = create_model(arguments, 33)

@@ -32,9 +32,7 @@ def category(tmp_path):
 @pytest.fixture
 def command(category, tmp_path, monkeypatch):
     """Call a command of anomalib's on the category, whose steps are none."""
-    model = UninformedStudents(
-        architecture="light", patch_sizes=(17,), teacher=None, pre_processor=False, visualizer=False
-    )
+    model = UninformedStudents(teacher=None, pre_processor=False, visualizer=False)
     for step in ("on_fit_start", "training_step", "validation_step", "test_step", "predict_step"):
         monkeypatch.setattr(model, step, lambda *_, **__: pytest.fail("the first step is too late"))
 

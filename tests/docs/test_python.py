@@ -28,7 +28,7 @@ def place(tmp_path_factory):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         pixels = 100 + random.normal(scale=10, size=(SIDE, SIDE, 3))
         Image.fromarray(pixels.astype(np.uint8)).save(folder / path)
-    for patch_size in (33, 65):
+    for patch_size in (83, 167):
         engine = small_engine(folder / "runs")
         model = small_model(
             patch_sizes=(patch_size,), pre_processor=AnomalibModule.configure_pre_processor((SIDE, SIDE))

@@ -94,7 +94,7 @@ def test_the_arguments_of_an_export_are_those_of_the_exported_model(checkpoint: 
     assert (as_saved.model.output_stride, as_saved.post_processor.false_alarm_rate) == (8, 0.01)
     assert (as_named.model.output_stride, as_named.post_processor.false_alarm_rate) == (4, 0.2)
     assert as_named.post_processor.image_threshold < as_saved.post_processor.image_threshold
-    assert as_named.model.patch_sizes == as_saved.model.patch_sizes == (17,)
+    assert as_named.model.patch_sizes == as_saved.model.patch_sizes == (83,)
     assert UninformedStudents.load_from_checkpoint(checkpoint).model.output_stride == 8
 
 
@@ -173,7 +173,7 @@ def test_onnx_weights_are_in_the_file_itself(model, tmp_path: Path) -> None:
 
 
 def test_exports_carry_where_their_threshold_lies_among_good_images(tmp_path):
-    model = UninformedStudents(patch_sizes=(33,), architecture="light", image_size=64, output_stride=8)
+    model = UninformedStudents(patch_sizes=(83,), image_size=64)
     scores = torch.from_numpy(np.random.default_rng(0).gumbel(5, 0.5, size=200))
     model.post_processor.choose(scores)
     exported = LineModel(model.to_openvino(tmp_path, input_size=(64, 64)))

@@ -17,7 +17,7 @@ from PIL import Image
 from anomalib_students.model.settings import PRESETS, Preset
 
 SIDE = 72
-SMALL = {"architecture": "light", "patch_sizes": (33,), "n_students": 2}
+SMALL = {"patch_sizes": (83,), "n_students": 2}
 
 
 def small_model(side: int = 64, **arguments: Any) -> UninformedStudents:

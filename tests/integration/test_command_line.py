@@ -124,7 +124,7 @@ def test_folder_without_good_images_is_one_clear_error(anomalib: Callable[..., N
 def test_teachers_lists_what_is_bundled(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["teachers"])
     output = capsys.readouterr().out
-    for text in ("p17", "p33", "p65", "light_p33", "iterations", "licences"):
+    for text in ("p17", "p33", "p65", "lean_p83", "iterations", "licences"):
         assert text in output
 
 

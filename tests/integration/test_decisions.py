@@ -34,12 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_model(**arguments) -> UninformedStudents:
-    settings = {
-        "architecture": "light",
-        "patch_sizes": (33,),
-        "output_stride": 8,
-        "visualizer": False,
-    }
+    settings = {"patch_sizes": (83,), "visualizer": False}
     pre_processor = UninformedStudents.configure_pre_processor((64, 64))
     preset = replace(PRESETS["default"], score_fraction=0.05)
     return UninformedStudents(preset, pre_processor=pre_processor, **{**settings, **arguments})
@@ -84,7 +79,7 @@ def test_test_images_have_no_part(root: Path, tmp_path: Path) -> None:
 
 def test_a_merged_model_decides_by_its_own_scores(root: Path, tmp_path: Path) -> None:
     datamodule = MVTec(root=root, category="dots", num_workers=0, train_batch_size=2)
-    models = [small_model(patch_sizes=(size,)) for size in (17, 33)]
+    models = [small_model(patch_sizes=(size,)) for size in (83, 167)]
     for model in models:
         train(model, datamodule, tmp_path)
     merged = merge_scales(models)

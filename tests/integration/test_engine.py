@@ -30,12 +30,12 @@ def test_checkpoint_validates_tests_and_predicts(trained: Path, datamodule: MVTe
 def test_checkpoint_alone_restores_the_model(trained: Path, datamodule: MVTec, tmp_path: Path) -> None:
     restored = UninformedStudents.load_from_checkpoint(trained)
     assert restored.hparams["teacher"] is None
-    assert restored.model.patch_sizes == (33,)
+    assert restored.model.patch_sizes == (83,)
     expected = small_engine(tmp_path).test(small_model(), datamodule=datamodule, ckpt_path=trained)
     assert small_engine(tmp_path).test(restored, datamodule=datamodule) == expected
 
 
-@pytest.mark.parametrize("arguments", [{"patch_sizes": (33, 65)}, {"n_students": 3}])
+@pytest.mark.parametrize("arguments", [{"patch_sizes": (83, 167)}, {"n_students": 3}])
 def test_checkpoint_of_another_model_is_one_clear_error(
     arguments: dict[str, Any], trained: Path, datamodule: MVTec, tmp_path: Path
 ) -> None:
@@ -59,12 +59,12 @@ def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> No
     training, held_out = split_indices(len(images), 0.1)
     assert (len(training), len(held_out)) == (5, 1)
 
-    ensemble = model.model.ensembles["p33"].double()
+    ensemble = model.model.ensembles["p83"].double()
     with torch.no_grad():
         descriptors = torch.cat(
             [dense_descriptors(ensemble.teacher, images[i].double(), 8)[0].flatten(1) for i in training], dim=1
         )
-        students, seen = ensemble.describe(pad_border(images[held_out[0]].double(), 33), 8)
+        students, seen = ensemble.describe(pad_border(images[held_out[0]].double(), 83), 8)
     error, uncertainty = regression_error(students, seen), predictive_uncertainty(students)
     expected = {
         "descriptor_mean": descriptors.mean(dim=1).view(-1, 1, 1),
@@ -108,7 +108,7 @@ def test_resumes_where_it_stopped(trained: Path, datamodule: MVTec, tmp_path: Pa
     engine.fit(model, datamodule=datamodule, ckpt_path=trained)
     assert engine.trainer.current_epoch == 3
     assert engine.trainer.global_step > before["global_step"]
-    name = "model.ensembles.p33.descriptor_mean"
+    name = "model.ensembles.p83.descriptor_mean"
     torch.testing.assert_close(model.state_dict()[name], before["state_dict"][name])
 
 
@@ -153,7 +153,7 @@ def test_diverged_training_is_one_clear_error(datamodule: MVTec, tmp_path: Path)
         ({"normalization_split": 1.0}, "normalization_split"),
         ({"lr": -1.0}, "lr"),
         ({"preset": "best"}, "preset"),
-        ({"descriptor_dim": 64}, "descriptor_dim 64"),
+        ({"descriptor_dim": 100}, "descriptor_dim 100"),
     ],
 )
 def test_argument_out_of_range_is_one_clear_error(arguments: dict[str, Any], message: str) -> None:

@@ -16,7 +16,18 @@ from anomalib_students import cli
 
 from ..reliability.disks import limited_files
 
-BIN = Path(sys.executable).parent
+NARROW_COMMAND = """
+import sys
+
+from anomalib_students.cli import main
+from anomalib_students.networks.patch_network import LAYERS
+
+LAYERS[17] = tuple(layer._replace(channels=layer.channels and layer.channels // 16) for layer in LAYERS[17])
+main(sys.argv[1:])
+"""
+"""The command ``anomalib-students`` with ``narrow_networks``."""
+
+pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 
 @pytest.fixture
@@ -29,7 +40,6 @@ def options(photographs, resnet18_checkpoint, tmp_path):
             "output": tmp_path / name / "p17.safetensors",
             "results": tmp_path / name / "results",
             "patch_size": 17,
-            "architecture": "light",
             "descriptor_dim": 8,
             "source_checkpoint": resnet18_checkpoint,
             "source_layer": "layer1",
@@ -58,12 +68,13 @@ def call(options, monkeypatch):
 
 
 @pytest.fixture
-def start(options):
+def start(options, tmp_path):
     """Start a pretraining in a process of its own."""
+    (tmp_path / "command.py").write_text(NARROW_COMMAND)
 
     def start(name, **changes):
         return subprocess.Popen(
-            [BIN / "anomalib-students", "pretrain", *options(name, **changes)],
+            [sys.executable, tmp_path / "command.py", "pretrain", *options(name, **changes)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -139,7 +150,7 @@ def test_two_devices_train_on_the_batches_of_one(start, call, tmp_path):
 
 def test_a_disk_that_is_full_at_a_checkpoint_ends_in_one_clear_error(call, tmp_path):
     # The checkpoint is larger.
-    with limited_files(2**20), pytest.raises(SystemExit, match=r"^anomalib-students: .*last\.ckpt") as ended:
+    with limited_files(2**16), pytest.raises(SystemExit, match=r"^anomalib-students: .*last\.ckpt") as ended:
         call("full")
     assert "\n" not in str(ended.value.code)
     assert not list((tmp_path / "full").rglob("*.safetensors"))

@@ -55,9 +55,9 @@ def describe_one_by_one(scale, images, output_stride, painted=None):
 @pytest.mark.parametrize("output_stride", [1, 4, 8])
 @pytest.mark.parametrize("shared_layers", [0, 1, 2, 3])
 def test_students_continue_from_the_teachers_first_layers(output_stride, shared_layers):
-    scale = make_scale(17, architecture="light", shared_layers=shared_layers)
+    scale = make_scale(shared_layers=shared_layers)
     images, painted = make_images(2, 3, 30, 41), make_images(2, 3, 30, 41)
-    padded = [pad_border(each, 17) for each in (images, painted)]
+    padded = [pad_border(each, 33) for each in (images, painted)]
     expected = describe_one_by_one(scale, images, output_stride, painted)
     torch.testing.assert_close(scale.describe(padded[0], output_stride, padded[1]), expected)
     expected = describe_one_by_one(scale, images, output_stride)
@@ -90,7 +90,7 @@ def test_map_is_equation_11(output_stride, n_students):
 @pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (17, 40), (50, 33)])
 def test_an_image_in_tiles_has_the_map_of_the_whole(height, width, output_stride, monkeypatch):
-    scale, sides = make_scale(architecture="light"), []
+    scale, sides = make_scale(), []
     images = make_images(2, 3, height, width)
     expected = scale(images, output_stride)
     describe = scale.describe

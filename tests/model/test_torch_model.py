@@ -60,7 +60,7 @@ class TestEvaluation:
         assert not predictions.anomaly_map.requires_grad
 
     def test_map_is_the_mean_of_those_of_the_scales(self):
-        model = make_model((33, 65), architecture="light").eval()
+        model = make_model((33, 65)).eval()
         images = make_images(1, 3, 21, 10)
         first, second = (scale(images, 8) for scale in model.scales)
         torch.testing.assert_close(model(images).anomaly_map, (first + second) / 2)
@@ -84,7 +84,7 @@ class TestEvaluation:
             torch.testing.assert_close(predictions.pred_score[index], alone.pred_score[0])
 
     def test_tiles_of_anomalib_have_the_predictions_of_the_whole(self):
-        module = UninformedStudents(architecture="light", patch_sizes=(33,), teacher=None, descriptor_dim=4).eval()
+        module = UninformedStudents("paper", patch_sizes=(33,), teacher=None, descriptor_dim=4).eval()
         images = torch.rand(1, 3, 50, 33)
         expected = module.model(images).anomaly_map
         TilerConfigurationCallback(enable=True, tile_size=24, stride=12).setup(None, module)
@@ -238,14 +238,14 @@ def test_exported_program_equals_eager(output_stride):
     [
         (
             {"patch_sizes": (33, 19)},
-            r"'paper' has no network for patch size 19: choose from \[17, 33, 65\]",
+            r"'paper' has no network for patch size 19: choose from \(17, 33, 65\)",
         ),
         ({"patch_sizes": ()}, r"patch_sizes must name at least one patch size, each once, got \(\)"),
         ({"patch_sizes": (33, 17, 33)}, r"patch_sizes must name .* each once, got \(33, 17, 33\)"),
         ({"n_students": 0}, "n_students must be at least 1, got 0"),
         ({"output_stride": 3}, r"output stride must be one of \(1, 2, 4, 8\), got 3"),
         ({"training_mode": "sparse"}, r"training_mode must be one of \('phase', 'dense'\), got 'sparse'"),
-        ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'light', 'lean'\), got 'heavy'"),
+        ({"architecture": "heavy"}, r"architecture must be one of \('paper', 'lean'\), got 'heavy'"),
         ({"score_fraction": 1}, r"score_fraction must lie in \[0, 1\), got 1"),
         (
             {"architecture": "lean", "patch_sizes": (83,), "descriptor_dim": 80},

@@ -12,18 +12,15 @@ from torch import nn
 
 from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, reflect_pad
 from anomalib_students.networks.lean import LeanStudent, LeanTeacher
-from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork
+from anomalib_students.networks.patch_network import PatchNetwork
 
 PATCH_SIZES = (17, 33, 65)
-NETWORKS = [
-    *((name, size) for name in ("paper", "light") for size in ARCHITECTURES[name]),
-    *((kind, 83) for kind in (LeanTeacher, LeanStudent)),
-]
+NETWORKS = [*((PatchNetwork, size) for size in PATCH_SIZES), *((kind, 83) for kind in (LeanTeacher, LeanStudent))]
 
 
 def make_network(kind, patch_size, descriptor_dim=4, dtype=torch.float64):
-    """A network of an architecture, or of a lean class, whose descriptors differ from pixel to pixel as much as 1."""
-    network = PatchNetwork(patch_size, descriptor_dim, kind) if isinstance(kind, str) else kind(80 + descriptor_dim)
+    """A network of the paper or a lean one, whose descriptors differ from pixel to pixel as much as 1."""
+    network = kind(patch_size, descriptor_dim) if kind is PatchNetwork else kind(80 + descriptor_dim)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -88,12 +85,12 @@ def test_dense_equals_patches_for_any_size(network, size, output_stride):
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_dense_equals_patches_at_every_pixel(patch_size):
     images = make_images(1, 3, 14, 11)
-    assert_dense_equals_patches(make_network("paper", patch_size), images, 1, tolerance=1e-12, limit=14 * 11)
+    assert_dense_equals_patches(make_network(PatchNetwork, patch_size), images, 1, tolerance=1e-12, limit=14 * 11)
 
 
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_dense_equals_patches_at_full_width(patch_size):
-    network = make_network("paper", patch_size, descriptor_dim=128, dtype=torch.float32)
+    network = make_network(PatchNetwork, patch_size, descriptor_dim=128, dtype=torch.float32)
     images = make_images(1, 3, 9, 10, dtype=torch.float32)
     for output_stride in (1, 4):
         # float32 sums of up to 6,400 products, in another order for other sizes: 1.4e-5 was seen.
@@ -104,7 +101,7 @@ def test_dense_equals_patches_at_full_width(patch_size):
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_neighbouring_descriptors_differ(patch_size):
     """Else the comparisons above could not tell one pixel from the next."""
-    dense = dense_descriptors(make_network("paper", patch_size), make_images(1, 3, 12, 12))
+    dense = dense_descriptors(make_network(PatchNetwork, patch_size), make_images(1, 3, 12, 12))
     assert (dense.diff(dim=-1).abs().amax(dim=1) > 1e-3).all()
     assert (dense.diff(dim=-2).abs().amax(dim=1) > 1e-3).all()
 
@@ -112,7 +109,7 @@ def test_neighbouring_descriptors_differ(patch_size):
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_gradient_of_dense_equals_that_of_patches(patch_size):
-    network = make_network("paper", patch_size).requires_grad_()
+    network = make_network(PatchNetwork, patch_size).requires_grad_()
     images = make_images(1, 3, 5, 6)
     parameters = list(network.parameters())
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_students import UninformedStudentsModel
 from anomalib_students.model.anomaly_map import upsample
@@ -36,6 +37,14 @@ def test_a_teacher_of_both_scales_comes_back_from_its_file(tmp_path):
         assert loaded.keys() == network.state_dict().keys()
         assert all(torch.equal(loaded[name], weight.half().float()) for name, weight in network.state_dict().items())
         assert teacher_path("bundled", patch_size, "lean").name == "lean_p83.safetensors"
+
+
+def test_the_default_costs_at_most_8_gflop_an_image():
+    model = UninformedStudentsModel().to("meta")
+    with FlopCounterMode(display=False) as counter:
+        for scale in model.scales:
+            scale(torch.rand(1, 3, 320, 320, device="meta"), model.output_stride)
+    assert 7e9 < counter.get_total_flops() < 8e9
 
 
 def whole_students(scale):

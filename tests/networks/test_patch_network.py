@@ -1,10 +1,8 @@
 import pytest
 import torch
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_students.networks.dense import dense_descriptors
-from anomalib_students.networks.patch_network import ARCHITECTURES, PatchNetwork
+from anomalib_students.networks.patch_network import PatchNetwork
 
 # The operation, and the output as side and channels: as in Tables 4 (p = 65), 5a (p = 33) and 5b (p = 17) with their
 # errata.
@@ -21,26 +19,14 @@ TABLES = {
 }
 
 # The poolings of the paper's p = 33 and p = 65 drop the last row and column of an odd map: some pixels are never seen.
-SEEN_SIDES = {("paper", 33): 32, ("paper", 65): 60}
+SEEN_SIDES = {17: 17, 33: 32, 65: 60}
 
 
-@pytest.fixture(params=[(name, size) for name in ("paper", "light") for size in ARCHITECTURES[name]], ids=str)
-def network_name(request):
+@pytest.fixture(params=TABLES)
+def patch_size(request):
     return request.param
 
 
-@pytest.fixture
-def patch_size(network_name):
-    return network_name[1]
-
-
-@pytest.fixture
-def make_network(network_name):
-    architecture, patch_size = network_name
-    return lambda descriptor_dim=128: PatchNetwork(patch_size, descriptor_dim, architecture)
-
-
-@pytest.mark.parametrize("patch_size", TABLES)
 def test_output_sizes_of_the_papers_networks_are_those_of_its_tables(patch_size):
     network = PatchNetwork(patch_size)
     outputs = []
@@ -53,8 +39,8 @@ def test_output_sizes_of_the_papers_networks_are_those_of_its_tables(patch_size)
         assert shape == (2, channels, side, side)
 
 
-def test_forward_equals_the_layers_written_out(network_name, patch_size, make_network):
-    network = make_network(4).double()
+def test_forward_equals_the_layers_written_out(patch_size):
+    network = PatchNetwork(patch_size, descriptor_dim=4).double()
     patches = torch.randn(3, 3, patch_size, patch_size, dtype=torch.float64)
     before = patches.clone()
     features = patches
@@ -70,8 +56,8 @@ def test_forward_equals_the_layers_written_out(network_name, patch_size, make_ne
 
 
 @pytest.mark.usefixtures("narrow_networks")
-def test_on_an_image_it_describes_the_patches_on_a_grid_of_its_stride(patch_size, make_network):
-    network = make_network(5).double()
+def test_on_an_image_it_describes_the_patches_on_a_grid_of_its_stride(patch_size):
+    network = PatchNetwork(patch_size, descriptor_dim=5).double()
     stride = network.stride
 
     image = torch.randn(1, 3, patch_size + 2 * stride, patch_size + 3 * stride, dtype=torch.float64)
@@ -85,8 +71,8 @@ def test_on_an_image_it_describes_the_patches_on_a_grid_of_its_stride(patch_size
 
 
 @pytest.mark.usefixtures("narrow_networks")
-def test_a_descriptor_sees_its_patch_and_no_pixel_outside(network_name, patch_size, make_network):
-    network = make_network(8)
+def test_a_descriptor_sees_its_patch_and_no_pixel_outside(patch_size):
+    network = PatchNetwork(patch_size, descriptor_dim=8)
     stride = network.stride
     images = torch.randn(16, 3, patch_size + 2 * stride, patch_size + 2 * stride, requires_grad=True)
     network(images)[..., 1, 1].square().sum().backward()
@@ -94,29 +80,19 @@ def test_a_descriptor_sees_its_patch_and_no_pixel_outside(network_name, patch_si
     seen = images.grad.abs().sum(dim=(0, 1)) > 0
     rows, columns = seen.any(dim=1).nonzero().flatten(), seen.any(dim=0).nonzero().flatten()
     for span in (rows, columns):
-        assert (int(span.min()), int(span.max())) == (stride, stride + SEEN_SIDES.get(network_name, patch_size) - 1)
+        assert (int(span.min()), int(span.max())) == (stride, stride + SEEN_SIDES[patch_size] - 1)
 
 
-@pytest.mark.parametrize("patch_size", [17, 33, 65])
-def test_a_light_network_costs_a_tenth_of_the_papers_at_most(patch_size):
-    image = torch.rand(1, 3, 64, 64)
-    operations = {}
-    for architecture in ("paper", "light"):
-        with FlopCounterMode(display=False) as counter:
-            dense_descriptors(PatchNetwork(patch_size, architecture=architecture), image, output_stride=4)
-        operations[architecture] = counter.get_total_flops()
-    assert operations["light"] <= 0.1 * operations["paper"]
-
-
+@pytest.mark.usefixtures("narrow_networks")
 def test_layers_applied_in_two_parts_are_those_applied_at_once():
-    network = PatchNetwork(33, descriptor_dim=6, architecture="light")
+    network = PatchNetwork(33, descriptor_dim=6)
     images = torch.rand(2, 3, 45, 41)
     for index in range(len(network.layers) + 1):
         torch.testing.assert_close(network(network(images, stop=index), first=index), network(images))
 
 
 def test_initialised_networks_keep_the_variance_of_their_input():
-    network = PatchNetwork(33, descriptor_dim=64, architecture="light")
+    network = PatchNetwork(33, descriptor_dim=64)
     network.initialise()
     with torch.no_grad():
         deviation = network(torch.randn(8, 3, 61, 61)).std()

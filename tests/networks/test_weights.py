@@ -101,11 +101,14 @@ class TestLoading:
             ({"patch_size": 33}, "has patch_size 17, but patch_size 33 is needed"),
             ({"descriptor_dim": 128}, "has descriptor_dim 4, but descriptor_dim 128 is needed"),
             # A file that does not name its architecture is of the paper's.
-            ({"architecture": "light"}, "has architecture paper, but architecture light is needed"),
+            ({"architecture": "lean"}, "has architecture paper, but architecture lean is needed"),
         ],
     )
     def test_a_teacher_of_another_network_is_told(self, crafted, needed, message):
         refused(crafted(), message, **needed)
+
+    def test_a_teacher_of_an_unknown_architecture_is_told(self, crafted):
+        refused(crafted(architecture="light"), r"has architecture light, but there are only \['paper', 'lean'\]")
 
     def test_metadata_that_belie_the_weights_are_told(self, crafted):
         message = "does not have the weights of a patch network with patch_size 33"
@@ -183,11 +186,16 @@ class TestMetadata:
 
 
 class TestPath:
-    @pytest.mark.parametrize(("architecture", "prefix"), [("paper", ""), ("light", "light_")])
-    @pytest.mark.parametrize("patch_size", [17, 33, 65])
-    def test_a_bundled_teacher_lies_in_the_package(self, patch_size, architecture, prefix):
+    @pytest.mark.parametrize(
+        ("architecture", "patch_size", "name"),
+        [
+            *(("paper", size, f"p{size}") for size in (17, 33, 65)),
+            *(("lean", size, "lean_p83") for size in (83, 167)),
+        ],
+    )
+    def test_a_bundled_teacher_lies_in_the_package(self, architecture, patch_size, name):
         path = teacher_path(BUNDLED, patch_size, architecture)
-        assert path.name == f"{prefix}p{patch_size}.safetensors"
+        assert path.name == f"{name}.safetensors"
         assert path.parent.parent == Path(anomalib_students.teacher.__file__).parent
         assert read_metadata(path)["architecture"] == architecture
 

@@ -54,6 +54,7 @@ def test_statistics_end_within_an_image(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.rglob("*.ckpt*"))
 
 
+@pytest.mark.usefixtures("narrow_networks")
 def test_pretraining_ends_with_status_143(
     photographs: Path,
     resnet18_checkpoint: Path,
@@ -72,7 +73,6 @@ def test_pretraining_ends_with_status_143(
             results=tmp_path / "results",
             patch_size=17,
             descriptor_dim=8,
-            architecture="light",
             source_checkpoint=resnet18_checkpoint,
             source_layer="layer1",
             source_size=32,

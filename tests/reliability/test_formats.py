@@ -8,6 +8,7 @@ from anomalib.models import UninformedStudents
 from safetensors.torch import load_file, save_file
 
 from anomalib_students.model.checkpoints import CHECKPOINT_FORMAT, CHECKPOINT_KEY
+from anomalib_students.model.lightning_model import SETTINGS_KEY
 from anomalib_students.model.merge import merge_scales
 from anomalib_students.networks import patch_network
 from anomalib_students.networks.weights import TEACHER_FORMAT, load_teacher, read_metadata
@@ -21,7 +22,7 @@ CHECKPOINT, TEACHER = FIXTURES / f"format{CHECKPOINT_FORMAT}.ckpt", FIXTURES / f
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patch_network, "ARCHITECTURES", NARROW)
+    monkeypatch.setattr(patch_network, "LAYERS", NARROW)
 
 
 def fixture_model(**arguments) -> UninformedStudents:
@@ -62,7 +63,7 @@ def test_a_checkpoint_is_tested_by_the_engine(tmp_path: Path) -> None:
 
 
 def test_a_teacher_is_that_of_the_checkpoint() -> None:
-    teacher = load_teacher(TEACHER, 17, MODEL["descriptor_dim"], "light").state_dict()
+    teacher = load_teacher(TEACHER, 17, MODEL["descriptor_dim"]).state_dict()
     in_checkpoint = UninformedStudents.load_from_checkpoint(CHECKPOINT).model.ensembles["p17"].teacher.state_dict()
     assert teacher.keys() == in_checkpoint.keys()
     for name, weight in teacher.items():
@@ -96,13 +97,27 @@ def test_checkpoints_of_another_format_are_refused_by_name(change, changed, tmp_
             use(fixture_model(teacher=None), datamodule=datamodule, ckpt_path=path)
 
 
+def of_an_architecture_that_is_gone(checkpoint: dict) -> None:
+    for name in ("hyper_parameters", SETTINGS_KEY):
+        checkpoint[name]["architecture"] = "light"
+
+
+def test_a_checkpoint_of_an_unknown_architecture_is_refused(changed, tmp_path: Path) -> None:
+    path = changed(of_an_architecture_that_is_gone)
+    refused = r"^architecture must be one of \('paper', 'lean'\), got 'light'\.$"
+    with pytest.raises(ValueError, match=refused):
+        UninformedStudents.load_from_checkpoint(path)
+    with pytest.raises(ValueError, match=refused):
+        small_engine(tmp_path).test(UninformedStudents(), datamodule=small_data(tmp_path / "data"), ckpt_path=path)
+
+
 @pytest.mark.parametrize("name", [TEACHER_FORMAT + 1, 0, "new", ""])
 def test_teachers_of_another_format_are_refused(name: object, tmp_path: Path) -> None:
     """Though their weights are of a type that this version does not know either."""
     path = tmp_path / "newer.safetensors"
     weights = {"new": torch.zeros(1, dtype=torch.int8), **load_file(TEACHER)}
     save_file(weights, path, metadata={**read_metadata(TEACHER), "teacher_format": str(name)})
-    for read in (read_metadata, lambda path: load_teacher(path, 17, MODEL["descriptor_dim"], "light")):
+    for read in (read_metadata, lambda path: load_teacher(path, 17, MODEL["descriptor_dim"])):
         with pytest.raises(ValueError, match=rf"The teacher .*newer\.safetensors has format {name}, but") as error:
             read(path)
         assert "\n" not in str(error.value)

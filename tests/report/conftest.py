@@ -60,9 +60,7 @@ def checkpoint(data_root, tmp_path_factory):
     seed_everything(0)
     model = UninformedStudents(
         replace(PRESETS["default"], score_fraction=0.0),
-        architecture="light",
-        patch_sizes=(17,),
-        output_stride=4,
+        patch_sizes=(83,),
         pre_processor=UninformedStudents.configure_pre_processor((SIDE, SIDE)),
         visualizer=False,
     )

@@ -28,14 +28,14 @@ class Task:
 PRETRAIN = Task(
     pretrain, TeacherPretraining, {"source_layer": "layer1", "source_size": 32, "batch_size": 8, "lr": 1e-2}
 )
-DISTIL = Task(distil, Distillation, {"architecture": "light", "crop_side": 40, "components": 12, "batch_size": 4})
+DISTIL = Task(distil, Distillation, {"crop_side": 40, "components": 12, "batch_size": 4})
 
 
 @pytest.fixture(scope="module")
-def cheap(narrow_architectures):
+def cheap(narrow_layers):
     """Narrow networks, few measurements, and an environment that Lightning may leave its seed in."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(patch_network, "ARCHITECTURES", narrow_architectures)
+        monkeypatch.setattr(patch_network, "LAYERS", narrow_layers)
         monkeypatch.setattr(os, "environ", os.environ.copy())
         for name, value in {"STATISTICS_BATCHES": 4, "HELD_OUT_BATCHES": 2, "MEASURED_BATCH_SIZE": 8}.items():
             monkeypatch.setattr(pretraining, name, value)

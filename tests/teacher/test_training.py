@@ -31,7 +31,7 @@ def test_a_teacher_file_is_written_and_says_where_it_comes_from(task, finished):
         PRETRAIN: {"source_layer": "layer1", "source_size": "32", "lambda_k": "1.0", "lambda_m": "0.0"}
         | {"lambda_c": "1.0", "architecture": "paper", "batch_size": "8", "lr": "0.01"},
         DISTIL: {"task": "distillation from whole images", "source_weights": "1.0", "crops": "2", "crop_side": "40"}
-        | {"components": "12", "architecture": "light", "batch_size": "4", "lr": "0.01"},
+        | {"components": "12", "architecture": "paper", "batch_size": "4", "lr": "0.01"},
     }[task]
     assert metadata == {
         "teacher_format": "1",
