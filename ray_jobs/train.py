@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 
 from anomalib_students.cluster.train import train_categories
 from anomalib_students.cluster.workers import connect
+from anomalib_students.model.settings import settings_of
 from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line
 
@@ -47,7 +48,8 @@ def main(args: list[str]) -> int:
     try:
         if settings.teacher_images:
             settings.pretraining.images = settings.teacher_images
-            network = {name: settings.model[name] for name in ("architecture", "descriptor_dim")}
+            model = settings_of(settings.model["preset"], settings.model)
+            network = {"architecture": model.architecture, "descriptor_dim": model.dim}
             pretraining = {**pretraining_of(settings.pretraining), **network}
         connect(settings)
         failures = train_categories(settings, pretraining)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 
@@ -14,7 +15,7 @@ from anomalib.models import UninformedStudents
 from anomalib_students.data import SampleParts
 from tests.integration.conftest import write_category
 
-from .conftest import SMALL_IMAGES, finish, kill, wait_for
+from .conftest import JOBS, SMALL_IMAGES, finish, kill, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +145,14 @@ def test_without_arguments_it_makes_a_model_of_two_scales_and_its_report(start_j
     merged = table[table["scale"] == "multi-scale"].iloc[0]
     for name in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO"):
         assert metrics[name] == pytest.approx(merged[name], abs=1e-6)
+
+
+def test_new_teachers_have_the_networks_of_the_model(photographs, monkeypatch):
+    main, seen = runpy.run_path(str(JOBS / "train.py"))["main"], []
+    monkeypatch.setitem(main.__globals__, "connect", lambda _: None)
+    monkeypatch.setitem(main.__globals__, "train_categories", lambda *given: seen.append(given[1]) or {})
+    assert main([f"--teacher_images={photographs}", "--model.preset=paper", "--patch_sizes=[33]"]) == 0
+    assert (seen[0]["architecture"], seen[0]["descriptor_dim"]) == ("paper", 128)
 
 
 def test_two_workers_measure_the_statistics_of_one(run_job, options, tmp_path):
