@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small_model(**arguments) -> UninformedStudents:
     settings = {"patch_sizes": (83,), "visualizer": False}
-    pre_processor = UninformedStudents.configure_pre_processor((64, 64))
+    pre_processor = UninformedStudents.configure_pre_processor((48, 48))
     preset = replace(PRESETS["default"], score_fraction=0.05)
     return UninformedStudents(preset, pre_processor=pre_processor, **{**settings, **arguments})
 
