@@ -1,4 +1,4 @@
-"""Quantised models (``--compression_type int8_ptq`` and ``int8_acq``): only dense convolutions compute in 8 bits."""
+"""Quantised models (``--compression_type int8_ptq`` and ``int8_acq``): only students compute in 8 bits."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, Subset
 from torchmetrics import Metric
 from torchvision.transforms.v2 import functional
 
-from anomalib_students.networks.lean import HEAD_WIDTHS
-
 IMAGE_CHANNELS = 3
 CALIBRATION_IMAGES = 32
 """Most images that calibrate a quantisation: each has tens of thousands of patches."""
@@ -24,12 +22,12 @@ COMPARED_IMAGES = 8
 
 
 def quantise(model: openvino.Model, datamodule: AnomalibDataModule) -> openvino.Model:
-    """Quantise the convolutions of an OpenVINO model to 8 bits, except the first of each network.
+    """Quantise the convolutions of an OpenVINO model's students to 8 bits, except the first of each network.
 
-    They take nearly all of the time. Scores are small differences of large numbers, and would lose accuracy. With the
-    first convolutions, the resizing of the image would be quantised too. Lean teachers keep the inverted residuals and
-    the last layer of the head, whose rounding students have not learnt: good images would score higher. Images of the
-    data module calibrate.
+    They take most of the time. Scores are small differences of large numbers, and would lose accuracy. With the first
+    convolutions, the resizing of the image would be quantised too. A teacher's rounding is an error that no student has
+    learnt to expect, so that good images would score higher, and where its features are cut off, defects lower. Images
+    of the data module calibrate.
     """
     return nncf.quantize(model, **_settings(model, datamodule))
 
@@ -83,7 +81,7 @@ def _images(datamodule: AnomalibDataModule, number: int) -> DataLoader[ImageBatc
 
 
 def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str, Any]:
-    """Arguments of NNCF: only convolutions after the first of each network are quantised, and what is between them."""
+    """Arguments of NNCF: only students' convolutions after the first are quantised, and what is between them."""
     convolutions = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     first = [node for node in convolutions if node.input_value(1).get_shape()[1] == IMAGE_CHANNELS]
     # Each bias is an operation that follows its convolution.
@@ -91,8 +89,8 @@ def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str
         user.get_node().get_friendly_name() for node in convolutions for user in node.output(0).get_target_inputs()
     }
     quantised = (biases | _with_inputs(convolutions)) - _with_inputs(first)
-    kept = {node.get_friendly_name() for node in model.get_ops() if _is_kept(node)}
-    others = {node.get_friendly_name() for node in model.get_ops()} - quantised | kept
+    quantised -= {node.get_friendly_name() for node in model.get_ops() if _is_of_teacher(node)}
+    others = {node.get_friendly_name() for node in model.get_ops()} - quantised
     images = _images(datamodule, CALIBRATION_IMAGES)
     return {
         "calibration_dataset": nncf.Dataset(images, partial(_input, model)),
@@ -103,12 +101,11 @@ def _settings(model: openvino.Model, datamodule: AnomalibDataModule) -> dict[str
     }
 
 
-def _is_kept(node: openvino.Node) -> bool:
-    """Whether a node is a convolution of an inverted residual, or the last one of a lean teacher's head."""
-    if node.get_type_name() == "GroupConvolution":
-        return True
-    weight = node.input_value(1).get_node().get_friendly_name() if node.get_type_name() == "Convolution" else ""
-    return ".teacher.stages." in weight or f".teacher.convolutions.{len(HEAD_WIDTHS)}." in weight
+def _is_of_teacher(node: openvino.Node) -> bool:
+    """Whether a node is a convolution of a teacher; only these have depthwise ones."""
+    if node.get_type_name() == "Convolution":
+        return ".teacher." in node.input_value(1).get_node().get_friendly_name()
+    return node.get_type_name() == "GroupConvolution"
 
 
 def _input(model: openvino.Model, batch: ImageBatch) -> torch.Tensor:
