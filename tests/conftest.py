@@ -83,9 +83,10 @@ def _signal_stacks():
 
     def load_elsewhere(core, *args):
         init(core, *args)
-        thread = Thread(target=core.set_property, args=("CPU", settings))
+        thread = Thread(target=core.get_property, args=("CPU", "FULL_DEVICE_NAME"))
         thread.start()
         thread.join()
+        core.set_property("CPU", settings)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(openvino.Core, "__init__", load_elsewhere)
