@@ -31,7 +31,7 @@ def test_without_data_the_settings_of_the_sample_parts_are_taken_and_options_rep
     settings = parse(scope["create_parser"](), ["--trainer.max_epochs=1"], without_data=scope["SAMPLE_PARTS"])
     assert settings.data["class_path"].endswith("SampleParts")
     assert settings.trainer["max_epochs"] == 1
-    assert settings.model["n_students"] == 1
+    assert settings.model["pre_processor"]["class_path"].endswith("PreProcessor")
 
 
 def test_an_unknown_argument_of_the_model_is_told(capsys):
