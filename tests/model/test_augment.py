@@ -54,7 +54,7 @@ def drawn_pixels(network, crop):
 def test_a_sample_has_the_descriptors_of_the_dense_map(size, patch_size, phase_side, monkeypatch):
     monkeypatch.setattr(augment, "PHASE_SIDE", phase_side)
     monkeypatch.setattr(augment, "SPREAD_SIDE", phase_side)
-    network = make_network("paper", patch_size)
+    network = make_network(PatchNetwork, patch_size)
     images = make_images(2, 3, *size)
     dense = dense_descriptors(network, images)
     for seed in range(6):
@@ -103,7 +103,7 @@ def test_every_pixel_can_be_drawn_where_the_sides_do_not_divide(patch_size, phas
 
 @pytest.mark.usefixtures("narrow_networks")
 def test_patches_of_a_network_without_poolings_are_of_many_places():
-    network = make_network("paper", 17)
+    network = make_network(PatchNetwork, 17)
     images = make_images(2, 3, 64, 72)
     dense = dense_descriptors(network, images)
     crops = sample_phase(network, coordinates(64, 72), seeded())
@@ -120,7 +120,7 @@ def test_patches_of_a_network_without_poolings_are_of_many_places():
 
 @pytest.mark.usefixtures("narrow_networks")
 def test_no_more_tiles_than_the_image_has():
-    crops = sample_phase(make_network("paper", 17), make_images(1, 3, 16, 9))
+    crops = sample_phase(make_network(PatchNetwork, 17), make_images(1, 3, 16, 9))
     assert crops.shape == (4, 3, 8 + 16, 5 + 16)
 
 

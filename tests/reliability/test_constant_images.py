@@ -40,7 +40,9 @@ def test_scores_stay_small_enough_to_compare(
 
 def test_images_of_parts_are_left_as_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = small_engine(tmp_path, limit_val_batches=0)
-    engine.fit(small_model(n_students=2), datamodule=small_data(tmp_path))
+    # Patches of p = 83 are nearly the same all over these small images.
+    model = small_model(n_students=2, architecture="paper", patch_sizes=(17,))
+    engine.fit(model, datamodule=small_data(tmp_path))
     assert not any("nearly constant" in message for message in caplog.messages)
 
 
