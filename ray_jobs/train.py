@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 
 from anomalib_students.cluster.train import train_categories
 from anomalib_students.cluster.workers import connect
-from anomalib_students.model.settings import settings_of
+from anomalib_students.model.settings import PRESETS, settings_of
 from anomalib_students.teacher.pretrain import pretrain
 from anomalib_students.user_errors import one_line
 
@@ -32,7 +32,9 @@ def create_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of these arguments.")
     add_training(parser, "train", chosen={"patch_sizes"})
-    parser.add_argument("--patch_sizes", type=list[int], default=[83, 167], help="Receptive fields in pixels.")
+    parser.add_argument(
+        "--patch_sizes", type=list[int], default=[*PRESETS["default"].patch_sizes], help="Receptive fields in pixels."
+    )
     parser.add_argument("--export", type=str | None, help="Export the models too: openvino, onnx or torch.")
     parser.add_argument("--report", type=bool, default=False, help="Write a report of each model too: report.html.")
     parser.add_argument("--teacher_images", type=Path | None, help="Photographs to pretrain the teachers on first.")

@@ -101,7 +101,7 @@ class StudentTraining(LightningModule):
 
     def training_step(self, batch: Batch) -> STEP_OUTPUT:
         """Compute the students' loss (eq. 7) of a batch with images of shape ``(B, 3, H, W)``."""
-        images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
+        images = cast("torch.Tensor", batch.image)
         is_open = "precision" not in self.named_by_user and self.trainer.precision == "32-true"
         in_bfloat16 = torch.autocast(self.device.type, torch.bfloat16)
         with in_bfloat16 if is_open and has_bfloat16(self.device) else nullcontext():

@@ -45,7 +45,7 @@ def small_config(root: Path, path: Path, **trainer: Any) -> Path:
     transform = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [SIDE, SIDE]}}
     pre_processor = {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {"transform": transform}}
     arguments = {"root": str(root), "category": "dots", "num_workers": 0, "train_batch_size": 2}
-    model = {"preset": "paper", **SMALL, "patch_sizes": [83], "pre_processor": pre_processor, "visualizer": False}
+    model = {"preset": "paper", **SMALL, "pre_processor": pre_processor, "visualizer": False}
     config = {
         "model": {"class_path": "UninformedStudents", "init_args": model},
         "data": {"class_path": "MVTec", "init_args": arguments},
