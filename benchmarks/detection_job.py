@@ -284,7 +284,7 @@ def decision(
     """Return the scores of good images for thresholds, and the F1 of the test's pixels at thresholds."""
     training, held_out = split_indices(len(dataset), model.settings.normalization_split)
     images = good_scores(model, dataset, held_out)
-    sample = sample_learnt(training, held_out)
+    sample = sample_learnt(training, len(held_out))
     learnt = good_scores(model, dataset, sample) if sample else {"score": [], "largest pixels": []}
     thresholds = {
         "that of the images": chosen_threshold(images["score"], learnt["score"]),

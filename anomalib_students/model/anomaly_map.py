@@ -12,17 +12,23 @@ LARGEST_PIXEL = 5e4
 """Pixels beyond it are taken for broken: normalised images are below 10, and half precision ends at 65,504."""
 
 
-def regression_error(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def regression_error(
+    students: torch.Tensor, target: torch.Tensor, weighting: torch.Tensor | None = None
+) -> torch.Tensor:
     """Squared distance between the mean of the students and the teacher (eqs. 8 and 9).
 
     Args:
         students: Descriptors of M students, of shape ``(M, B, d, h, w)``.
         target: Normalised descriptors of the teacher, of shape ``(B, d, h, w)``.
+        weighting: Matrix of shape ``(d, d)`` that the differences are multiplied by; none or an empty one in the paper.
 
     Returns:
         Regression error e of shape ``(B, h, w)`` in float32, in ``[0, inf)``.
     """
-    return (students.float().mean(dim=0) - target.float()).square().sum(dim=1)
+    differences = students.float().mean(dim=0) - target.float()
+    if weighting is not None and len(weighting):
+        differences = torch.einsum("ij,bjhw->bihw", weighting.to(differences), differences)
+    return differences.square().sum(dim=1)
 
 
 def predictive_uncertainty(students: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from anomalib_students.networks.statistics import RunningStatistics
 
 from .hold_out import sample_indices
+from .student_teacher import PLACES
 
 if TYPE_CHECKING:
     from .training import StudentTraining
@@ -41,6 +42,26 @@ def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) 
             scale.normalise_descriptors(of_scale)
     if len(sizes) > 1:
         rank_zero_warn("The images differ in size, and are not resized: a test can't measure AUPRO, which is NaN.")
+
+
+@torch.no_grad()
+def weigh_errors(module: "StudentTraining", seen: AnomalibDataset) -> None:
+    """Set how errors are weighted, and where they are expected, by images that the students learn from, if any."""
+    settings, device = module.settings, _double_device(module)
+    scales = module.model.scales if len(seen) and (settings.whitening or settings.local_mean) else []
+    statistics = [
+        (
+            RunningStatistics(len(scale.descriptor_mean), covariance=True).to(device),
+            RunningStatistics(PLACES**2).to(device),
+        )
+        for scale in scales
+    ]
+    for _, images in _sampled(module, seen, "Errors of training images") if scales else ():
+        for scale, of_scale in zip(scales, statistics, strict=True):
+            scale.update_errors(images, module.model.output_stride, module.model.tile_side, *of_scale)
+    for scale, (differences, places) in zip(scales, statistics, strict=True):
+        with differences.sync_context(), places.sync_context():
+            scale.weigh_errors(differences, places)
 
 
 @torch.no_grad()

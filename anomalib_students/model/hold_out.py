@@ -17,6 +17,8 @@ FEWEST_HELD_OUT = 10
 """Least images held out, up to a quarter of all: fewer hardly show the spread of the scores."""
 MOST = 300
 """Most images held out, and most that statistics are computed from: more hardly change either, but cost time."""
+SEEN = 50
+"""About as many training images show where, and in what, students err."""
 FEWEST_LEARNT = 30  # Training images whose scores spread as those of others do; fewer are known by heart.
 NEEDS_DATA_MODULE = (
     "Training images are held out of a data module of anomalib: give the fit a datamodule, not a loader."
@@ -38,9 +40,9 @@ def sample_indices(n_images: int) -> list[int]:
     return sorted(_shuffled(n_images)[:MOST])
 
 
-def sample_learnt(training: list[int], held_out: list[int]) -> list[int]:
-    """Take about as many of the images trained on as are held out, evenly; none of fewer than 30."""
-    return training[:: max(1, len(training) // len(held_out))] if len(training) >= FEWEST_LEARNT else []
+def sample_learnt(training: list[int], number: int) -> list[int]:
+    """Take at least a number of the images trained on, and at most twice as many, evenly; none of fewer than 30."""
+    return training[:: max(1, len(training) // number)] if len(training) >= FEWEST_LEARNT else []
 
 
 def _shuffled(n_images: int) -> list[int]:
@@ -64,7 +66,7 @@ class HoldOut(Callback):
 
     @property
     def samples(self) -> Sequence[AnomalibDataset]:
-        """Images held out, and some learnt from, in a fit or a validation; augmented as validation images are now."""
+        """Images held out, about as many learnt from, and about 50 of these; augmented as validation images are now."""
         validation = getattr(self._datamodule, "val_data", None)
         if isinstance(validation, AnomalibDataset):
             for dataset in self._samples:
@@ -115,7 +117,8 @@ class HoldOut(Callback):
     def _choose(self, dataset: AnomalibDataset) -> list[int]:
         """Choose the samples, and return the indices to train on."""
         training, held_out = split_indices(len(dataset), self.fraction)
-        self._samples = [dataset.subsample(each) for each in (held_out, sample_learnt(training, held_out))]
+        learnt = [sample_learnt(training, number) for number in (len(held_out), SEEN)]
+        self._samples = [dataset.subsample(each) for each in (held_out, *learnt)]
         return training
 
     def _set(self, owner: object, name: str, value: object) -> None:

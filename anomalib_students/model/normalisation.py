@@ -17,6 +17,7 @@ RELATIVE_FLOOR = 0.01
 """Fraction of the typical size of a descriptor, and of the mean of a score."""
 LEAST_VARIANCE = 0.01
 """Variance that whitening takes directions to have at least, in units of the mean of all."""
+DIVERGED = "The students' scores are not finite: the training diverged. Use a smaller lr."
 SCORE_FLOOR = 1e-5
 """Fraction of the squared distance of descriptors that have nothing to do with one another."""
 
@@ -58,6 +59,21 @@ def whitening_matrix(covariance: torch.Tensor, divisor: torch.Tensor) -> torch.T
     return ((directions * variances.clamp(min=least).rsqrt()).T * divisor).float()
 
 
+def error_weighting_matrix(covariance: torch.Tensor) -> torch.Tensor:
+    """Return the matrix, of shape ``(d, d)`` in float32, that weighs the differences of students and teacher.
+
+    It is half-way to their Mahalanobis distance: a direction in which students differ little from the teacher on good
+    images counts more, by the square root of what that distance would have. ``covariance`` is that of the differences.
+    Raises a ``ValueError`` if it is not finite.
+    """
+    if not covariance.isfinite().all():
+        raise ValueError(DIVERGED)
+    variances, directions = torch.linalg.eigh(covariance)
+    # Students of constant images may differ nowhere.
+    relative = variances / variances.mean().clamp(min=torch.finfo(variances.dtype).tiny)
+    return (directions * relative.clamp(min=LEAST_VARIANCE).pow(-0.25)).T.float()
+
+
 def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) -> torch.Tensor:
     """Return what regression error and predictive uncertainty are divided by (eq. 11), positive, in float32.
 
@@ -65,7 +81,7 @@ def score_divisor(mean: torch.Tensor, std: torch.Tensor, descriptor_dim: int) ->
     Raises a ``ValueError`` if the statistics are not finite.
     """
     if not mean.isfinite().all():
-        raise ValueError("The students' scores are not finite: the training diverged. Use a smaller lr.")
+        raise ValueError(DIVERGED)
     floor = (RELATIVE_FLOOR * mean).clamp(min=SCORE_FLOOR * descriptor_dim)
     # A single student has no uncertainty at all.
     if ((std < floor) & (mean > 0)).any():

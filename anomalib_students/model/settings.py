@@ -25,7 +25,10 @@ class Settings:
         synthetic_defects: Fraction in ``[0, 1]`` of the training images that are painted with synthetic defects for
             only the students, so that they do not learn to imitate the teacher on defects.
         shared_layers: First layers of the teacher, whose output the students continue from; 0 for none.
-        whitening: Whether descriptors are whitened by the training images, not only normalised as in eq. 7.
+        whitening: Whether descriptors are whitened by the training images, not only normalised as in eq. 7, and the
+            errors weighted by how much good images have of them.
+        local_mean: How far, in ``[0, 1]``, the mean error of each place of the image replaces that of all places in eq.
+            11, so that less is expected where good parts are hard to describe; 0 in the paper.
         score_fraction: Fraction in ``[0, 1)`` of the image, where scores are largest, whose mean is the score of
             the image; 0 for the maximum of the map.
         optimizer: ``"muon"``, or ``"adam"`` as the paper.
@@ -50,6 +53,7 @@ class Settings:
     synthetic_defects: float = 0.5
     shared_layers: int = 1
     whitening: bool = True
+    local_mean: float = 0.5
     score_fraction: float = 0.005
     optimizer: Optimizer = "muon"
     lr_schedule: LearningRateSchedule = "cosine"
@@ -74,6 +78,7 @@ class Settings:
             "hard_fraction": (0 < self.hard_fraction <= 1, "lie in (0, 1]"),
             "light_jitter": (0 <= self.light_jitter < inf, "be at least 0 and finite"),
             "synthetic_defects": (0 <= self.synthetic_defects <= 1, "lie in [0, 1]"),
+            "local_mean": (0 <= self.local_mean <= 1, "lie in [0, 1]"),
             "score_fraction": (0 <= self.score_fraction < 1, "lie in [0, 1)"),
             "optimizer": (self.optimizer in optimizers, f"be one of {optimizers}"),
             "lr_schedule": (self.lr_schedule in schedules, f"be one of {schedules}"),
@@ -97,6 +102,7 @@ PRESETS: Mapping[str, Settings] = {
         synthetic_defects=0.0,
         shared_layers=0,
         whitening=False,
+        local_mean=0.0,
         score_fraction=0.0,
         optimizer="adam",
         lr_schedule="constant",

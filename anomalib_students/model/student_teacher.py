@@ -1,9 +1,11 @@
 """A teacher and its students at one scale (Section 3.2): describe, loss, score."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from anomalib_students.networks.dense import cut_tiles, dense_descriptors, fill_phases, join_phases
@@ -13,11 +15,13 @@ from anomalib_students.networks.statistics import RunningStatistics
 
 from .anomaly_map import normalised_score, predictive_uncertainty, regression_error, upsample
 from .loss import regression_loss, squared_distances
-from .normalisation import descriptor_divisor, score_divisor, whitening_matrix
+from .normalisation import descriptor_divisor, error_weighting_matrix, score_divisor, whitening_matrix
 
 TRAINING_PIXELS = 256 * 256
 """Most pixels of a batch whose activations are kept for the backward pass where every pixel is described, and four
 times as many where every fourth is, or fewer are."""
+PLACES = 40
+"""Side of the grid of places of an image whose mean errors are kept."""
 
 
 class StudentTeacher(nn.Module):
@@ -30,7 +34,8 @@ class StudentTeacher(nn.Module):
         architecture: Architecture of all networks.
         shared_layers: Layer, at least 0, that the students begin at: they continue from what the teacher's layers
             before it return.
-        whitens: Whether the normalised descriptors are whitened, too, which eq. 7 does not do.
+        whitens: Whether the normalised descriptors are whitened, too, which eq. 7 does not do, and errors weighted.
+        local_mean: How far the mean error of each place, in ``[0, 1]``, replaces that of all in eq. 11.
 
     Attributes:
         teacher: Frozen patch network. Its weights are random until they are loaded.
@@ -38,6 +43,8 @@ class StudentTeacher(nn.Module):
         descriptor_mean: Mean of the teacher's descriptors over the training images, of shape ``(d, 1, 1)``.
         descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
         whitening: Matrix that whitens the normalised descriptors, of shape ``(d, d)``; empty if none does.
+        error_weighting: Matrix that weighs the differences of students and teacher, of shape ``(d, d)``, or empty.
+        error_pattern: Mean error of each place of the image relative to that of all, of shape ``(40, 40)``, or empty.
         error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
         uncertainty_mean: Mean of the predictive uncertainty over the same images; a scalar.
@@ -55,6 +62,8 @@ class StudentTeacher(nn.Module):
     descriptor_mean: torch.Tensor
     descriptor_std: torch.Tensor
     whitening: torch.Tensor
+    error_weighting: torch.Tensor
+    error_pattern: torch.Tensor
     error_mean: torch.Tensor
     error_std: torch.Tensor
     uncertainty_mean: torch.Tensor
@@ -68,9 +77,11 @@ class StudentTeacher(nn.Module):
         architecture: Architecture = "paper",
         shared_layers: int = 0,
         whitens: bool = False,
+        local_mean: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
+        self.local_mean = local_mean
         self.shared_layers = shared_layers
         network = patch_size, descriptor_dim, architecture
         self.teacher = make_network(*network).requires_grad_(requires_grad=False)
@@ -86,6 +97,10 @@ class StudentTeacher(nn.Module):
         self.register_buffer("descriptor_std", torch.ones(descriptor_dim, 1, 1))
         dim = descriptor_dim if whitens else 0
         self.register_buffer("whitening", torch.eye(dim))
+        self.register_buffer("error_weighting", torch.eye(dim))
+        side = PLACES if local_mean else 0
+        self.register_buffer("error_pattern", torch.ones(side, side))
+        self.register_load_state_dict_pre_hook(_complete)
         for score in ("error", "uncertainty"):
             self.register_buffer(f"{score}_mean", torch.zeros(()))
             self.register_buffer(f"{score}_std", torch.ones(()))
@@ -101,11 +116,13 @@ class StudentTeacher(nn.Module):
         Returns:
             Scores of shape ``(B, 1, H, W)``.
         """
-        view, rows = self.view(images), []
-        for row in cut_tiles(view, self.teacher.patch_size, output_stride, max_tile):
-            scores = [self.score(*self.describe(tile, output_stride)) for tile in row]
-            rows.append(torch.cat(scores, dim=-1))
-        scores_on_grid = torch.cat(rows, dim=-2).unsqueeze(1)
+        view = self.view(images)
+        scores_on_grid = self._of_tiles(self.score, view, output_stride, max_tile).unsqueeze(1)
+        if len(self.error_pattern):
+            deviation = self.local_mean * (self.error_pattern - 1) * self.error_mean / self.error_std
+            scores_on_grid = scores_on_grid - functional.interpolate(
+                deviation[None, None], size=scores_on_grid.shape[-2:], mode="bilinear"
+            )
         scores_of_view = upsample(scores_on_grid, output_stride, view.shape[-2:])
         return scores_of_view if view is images else upsample(scores_of_view, 2, images.shape[-2:])
 
@@ -158,7 +175,8 @@ class StudentTeacher(nn.Module):
         Returns:
             Scores of shape ``(B, h, w)``.
         """
-        score = normalised_score(regression_error(students, target), self.error_mean, self.error_std)
+        error = regression_error(students, target, self.error_weighting)
+        score = normalised_score(error, self.error_mean, self.error_std)
         if len(self.students) > 1:
             uncertainty = predictive_uncertainty(students)
             score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
@@ -200,8 +218,34 @@ class StudentTeacher(nn.Module):
     def score_vectors(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
         """Regression error and predictive uncertainty of n pixels of tiles, of shape ``(n, 2)``."""
         students, target = self.describe(tiles, output_stride)
-        scores = torch.stack([regression_error(students, target), predictive_uncertainty(students)], dim=-1)
-        return scores.flatten(0, -2)
+        error = regression_error(students, target, self.error_weighting)
+        return torch.stack([error, predictive_uncertainty(students)], dim=-1).flatten(0, -2)
+
+    def update_errors(
+        self,
+        images: torch.Tensor,
+        output_stride: int,
+        max_tile: int,
+        differences: RunningStatistics,
+        places: RunningStatistics,
+    ) -> None:
+        """Add images of shape ``(B, 3, H, W)`` to the statistics that :meth:`weigh_errors` takes.
+
+        Args:
+            images: Normalised images that the students learn from.
+            output_stride: Distance s in pixels between described pixels.
+            max_tile: Largest side in pixels of what is described at once.
+            differences: Statistics of the d components of the differences of students and teacher.
+            places: Statistics of the squared differences at each of 40 x 40 places of an image.
+        """
+
+        def errors(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            difference = students.float().mean(dim=0) - target.float()
+            differences.update(difference.movedim(1, -1).flatten(0, -2))
+            return difference.square().sum(dim=1)
+
+        of_images = self._of_tiles(errors, self.view(images), output_stride, max_tile)
+        places.update(functional.adaptive_avg_pool2d(of_images, PLACES).flatten(1))
 
     def normalise_descriptors(self, statistics: RunningStatistics) -> None:
         """Set the statistics that the teacher's descriptors are normalised with (eq. 7).
@@ -219,6 +263,18 @@ class StudentTeacher(nn.Module):
         if len(self.whitening):
             self.whitening.copy_(whitening_matrix(statistics.covariance, divisor))
 
+    def weigh_errors(self, differences: RunningStatistics, places: RunningStatistics) -> None:
+        """Set how errors are weighted, and where they are expected to be large, by what :meth:`update_errors` has seen.
+
+        Raises:
+            ValueError: If the statistics are not finite.
+        """
+        if len(self.error_weighting):
+            self.error_weighting.copy_(error_weighting_matrix(differences.covariance))
+        if len(self.error_pattern):
+            pattern = places.mean / places.mean.mean().clamp(min=torch.finfo(places.mean.dtype).tiny)
+            self.error_pattern.copy_(pattern.view(PLACES, PLACES))
+
     def normalise_scores(self, statistics: RunningStatistics) -> None:
         """Set the statistics that scores are normalised with (eq. 11).
 
@@ -233,9 +289,29 @@ class StudentTeacher(nn.Module):
             getattr(self, f"{score}_mean").copy_(mean[index])
             getattr(self, f"{score}_std").copy_(std[index])
 
+    def _of_tiles(
+        self,
+        compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        view: torch.Tensor,
+        output_stride: int,
+        max_tile: int | None,
+    ) -> torch.Tensor:
+        """Compute something of the descriptors of each tile, and join it in its last two dimensions."""
+        rows = [
+            torch.cat([compute(*self.describe(tile, output_stride)) for tile in row], dim=-1)
+            for row in cut_tiles(view, self.teacher.patch_size, output_stride, max_tile)
+        ]
+        return torch.cat(rows, dim=-2)
+
     def _shared_layers(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
         filled = fill_phases(self.teacher, tiles, output_stride)
         return self.teacher(filled, output_stride, stop=self.shared_layers)
+
+
+def _complete(scale: StudentTeacher, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """Score as a checkpoint did that was written before errors had weights and a pattern."""
+    for name in ("error_weighting", "error_pattern"):
+        state.setdefault(f"{prefix}{name}", getattr(scale, name))
 
 
 def split_batch(images: torch.Tensor, pixels: int) -> tuple[torch.Tensor, ...]:

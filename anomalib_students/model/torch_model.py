@@ -59,7 +59,8 @@ class UninformedStudentsModel(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed + size)
                 shape = settings.n_students, settings.dim, settings.architecture, settings.shared_layers
-                self.ensembles[f"p{size}"] = StudentTeacher(size, *shape, whitens=settings.whitening)
+                scores = settings.whitening, settings.local_mean
+                self.ensembles[f"p{size}"] = StudentTeacher(size, *shape, *scores)
 
     @property
     def scales(self) -> list[StudentTeacher]:

@@ -19,7 +19,7 @@ from anomalib_students.line.drift import statistics_of_files
 from anomalib_students.muon import Muon
 from anomalib_students.trainings import WEIGHT_DECAY, Termination, cosine_with_warm_up, has_bfloat16
 
-from .calibration import normalise_descriptors, normalise_scores, scores_of
+from .calibration import normalise_descriptors, normalise_scores, scores_of, weigh_errors
 from .callbacks import LastValidation, RandomState, RegularCheckpoint
 from .hold_out import HoldOut
 from .post_processor import FalseAlarmPostProcessor
@@ -128,8 +128,9 @@ class StudentTraining(LightningModule):
         is_fitting = self.trainer.state.fn == TrainerFn.FITTING
         if not samples or (is_fitting and self._calibrated_at == self.global_step):
             return
-        held_out, learnt = samples
+        held_out, learnt, seen = samples
         if is_fitting:
+            weigh_errors(self, seen)
             normalise_scores(self, held_out)
             self._calibrated_at = self.global_step
         if isinstance(self.post_processor, FalseAlarmPostProcessor):
