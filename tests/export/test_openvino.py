@@ -56,7 +56,10 @@ def compiled(path: Path) -> openvino.CompiledModel:
     ids=["none", "shorter_side", "square"],
 )
 def test_images_of_any_size_are_scored_as_by_the_engine(pre_processor: PreProcessor | bool, tmp_path: Path) -> None:
-    model = small_model(pre_processor=pre_processor).eval()
+    model = small_model(pre_processor=pre_processor, whitening=True, local_mean=0.5).eval()
+    for scale in model.model.scales:
+        scale.error_weighting.add_(0.1 * torch.randn(208, 208, generator=torch.Generator().manual_seed(1)))
+        scale.error_pattern.uniform_(0.5, 2)
     exported = compiled(model.to_openvino(tmp_path))
     for size in ((40, 57), (70, 33), (36, 36)):
         images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))

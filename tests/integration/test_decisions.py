@@ -116,6 +116,21 @@ def test_a_defective_image_among_the_good_ones_is_named(root: Path, tmp_path: Pa
     assert model.post_processor.decision.n_images == 9
 
 
+def test_errors_are_weighed_only_where_there_are_thirty_images_to_learn_from(root: Path, tmp_path: Path) -> None:
+    scales = []
+    for n_train in (38, 39):  # Of which 9 are held out.
+        write_category(tmp_path / str(n_train) / "dots", n_train=n_train)
+        model = small_model()
+        train(model, MVTec(root=tmp_path / str(n_train), category="dots", num_workers=0), tmp_path)
+        scales += model.model.scales
+    few, enough = scales
+    assert torch.equal(few.error_weighting, torch.eye(208))
+    assert torch.equal(few.error_pattern, torch.ones(40, 40))
+    assert not torch.allclose(enough.error_weighting.T @ enough.error_weighting, torch.eye(208), atol=0.1)
+    assert float(enough.error_pattern.mean()) == pytest.approx(1, abs=1e-4)
+    assert enough.error_pattern.std() > 0.01
+
+
 def test_held_out_images_are_not_augmented(root: Path, tmp_path: Path) -> None:
     """Augmented only in the training, an image of another brightness must count as one."""
     datamodule = MVTec(

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalib_students.model.hold_out import sample_indices, split_indices
+from anomalib_students.model.hold_out import sample_indices, sample_learnt, split_indices
 
 
 @given(st.integers(2, 300), st.floats(0.001, 0.999))
@@ -35,3 +35,10 @@ def test_statistics_and_hold_out_take_at_most_300_images():
     sample = sample_indices(10_000)
     assert len(set(sample)) == 300
     assert sample == sorted(sample) == sample_indices(10_000)
+
+
+def test_images_learnt_from_are_spread_evenly_and_none_of_few():
+    assert sample_learnt(list(range(29)), 10) == []
+    assert sample_learnt(list(range(30)), 50) == list(range(30))
+    assert sample_learnt(list(range(0, 500, 2)), 50) == list(range(0, 500, 10))
+    assert len(sample_learnt(list(range(99)), 50)) == 99

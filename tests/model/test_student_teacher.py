@@ -2,14 +2,16 @@
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import fractional_matrix_power
 from torch import nn
 
 from anomalib_students.model import student_teacher
 from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error, upsample
 from anomalib_students.model.augment import training_tiles
-from anomalib_students.model.student_teacher import StudentTeacher
+from anomalib_students.model.student_teacher import PLACES, StudentTeacher
 from anomalib_students.networks.dense import OUTPUT_STRIDES, dense_descriptors, pad_border
 from anomalib_students.networks.statistics import RunningStatistics
 
@@ -162,3 +164,63 @@ def test_scores_are_normalised_by_what_the_held_out_images_have():
     for name, values in scores.items():
         assert float(getattr(scale, f"{name}_mean")) == pytest.approx(float(values.mean()), rel=1e-4)
         assert float(getattr(scale, f"{name}_std")) == pytest.approx(float(values.std(correction=0)), rel=1e-4)
+
+
+@pytest.mark.parametrize("max_tile", [512, 16])
+@pytest.mark.parametrize("size", [(80, 160), (18, 30)])
+def test_errors_are_weighed_by_those_of_the_images_learnt_from(size, max_tile):
+    """By the inverse fourth root of their covariance, and the mean at each place relative to that of all."""
+    scale = StudentTeacher(33, 2, DIM, whitens=True, local_mean=0.5).double()
+    nn.init.kaiming_normal_(scale.teacher.convolutions[0].weight)
+    images = [make_images(1, 3, *size) for _ in range(3)]
+    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2)
+    with torch.no_grad():
+        for image in images:
+            scale.update_errors(image, 2, max_tile, *statistics)
+        scale.weigh_errors(*statistics)
+        described = [scale.describe(pad_border(image, 33), 2) for image in images]
+    differences = torch.cat([students.float().mean(dim=0) - target for students, target in described])
+    vectors = differences.movedim(1, -1).reshape(-1, DIM).double()
+    covariance = np.cov(vectors.numpy(), rowvar=False, bias=True)
+    relative = covariance / (covariance.trace() / DIM)
+    weighting = scale.error_weighting.double()
+    torch.testing.assert_close(
+        weighting.T @ weighting, torch.from_numpy(fractional_matrix_power(relative, -0.5)), rtol=1e-4, atol=1e-4
+    )
+    errors = differences.double().square().sum(dim=1).mean(dim=0).numpy()
+    # The mean of what each place covers, or the value that covers it where there are more places than values.
+    places = [np.arange(PLACES + 1) * side / PLACES for side in errors.shape]
+    bounds = [(np.floor(each[:-1]).astype(int), np.ceil(each[1:]).astype(int)) for each in places]
+    expected = [
+        [errors[a:b, c:d].mean() for c, d in zip(*bounds[1], strict=True)] for a, b in zip(*bounds[0], strict=True)
+    ]
+    expected = np.array(expected) / np.mean(expected)
+    np.testing.assert_allclose(scale.error_pattern, expected, rtol=1e-4)
+
+
+def test_students_that_diverged_are_said_to_have():
+    scale = StudentTeacher(33, 1, DIM, whitens=True)
+    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2)
+    for each in statistics:
+        each.update(torch.full((2, each.moments.shape[1]), torch.nan))
+    with pytest.raises(ValueError, match="training diverged"):
+        scale.weigh_errors(*statistics)
+
+
+def test_students_that_err_nowhere_have_finite_weights():
+    scale = StudentTeacher(33, 1, DIM, whitens=True, local_mean=0.5)
+    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2)
+    for each in statistics:
+        each.update(torch.zeros(2, each.moments.shape[1]))
+    scale.weigh_errors(*statistics)
+    assert scale.error_weighting.isfinite().all()
+    assert scale.error_pattern.isfinite().all()
+
+
+def test_weights_of_before_errors_were_weighed_score_as_they_did():
+    scale = StudentTeacher(33, 1, DIM, whitens=True, local_mean=0.5)
+    state = {name: value for name, value in scale.state_dict().items() if not name.startswith(("error_w", "error_p"))}
+    images = torch.randn(1, 3, 20, 20)
+    other = StudentTeacher(33, 1, DIM, whitens=True, local_mean=0.5)
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(images), scale(images))

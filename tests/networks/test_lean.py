@@ -39,12 +39,12 @@ def test_a_teacher_of_both_scales_comes_back_from_its_file(tmp_path):
         assert teacher_path("bundled", patch_size, "lean").name == "lean_p83.safetensors"
 
 
-def test_the_default_costs_at_most_8_gflop_an_image():
+def test_the_default_costs_8_gflop_an_image():
     model = UninformedStudentsModel().to("meta")
     with FlopCounterMode(display=False) as counter:
         for scale in model.scales:
             scale(torch.rand(1, 3, 320, 320, device="meta"), model.output_stride)
-    assert 7e9 < counter.get_total_flops() < 8e9
+    assert 8e9 < counter.get_total_flops() < 8.5e9
 
 
 def whole_students(scale):
@@ -54,6 +54,15 @@ def whole_students(scale):
         network.first_layer, network.first_features = 0, scale.teacher.first_features
         network.convolutions.insert(0, torch.nn.Identity())
         yield network
+
+
+def bilinear(values, shape):
+    """Values of a grid in the middles of the cells of another one that covers the same."""
+    for axis, n in enumerate(shape):
+        side = values.shape[axis]
+        places = (np.arange(n) + 0.5) * side / n - 0.5
+        values = np.apply_along_axis(lambda line, x, n: np.interp(x, range(n), line), axis, values, places, side)
+    return values
 
 
 @torch.no_grad()
@@ -66,6 +75,8 @@ def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
         scale.descriptor_mean.normal_()
         scale.descriptor_std.uniform_(0.5, 2)
         scale.whitening.normal_(std=0.1)
+        scale.error_weighting.normal_(std=0.1)
+        scale.error_pattern.uniform_(0.5, 2)
         for name in ("error", "uncertainty"):
             getattr(scale, f"{name}_mean").uniform_()
             getattr(scale, f"{name}_std").uniform_(0.5, 2)
@@ -75,9 +86,10 @@ def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
         target = (target - scale.descriptor_mean[:, 0, 0]) / scale.descriptor_std[:, 0, 0]
         target = target @ scale.whitening.T
         students = torch.stack([describe_cropped_patches(each, view, pixels)[:, 0] for each in whole_students(scale)])
-        error = (students.mean(dim=0) - target).square().sum(dim=1)
+        error = ((students.mean(dim=0) - target) @ scale.error_weighting.T).square().sum(dim=1)
         uncertainty = students.var(dim=0, correction=0).sum(dim=1)
-        score = (error - scale.error_mean) / scale.error_std
+        pattern = torch.from_numpy(bilinear(scale.error_pattern.numpy(), grid)).flatten()
+        score = (error - scale.error_mean * (1 + 0.5 * (pattern - 1))) / scale.error_std
         score += (uncertainty - scale.uncertainty_mean) / scale.uncertainty_std
         of_view = upsample(score.view(1, 1, *grid), 8, view.shape[-2:])
         maps.append(of_view if view is images else upsample(of_view, 2, size))
