@@ -52,6 +52,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "constant light": {"arguments": {"light_jitter": 0.0}},
     "no synthetic defects": {"arguments": {"synthetic_defects": 0.0}},
     "largest pixel": {"arguments": {"score_fraction": 0.0}},
+    "not whitened": {"arguments": {"whitening": False}},
+    "one mean error": {"arguments": {"local_mean": 0.0}},
     "own first layers": {"arguments": {"shared_layers": 0}},
     "Adam": {"arguments": {"optimizer": "adam", "lr": 1e-3}},
     "constant lr": {"arguments": {"lr_schedule": "constant"}},

@@ -74,8 +74,8 @@ def image_statistics(image: np.ndarray) -> dict[str, float]:
     brightness, contrast = float(grey.mean()), float(grey.std())
     # The mean step between neighbours, whatever the contrast.
     sharpness = float(np.abs(np.diff(grey, axis=1)).sum()) / grey.size / max(contrast, 1e-3)
-    # The centre of what differs from the median, as a fraction of the sides.
-    weight = np.abs(grey - np.median(grey)) + 1e-6
+    # The centre of what differs from the median, of every fourth column to be quick, as a fraction of the sides.
+    weight = np.abs(grey - np.median(grey[:, ::4])) + 1e-6
     down, across = (float(np.average(range(n), weights=weight.sum(1 - i)) + 0.5) / n for i, n in enumerate(grey.shape))
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness, "width": across, "height": down}
 
