@@ -51,6 +51,7 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
     for image in map(decode, good):
         score, label, anomaly_map, _ = predict(image)
         measured.append((score, label, score if anomaly_map is None else anomaly_map.max(), image_statistics(image)))
+    found = np.array([predict(decode(item))[:2] for item in bad])  # Before a checkpoint's model gets the new threshold.
     scores, labels, peaks = np.array([row[:-1] for row in measured], dtype=float).T
     restore = old.restore if old else np.asarray
     scores = restore(scores)
@@ -83,7 +84,6 @@ def adjust(path: Path, good: Sequence[Item], rate: float = 0.01, bad: Sequence[I
         "90 % interval": f"{margins.lower:.4f} to {margins.upper:.4f}",
     }
     if bad:
-        found = np.array([predict(decode(item))[:2] for item in bad])
         changes["found of the bad before"] = float(found[:, 1].mean())
         changes["found of the bad now"] = float((restore(found[:, 0]) > threshold).mean())
     return changes

@@ -15,7 +15,7 @@ from anomalib_students.line import LineModel
 from anomalib_students.line.adjust import adjust
 from anomalib_students.line.command import main
 from anomalib_students.line.drift import statistics_of_files
-from anomalib_students.line.sources import Item
+from anomalib_students.line.sources import Item, decode
 
 from ..integration.conftest import write_category
 from ..reliability.small import small_data, small_engine, small_model
@@ -93,6 +93,18 @@ def test_exports_carry_the_statistics_of_held_out_images(trained: Path) -> None:
         assert count == 5
         assert name == "score" or abs(mean - everything[name]["mean"]) < 2 * everything[name]["std"]
         assert std > 0
+
+
+def test_what_is_found_before_and_now_is_the_same_of_a_checkpoint_and_its_export(trained: Path) -> None:
+    """Images between good ones and noise, so that each threshold finds some of them."""
+    good = [Item(str(path)) for path in sorted((trained / "dots/train/good").iterdir())]
+    noise = np.random.default_rng(0).integers(256, size=decode(good[0]).shape)
+    mixed = [(1 - share) * decode(good[0]) + share * noise for share in np.linspace(0, 0.5, 50)]
+    bad = [Item(str(index), image.astype(np.uint8)) for index, image in enumerate(mixed)]
+    of_checkpoint, of_export = (adjust(trained / name, good, 0.001, bad) for name in ("model.ckpt", "export/model.xml"))
+    assert of_checkpoint["found of the bad before"] == of_export["found of the bad before"]
+    assert of_checkpoint["found of the bad now"] == of_export["found of the bad now"]
+    assert 0 < of_export["found of the bad now"] != of_export["found of the bad before"] < 1
 
 
 def test_an_adjusted_export_scores_as_that_of_the_adjusted_checkpoint(trained: Path, tmp_path: Path) -> None:
