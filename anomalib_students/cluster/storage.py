@@ -25,8 +25,7 @@ class Storage:
     def folder(self) -> Path:
         """Path of the folder, for what only a disk can hold; raise a ValueError if it is a URI."""
         if "://" in self.location:
-            msg = f"The storage path must be a folder that all nodes share, not {self.location}."
-            raise ValueError(msg)
+            raise ValueError(f"The storage path must be a folder that all nodes share, not {self.location}.")
         return Path(self.location)
 
     def file_system(self) -> tuple[FileSystem, str]:

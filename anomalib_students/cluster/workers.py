@@ -10,8 +10,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 if find_spec("ray") is None:
-    msg = "The Ray jobs need Ray: pip install 'anomalib-students[ray]'"
-    raise ModuleNotFoundError(msg)
+    raise ModuleNotFoundError("The Ray jobs need Ray: pip install 'anomalib-students[ray]'")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -44,8 +43,7 @@ def connect(settings: Namespace) -> None:
     settings.resources = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     if not room(settings):
         needed = f"{settings.cpus_per_worker:g} CPU and {settings.gpus_per_worker:g} GPU"
-        msg = f"The cluster has no room for {settings.workers} worker(s) with {needed} each."
-        raise ValueError(msg)
+        raise ValueError(f"The cluster has no room for {settings.workers} worker(s) with {needed} each.")
 
 
 def room(settings: Namespace) -> int:

@@ -221,30 +221,16 @@ class StudentTeacher(nn.Module):
         error = regression_error(students, target, self.error_weighting)
         return torch.stack([error, predictive_uncertainty(students)], dim=-1).flatten(0, -2)
 
-    def update_errors(
-        self,
-        images: torch.Tensor,
-        output_stride: int,
-        max_tile: int,
-        differences: RunningStatistics,
-        places: RunningStatistics,
-    ) -> None:
-        """Add images of shape ``(B, 3, H, W)`` to the statistics that :meth:`weigh_errors` takes.
-
-        Args:
-            images: Normalised images that the students learn from.
-            output_stride: Distance s in pixels between described pixels.
-            max_tile: Largest side in pixels of what is described at once.
-            differences: Statistics of the d components of the differences of students and teacher.
-            places: Statistics of the squared differences at each of 40 x 40 places of an image.
-        """
+    def update_errors(self, images: torch.Tensor, stride: int, max_tile: int, *statistics: RunningStatistics) -> None:
+        """Add images ``(B, 3, H, W)`` that the students learn from to what :meth:`weigh_errors` takes."""
+        differences, places = statistics
 
         def errors(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             difference = students.float().mean(dim=0) - target.float()
             differences.update(difference.movedim(1, -1).flatten(0, -2))
             return difference.square().sum(dim=1)
 
-        of_images = self._of_tiles(errors, self.view(images), output_stride, max_tile)
+        of_images = self._of_tiles(errors, self.view(images), stride, max_tile)
         places.update(functional.adaptive_avg_pool2d(of_images, PLACES).flatten(1))
 
     def normalise_descriptors(self, statistics: RunningStatistics) -> None:
@@ -264,7 +250,11 @@ class StudentTeacher(nn.Module):
             self.whitening.copy_(whitening_matrix(statistics.covariance, divisor))
 
     def weigh_errors(self, differences: RunningStatistics, places: RunningStatistics) -> None:
-        """Set how errors are weighted, and where they are expected to be large, by what :meth:`update_errors` has seen.
+        """Set how errors are weighted, and where they are expected to be large.
+
+        Args:
+            differences: Statistics with covariance of the differences of students and teacher, d components.
+            places: Statistics of their squared norm at each of 40 x 40 places of an image.
 
         Raises:
             ValueError: If the statistics are not finite.
@@ -289,17 +279,11 @@ class StudentTeacher(nn.Module):
             getattr(self, f"{score}_mean").copy_(mean[index])
             getattr(self, f"{score}_std").copy_(std[index])
 
-    def _of_tiles(
-        self,
-        compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        view: torch.Tensor,
-        output_stride: int,
-        max_tile: int | None,
-    ) -> torch.Tensor:
+    def _of_tiles(self, compute: Callable, view: torch.Tensor, stride: int, max_tile: int | None) -> torch.Tensor:
         """Compute something of the descriptors of each tile, and join it in its last two dimensions."""
         rows = [
-            torch.cat([compute(*self.describe(tile, output_stride)) for tile in row], dim=-1)
-            for row in cut_tiles(view, self.teacher.patch_size, output_stride, max_tile)
+            torch.cat([compute(*self.describe(tile, stride)) for tile in row], dim=-1)
+            for row in cut_tiles(view, self.teacher.patch_size, stride, max_tile)
         ]
         return torch.cat(rows, dim=-2)
 

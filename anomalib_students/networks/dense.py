@@ -31,11 +31,9 @@ SMALLEST_TILE = 16
 def check_dense(output_stride: int, max_tile: int = SMALLEST_TILE) -> None:
     """Raise a ``ValueError`` if an output stride is not one of :data:`OUTPUT_STRIDES`, or tiles are too small."""
     if output_stride not in OUTPUT_STRIDES:
-        msg = f"The output stride must be one of {OUTPUT_STRIDES}, got {output_stride}."
-        raise ValueError(msg)
+        raise ValueError(f"The output stride must be one of {OUTPUT_STRIDES}, got {output_stride}.")
     if max_tile < SMALLEST_TILE:
-        msg = f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}."
-        raise ValueError(msg)
+        raise ValueError(f"max_tile must be at least {SMALLEST_TILE} pixels, got {max_tile}.")
 
 
 def dense_descriptors(

@@ -49,8 +49,7 @@ def teacher_path(teacher: Teachers, patch_size: int, architecture: str = "paper"
         # The keys of a mapping on the command line or in a JSON file are strings.
         teachers = {int(size): path for size, path in teacher.items()}
         if patch_size not in teachers:
-            msg = f"No teacher is given for patch size {patch_size}, only for {sorted(teachers)}."
-            raise ValueError(msg)
+            raise ValueError(f"No teacher is given for patch size {patch_size}, only for {sorted(teachers)}.")
         return teacher_path(teachers[patch_size], patch_size, architecture)
     if str(teacher) == BUNDLED:
         size = seen_patch_size(patch_size)
@@ -95,8 +94,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
     needed = {"patch_size": patch_size, "descriptor_dim": descriptor_dim, "architecture": architecture}
     for name, expected in needed.items():
         if metadata[name] != str(expected):
-            msg = f"The teacher {path} has {name} {metadata[name]}, but {name} {expected} is needed."
-            raise ValueError(msg)
+            raise ValueError(f"The teacher {path} has {name} {metadata[name]}, but {name} {expected} is needed.")
     # Weights that are replaced need not be drawn, nor change the random numbers after them.
     with torch.device("meta"):
         network = make_network(patch_size, descriptor_dim, architecture)
@@ -107,8 +105,7 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
         msg = f"The teacher {path} does not have the weights of a patch network with patch_size {patch_size}: {reason}"
         raise ValueError(msg) from error
     if not all(weight.isfinite().all() for weight in state.values()):
-        msg = f"The teacher {path} has weights that are not finite."
-        raise ValueError(msg)
+        raise ValueError(f"The teacher {path} has weights that are not finite.")
     with torch.no_grad():
         patch = torch.linspace(-2, 2, 3 * patch_size**2).view(1, 3, patch_size, patch_size)
         if not network(patch).isfinite().all():
@@ -133,8 +130,7 @@ def save_teacher(network: PatchNetwork, path: str | Path, metadata: Mapping[str,
         name: weight.detach().cpu().to(torch.float16).contiguous() for name, weight in network.state_dict().items()
     }
     if not all(weight.isfinite().all() for weight in state.values()):
-        msg = "The teacher's weights are not finite: its pretraining diverged. Nothing was written."
-        raise ValueError(msg)
+        raise ValueError("The teacher's weights are not finite: its pretraining diverged. Nothing was written.")
     description = {
         **metadata,
         "teacher_format": str(TEACHER_FORMAT),
@@ -155,8 +151,7 @@ def check_metadata(metadata: Mapping[str, str], what: str) -> None:
         )
         raise ValueError(msg)
     if not all(character.isprintable() or character in "\n\t" for character in text):
-        msg = f"{what} has metadata with control characters."
-        raise ValueError(msg)
+        raise ValueError(f"{what} has metadata with control characters.")
 
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -181,10 +176,8 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             # A value that is finite in float64 need not be in float32, in which it is used.
             state = {name: file.get_tensor(name).float() for name in names}
     except SafetensorError as error:
-        msg = f"{path} is not a teacher file, or is damaged: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{path} is not a teacher file, or is damaged: {error}") from error
     if not {"patch_size", "descriptor_dim"} <= metadata.keys():
-        msg = f"{path} is not a teacher file: its metadata lack patch_size and descriptor_dim."
-        raise ValueError(msg)
+        raise ValueError(f"{path} is not a teacher file: its metadata lack patch_size and descriptor_dim.")
     # Files of the first version do not name it.
     return {"architecture": "paper", **metadata}, state

@@ -62,8 +62,7 @@ def load_model(checkpoint: Path, device: str | torch.device | None = None) -> Un
     try:
         return UninformedStudents.load_from_checkpoint(checkpoint, map_location=device).eval()
     except (AttributeError, KeyError, TypeError, UnpicklingError) as error:
-        msg = f"{checkpoint} is no checkpoint of UninformedStudents."
-        raise ValueError(msg) from error
+        raise ValueError(f"{checkpoint} is no checkpoint of UninformedStudents.") from error
 
 
 def write_report(

@@ -37,8 +37,7 @@ def find_images(folder: Path) -> list[Path]:
     """List the images below a folder, see :func:`list_images`. Raises a ``FileNotFoundError`` if there are none."""
     if not (paths := list_images(folder)):
         problem = f"has no images ({', '.join(IMAGES)})" if folder.is_dir() else "does not exist"
-        msg = f"The image folder {folder} {problem}."
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"The image folder {folder} {problem}.")
     return paths
 
 

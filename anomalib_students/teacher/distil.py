@@ -89,16 +89,13 @@ class DistilSettings(TeacherSettings):
     def __post_init__(self) -> None:
         """Check the settings."""
         if not self.files:
-            msg = "Distillation needs at least one source network."
-            raise ValueError(msg)
+            raise ValueError("Distillation needs at least one source network.")
         for name in ("crops", "components", "max_steps", "batch_size"):
             if getattr(self, name) < 1:
-                msg = f"{name} must be at least 1, got {getattr(self, name)}."
-                raise ValueError(msg)
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         divisor = STRIDES[-1] // ENLARGEMENT
         if self.crop_side < divisor or self.crop_side % divisor:
-            msg = f"crop_side must be divisible by {divisor}, got {self.crop_side}."
-            raise ValueError(msg)
+            raise ValueError(f"crop_side must be divisible by {divisor}, got {self.crop_side}.")
 
 
 def valid_points(side: int, patch_size: int) -> tuple[slice, slice]:
@@ -114,8 +111,7 @@ def valid_points(side: int, patch_size: int) -> tuple[slice, slice]:
     first = -(-(border - PIXEL_OF_POINT) // GRID_STRIDE)
     last = (side - 1 - border - PIXEL_OF_POINT) // GRID_STRIDE
     if last < first:
-        msg = f"A crop of {side} pixels has no room for a patch of {patch_size} pixels."
-        raise ValueError(msg)
+        raise ValueError(f"A crop of {side} pixels has no room for a patch of {patch_size} pixels.")
     pixels = slice(GRID_STRIDE * first + PIXEL_OF_POINT - border, GRID_STRIDE * last + PIXEL_OF_POINT + border + 1)
     return slice(first, last + 1), pixels
 
@@ -280,8 +276,7 @@ def distil(**settings: Any) -> Path:
     sources = [FeatureSource(name, path) for name, path in task.files.items()]
     n_components = min(task.components, sum(block_channels(sources)))
     if task.predicted > n_components:
-        msg = f"descriptor_dim asks for {task.predicted} components, of which there are {n_components}."
-        raise ValueError(msg)
+        raise ValueError(f"descriptor_dim asks for {task.predicted} components, of which there are {n_components}.")
     crops = load_crops(paths, task.crops, task.crop_side, task.seed)
     # The sources draw random weights first if they are loaded from files.
     seed_everything(task.seed, verbose=False)

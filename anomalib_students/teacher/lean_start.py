@@ -19,8 +19,7 @@ def start_from(teacher: LeanTeacher, sources: Sequence[FeatureSource]) -> None:
     """Copy a teacher's stages from the sources' EfficientNet-Lite0, with batch norm folded in, and freeze them."""
     source = next((source for source in sources if source.name == "tf_efficientnet_lite0"), None)
     if source is None:
-        msg = "A lean teacher starts from the source tf_efficientnet_lite0, which is missing in sources."
-        raise ValueError(msg)
+        raise ValueError("A lean teacher starts from the source tf_efficientnet_lite0, which is missing in sources.")
     network: Any = source.model
     for stage in (teacher.stem, teacher.stages):
         stage.requires_grad_(requires_grad=False)

@@ -67,11 +67,9 @@ class PretrainSettings(TeacherSettings):
         weights = self.loss_weights
         if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
             given = ", ".join(f"{name}={weight}" for name, weight in weights.items())
-            msg = f"The loss weights must be at least 0, and not all 0: {given}."
-            raise ValueError(msg)
+            raise ValueError(f"The loss weights must be at least 0, and not all 0: {given}.")
         if not 0 < self.margin < float("inf"):
-            msg = f"The margin of the triplet loss must be greater than 0, got {self.margin}."
-            raise ValueError(msg)
+            raise ValueError(f"The margin of the triplet loss must be greater than 0, got {self.margin}.")
 
     @property
     def loss_weights(self) -> dict[str, float]:

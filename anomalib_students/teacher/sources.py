@@ -43,8 +43,7 @@ class DistillationSource(nn.Module):
         if layer is not None:
             layers = list(_create(name, features_only=True).feature_info.module_name())
             if layer not in layers:
-                msg = f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}."
-                raise ValueError(msg)
+                raise ValueError(f"{name} has no layer {layer!r} to take descriptors from: choose from {layers}.")
             arguments = {"features_only": True, "out_indices": (layers.index(layer),)}
         self.model = _frozen(name, checkpoint_path, **arguments)
 
@@ -125,8 +124,7 @@ def _create(name: str, pretrained: bool = False, **arguments: Any) -> Any:  # no
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name.partition('_')[0].partition('.')[0]}*")[:8]
         hint = f" Similar names: {', '.join(similar)}." if similar else ""
-        msg = f"timm has no model named {name!r}.{hint}"
-        raise ValueError(msg)
+        raise ValueError(f"timm has no model named {name!r}.{hint}")
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
     except Exception as error:
@@ -147,14 +145,12 @@ def _frozen(name: str, path: Path | None, **arguments: Any) -> nn.Module:
 def _load_weights(model: nn.Module, path: Path, name: str) -> None:
     """Load a file of safetensors or of PyTorch, which may have more layers of the model than the network."""
     if not path.is_file():
-        msg = f"The checkpoint of the source network does not exist: {path}"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"The checkpoint of the source network does not exist: {path}")
     is_safetensors = path.suffix == ".safetensors"
     try:
         state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
     except (EOFError, IndexError, KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        msg = f"{path} cannot be read as weights of a network."
-        raise RuntimeError(msg) from error
+        raise RuntimeError(f"{path} cannot be read as weights of a network.") from error
     foreign = f"{path} holds weights of another architecture than {name}."
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -166,5 +162,4 @@ def _load_weights(model: nn.Module, path: Path, name: str) -> None:
         raise RuntimeError(foreign)
     if missing:
         hint = "Take a file of the whole network; pretraining can also take an earlier source_layer."
-        msg = f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}. {hint}"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"{path} lacks {len(missing)} weights of {name}, the first {missing[0]!r}. {hint}")

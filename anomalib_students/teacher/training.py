@@ -177,16 +177,14 @@ def check_run(settings: TeacherSettings, what: str, least: int) -> list[Path]:
     check_metadata(settings.described, "The teacher to be written")
     paths = find_images(settings.images)
     if len(paths) < least:
-        msg = f"{what} needs at least {least} images, {settings.images} has {len(paths)}."
-        raise ValueError(msg)
+        raise ValueError(f"{what} needs at least {least} images, {settings.images} has {len(paths)}.")
     if settings.checkpoint is not None:
         saved = AtomicCheckpointIO().load_checkpoint(settings.checkpoint)["hyper_parameters"]
         current = settings.hyperparameters
         changed = [f"{name}={saved.get(name)}" for name in current if saved.get(name) != current[name]]
         if changed:
             had = ", ".join(changed)
-            msg = f"The run to be resumed had other settings: {had}. Resume it with these, or start anew."
-            raise ValueError(msg)
+            raise ValueError(f"The run to be resumed had other settings: {had}. Resume it with these, or start anew.")
     return paths
 
 
@@ -201,8 +199,7 @@ def make_teacher(module: TeacherTraining, metadata: Mapping[str, object], **argu
         trainer.fit(module, ckpt_path=settings.checkpoint)
     if trainer.global_step < settings.max_steps:
         steps = f"{trainer.global_step} of {settings.max_steps} steps"
-        msg = f"Pretraining stopped after {steps}. Continue with --resume true."
-        raise RuntimeError(msg)
+        raise RuntimeError(f"Pretraining stopped after {steps}. Continue with --resume true.")
     # Again, since the last step need not be one at which the fit measures.
     (measured,) = trainer.validate(module, verbose=False)
     if trainer.is_global_zero:
