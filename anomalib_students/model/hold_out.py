@@ -18,7 +18,7 @@ FEWEST_HELD_OUT = 10
 MOST = 300
 """Most images held out, and most that statistics are computed from: more hardly change either, but cost time."""
 SEEN = 50
-"""About as many training images show where, and in what, students err."""
+"""Training images, or up to twice as many, that show where and in what students err."""
 FEWEST_LEARNT = 30  # Training images whose scores spread as those of others do; fewer are known by heart.
 NEEDS_DATA_MODULE = (
     "Training images are held out of a data module of anomalib: give the fit a datamodule, not a loader."
