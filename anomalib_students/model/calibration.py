@@ -47,12 +47,12 @@ def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) 
 @torch.no_grad()
 def weigh_errors(module: "StudentTraining", seen: AnomalibDataset) -> None:
     """Set how errors are weighted, and where they are expected, by images that the students learn from, if any."""
-    device, dim = _double_device(module), module.settings.dim
-    is_wanted = len(seen) > 0 and (module.settings.whitening or module.settings.local_mean > 0)
-    scales = module.model.scales if is_wanted else []
-    statistics = [[RunningStatistics(dim, covariance=True), RunningStatistics(PLACES**2)] for _ in scales]
-    statistics = [[each.to(device) for each in of_scale] for of_scale in statistics]
-    for _, images in _sampled(module, seen, "Errors of training images") if scales else ():
+    settings, scales, device = module.settings, module.model.scales, _double_device(module)
+    if len(seen) == 0 or not (settings.whitening or settings.local_mean):
+        return
+    kinds = (settings.dim, True), (PLACES**2, False)
+    statistics = [[RunningStatistics(dim, covariance).to(device) for dim, covariance in kinds] for _ in scales]
+    for _, images in _sampled(module, seen, "Errors of training images"):
         for scale, of_scale in zip(scales, statistics, strict=True):
             scale.update_errors(images, module.model.output_stride, module.model.tile_side, *of_scale)
     for scale, (differences, places) in zip(scales, statistics, strict=True):

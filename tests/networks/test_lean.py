@@ -44,7 +44,7 @@ def test_the_default_costs_8_gflop_an_image():
     with FlopCounterMode(display=False) as counter:
         for scale in model.scales:
             scale(torch.rand(1, 3, 320, 320, device="meta"), model.output_stride)
-    assert 8e9 < counter.get_total_flops() < 8.5e9
+    assert 8e9 < counter.get_total_flops() < 8.2e9
 
 
 def whole_students(scale):
