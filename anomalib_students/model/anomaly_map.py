@@ -6,8 +6,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional
 
-SCORE_WINDOW = 8
-"""Side in pixels of the windows whose mean scores count for the score of an image."""
+SCORE_WINDOW = 8  # Side in pixels of the windows whose mean scores count for the score of an image.
 LARGEST_PIXEL = 5e4
 """Pixels beyond it are taken for broken: normalised images are below 10, and half precision ends at 65,504."""
 
@@ -26,9 +25,36 @@ def regression_error(
         Regression error e of shape ``(B, h, w)`` in float32, in ``[0, inf)``.
     """
     differences = students.float().mean(dim=0) - target.float()
-    if weighting is not None and len(weighting):
-        differences = torch.einsum("ij,bjhw->bihw", weighting.to(differences), differences)
-    return differences.square().sum(dim=1)
+    return transform(weighting, differences).square().sum(dim=1)
+
+
+def transform(matrix: torch.Tensor | None, features: torch.Tensor) -> torch.Tensor:
+    """Multiply features ``(B, C, h, w)`` by a matrix ``(C, C)`` in float32, unless there is none or an empty one."""
+    if matrix is None or not len(matrix):
+        return features
+    # Not as a convolution, which a quantised model would compute in 8 bits.
+    return torch.einsum("ij,bjhw->bihw", matrix.to(features), features).float()
+
+
+def largest_around(values: torch.Tensor, window: int) -> torch.Tensor:
+    """Largest of the values ``(B, h, w)`` in the window of odd side around each of them."""
+    return functional.max_pool2d(values[:, None], window, stride=1, padding=window // 2)[:, 0]
+
+
+def focus(error: torch.Tensor, deviation: torch.Tensor, softening: torch.Tensor, window: int) -> torch.Tensor:
+    """Reduce the error around a defect, which is in the patches of all pixels about it, but only in the middle of some.
+
+    Args:
+        error: Regression error of shape ``(B, h, w)``.
+        deviation: How unusual the middle of each patch is, at least 0, of the same shape.
+        softening: What differences of the deviation are compared with; a scalar.
+        window: Side of the surroundings, odd, within which the error stays where the deviation is largest.
+
+    Returns:
+        Error of the same shape, multiplied by ``(deviation + softening) / (largest + softening)``.
+    """
+    largest = largest_around(deviation, window)
+    return error * (1 - (largest - deviation) / (largest + softening))
 
 
 def predictive_uncertainty(students: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Passes over images beside the training: statistics of descriptors and of scores, and scores for a threshold."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def normalise_descriptors(module: "StudentTraining", training: AnomalibDataset) -> None:
     """Set mean and standard deviation of the teachers' descriptors over a sample of the training images (eq. 7)."""
-    scales = module.model.scales
+    scales, device = module.model.scales, _double_device(module)
     statistics = [
-        RunningStatistics(len(scale.descriptor_mean), covariance=len(scale.whitening) > 0).to(_double_device(module))
+        RunningStatistics(len(scale.descriptor_mean) + len(scale.fine_mean), len(scale.whitening) > 0).to(device)
         for scale in scales
     ]
     sizes = set()
@@ -50,14 +51,16 @@ def weigh_errors(module: "StudentTraining", seen: AnomalibDataset) -> None:
     settings, scales, device = module.settings, module.model.scales, _double_device(module)
     if len(seen) == 0 or not (settings.whitening or settings.local_mean):
         return
-    kinds = (settings.dim, True), (PLACES**2, False)
+    kinds = (settings.dim, True), (PLACES**2, False), (1, False)
     statistics = [[RunningStatistics(dim, covariance).to(device) for dim, covariance in kinds] for _ in scales]
     for _, images in _sampled(module, seen, "Errors of training images"):
         for scale, of_scale in zip(scales, statistics, strict=True):
             scale.update_errors(images, module.model.output_stride, module.model.tile_side, *of_scale)
-    for scale, (differences, places) in zip(scales, statistics, strict=True):
-        with differences.sync_context(), places.sync_context():
-            scale.weigh_errors(differences, places)
+    for scale, of_scale in zip(scales, statistics, strict=True):
+        with ExitStack() as stack:
+            for each in of_scale:
+                stack.enter_context(each.sync_context())
+            scale.weigh_errors(*of_scale)
 
 
 @torch.no_grad()
@@ -67,8 +70,8 @@ def normalise_scores(module: "StudentTraining", held_out: AnomalibDataset) -> No
     statistics = [RunningStatistics(2).to(_double_device(module)) for _ in scales]
     for _, images in _sampled(module, held_out, "Scores of held-out images"):
         for scale, of_scale in zip(scales, statistics, strict=True):
-            for tile in module.model.tiles(scale, images):
-                of_scale.update(scale.score_vectors(tile, module.model.output_stride))
+            measures = scale.measure(scale.view(images), module.model.output_stride, module.model.tile_side)
+            of_scale.update(torch.stack(measures, dim=-1).flatten(0, -2))
     for scale, of_scale in zip(scales, statistics, strict=True):
         with of_scale.sync_context():
             scale.normalise_scores(of_scale)

@@ -26,7 +26,7 @@ class Settings:
             only the students, so that they do not learn to imitate the teacher on defects.
         shared_layers: First layers of the teacher, whose output the students continue from; 0 for none.
         whitening: Whether descriptors are whitened by the training images, not only normalised as in eq. 7, and the
-            errors weighted by how much good images have of them.
+            errors weighted by how much good images have of them, and focused by the teacher's fine features.
         local_mean: How far, in ``[0, 1]``, the mean error of each place of the image replaces that of all places in eq.
             11, so that less is expected where good parts are hard to describe; 0 in the paper.
         score_fraction: Fraction in ``[0, 1)`` of the image, where scores are largest, whose mean is the score of

@@ -8,20 +8,30 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from anomalib_students.networks.dense import cut_tiles, dense_descriptors, fill_phases, join_phases
+from anomalib_students.networks.dense import cut_tiles, fill_phases, join_phases
 from anomalib_students.networks.lean import halve, make_network
 from anomalib_students.networks.patch_network import Architecture, PatchNetwork
 from anomalib_students.networks.statistics import RunningStatistics
 
-from .anomaly_map import normalised_score, predictive_uncertainty, regression_error, upsample
+from .anomaly_map import (
+    focus,
+    largest_around,
+    normalised_score,
+    predictive_uncertainty,
+    regression_error,
+    transform,
+    upsample,
+)
 from .loss import regression_loss, squared_distances
 from .normalisation import descriptor_divisor, error_weighting_matrix, score_divisor, whitening_matrix
 
 TRAINING_PIXELS = 256 * 256
 """Most pixels of a batch whose activations are kept for the backward pass where every pixel is described, and four
 times as many where every fourth is, or fewer are."""
-PLACES = 40
-"""Side of the grid of places of an image whose mean errors are kept."""
+PLACES = 40  # Side of the grid of places of an image whose mean errors are kept.
+SOFTENING = 20  # Differences of the fine deviation that halve the error, in units of the mean one of good images.
+LEAST_EXCESS = 0.05  # Least that this is taken to be, where good images hardly differ.
+UNFOCUSED = 1e9  # Softening that leaves the error as it is.
 
 
 class StudentTeacher(nn.Module):
@@ -34,7 +44,8 @@ class StudentTeacher(nn.Module):
         architecture: Architecture of all networks.
         shared_layers: Layer, at least 0, that the students begin at: they continue from what the teacher's layers
             before it return.
-        whitens: Whether the normalised descriptors are whitened, too, which eq. 7 does not do, and errors weighted.
+        whitens: Whether the normalised descriptors are whitened, too, which eq. 7 does not do, and errors weighted and
+            focused.
         local_mean: How far the mean error of each place, in ``[0, 1]``, replaces that of all in eq. 11.
 
     Attributes:
@@ -44,6 +55,9 @@ class StudentTeacher(nn.Module):
         descriptor_std: Their standard deviation, of shape ``(d, 1, 1)``.
         whitening: Matrix that whitens the normalised descriptors, of shape ``(d, d)``; empty if none does.
         error_weighting: Matrix that weighs the differences of students and teacher, of shape ``(d, d)``, or empty.
+        fine_mean: Mean of the teacher's fine features over the training images, of shape ``(F, 1, 1)``, or empty.
+        fine_whitening: Matrix that whitens them, of shape ``(F, F)``, or empty.
+        softening: How little fine features focus the error, see :func:`~.anomaly_map.focus`; a scalar.
         error_pattern: Mean error of each place of the image relative to that of all, of shape ``(40, 40)``, or empty.
         error_mean: Mean of the regression error over anomaly-free images that the students have not seen; a scalar.
         error_std: Its standard deviation; a scalar.
@@ -64,6 +78,9 @@ class StudentTeacher(nn.Module):
     whitening: torch.Tensor
     error_weighting: torch.Tensor
     error_pattern: torch.Tensor
+    fine_mean: torch.Tensor
+    fine_whitening: torch.Tensor
+    softening: torch.Tensor
     error_mean: torch.Tensor
     error_std: torch.Tensor
     uncertainty_mean: torch.Tensor
@@ -87,8 +104,7 @@ class StudentTeacher(nn.Module):
         self.teacher = make_network(*network).requires_grad_(requires_grad=False)
         self.students = nn.ModuleList(make_network(*network, is_student=True) for _ in range(n_students))
         if not 0 <= shared_layers < self.teacher.n_layers:
-            msg = f"shared_layers must be at least 0 and less than {self.teacher.n_layers}, got {shared_layers}."
-            raise ValueError(msg)
+            raise ValueError(f"shared_layers must lie in [0, {self.teacher.n_layers}), got {shared_layers}.")
         for student in cast("list[PatchNetwork]", list(self.students)) if shared_layers else []:
             # The layers behind trained ones start with the variance that these were trained to have.
             student.initialise()
@@ -98,6 +114,10 @@ class StudentTeacher(nn.Module):
         dim = descriptor_dim if whitens else 0
         self.register_buffer("whitening", torch.eye(dim))
         self.register_buffer("error_weighting", torch.eye(dim))
+        n_fine = self.teacher.fine_channels if whitens else 0
+        self.register_buffer("fine_mean", torch.zeros(n_fine, 1, 1))
+        self.register_buffer("fine_whitening", torch.eye(n_fine))
+        self.register_buffer("softening", torch.full((), UNFOCUSED))
         side = PLACES if local_mean else 0
         self.register_buffer("error_pattern", torch.ones(side, side))
         self.register_load_state_dict_pre_hook(_complete)
@@ -117,7 +137,7 @@ class StudentTeacher(nn.Module):
             Scores of shape ``(B, 1, H, W)``.
         """
         view = self.view(images)
-        scores_on_grid = self._of_tiles(self.score, view, output_stride, max_tile).unsqueeze(1)
+        scores_on_grid = self.score(*self.measure(view, output_stride, max_tile)).unsqueeze(1)
         if len(self.error_pattern):
             deviation = self.local_mean * (self.error_pattern - 1) * self.error_mean / self.error_std
             scores_on_grid = scores_on_grid - functional.interpolate(
@@ -137,7 +157,7 @@ class StudentTeacher(nn.Module):
 
     def describe(
         self, tiles: torch.Tensor, output_stride: int, painted: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Describe every s-th pixel with all networks; shared layers run once.
 
         Args:
@@ -146,39 +166,42 @@ class StudentTeacher(nn.Module):
             painted: What the students see instead.
 
         Returns:
-            Descriptors of the students, of shape ``(M, B, d, h / s, w / s)``, and the normalised descriptors of the
-            teacher, of shape ``(B, d, h / s, w / s)``.
+            Descriptors of the students, of shape ``(M, B, d, h / s, w / s)``; the normalised descriptors of the
+            teacher, of shape ``(B, d, h / s, w / s)``; and the fine deviation, of shape ``(B, h / s, w / s)``, the mean
+            square of the whitened fine features: about 1 on good images, 0 if the networks have none.
         """
         with torch.no_grad():
             shared = self._shared_layers(tiles, output_stride)
-            target = self.teacher(shared, output_stride, first=self.shared_layers).float()
-            target = (target - self.descriptor_mean) / self.descriptor_std
-            if len(self.whitening):
-                # Not as a convolution, which a quantised model would compute in 8 bits.
-                target = torch.einsum("ij,bjhw->bihw", self.whitening.to(target), target).float()
+            described = self.teacher.with_fine_features(shared, output_stride, self.shared_layers).float()
+            described = join_phases(self.teacher, described, output_stride, tiles.shape[-2:])
+            dim = len(self.descriptor_mean)
+            target = transform(self.whitening, (described[:, :dim] - self.descriptor_mean) / self.descriptor_std)
+            deviation = torch.zeros_like(target[:, 0])
+            if len(self.fine_mean):
+                deviation = transform(self.fine_whitening, described[:, dim:] - self.fine_mean).square().mean(dim=1)
             if painted is not None:
                 shared = self._shared_layers(painted, output_stride)
         students = torch.stack([student(shared, output_stride) for student in self.students])
-        size = tiles.shape[-2:]
-        return (
-            join_phases(self.teacher, students, output_stride, size),
-            join_phases(self.teacher, target, output_stride, size),
-        )
+        return join_phases(self.teacher, students, output_stride, tiles.shape[-2:]), target, deviation
 
-    def score(self, students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Add up the normalised error and, if there are several students, uncertainty (eq. 11).
+    def measure(
+        self, view: torch.Tensor, output_stride: int, max_tile: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute regression error and predictive uncertainty of views ``(B, 3, H, W)``: two of ``(B, h, w)``."""
 
-        Args:
-            students: Descriptors of the students, of shape ``(M, B, d, h, w)``.
-            target: Normalised descriptors of the teacher, of shape ``(B, d, h, w)``.
+        def of_tile(students: torch.Tensor, target: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+            uncertainty = predictive_uncertainty(students) if len(self.students) > 1 else torch.zeros_like(deviation)
+            return torch.stack([regression_error(students, target, self.error_weighting), uncertainty, deviation], 1)
 
-        Returns:
-            Scores of shape ``(B, h, w)``.
-        """
-        error = regression_error(students, target, self.error_weighting)
+        error, uncertainty, deviation = self._of_tiles(of_tile, view, output_stride, max_tile).unbind(dim=1)
+        if len(self.fine_mean):
+            error = focus(error, deviation, self.softening, self._window(output_stride))
+        return error, uncertainty
+
+    def score(self, error: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
+        """Add up the normalised error and, if there are several students, uncertainty (eq. 11), ``(B, h, w)``."""
         score = normalised_score(error, self.error_mean, self.error_std)
         if len(self.students) > 1:
-            uncertainty = predictive_uncertainty(students)
             score = score + normalised_score(uncertainty, self.uncertainty_mean, self.uncertainty_std)
         return score
 
@@ -201,7 +224,7 @@ class StudentTeacher(nn.Module):
         """
 
         def distances(tiles: torch.Tensor, painted: torch.Tensor | None = None) -> torch.Tensor:
-            return squared_distances(*self.describe(tiles, output_stride, painted))
+            return squared_distances(*self.describe(tiles, output_stride, painted)[:2])
 
         seen = [tiles] if painted is None else [tiles, painted]
         chunks = list(zip(*(split_batch(each, TRAINING_PIXELS * min(output_stride, 4)) for each in seen), strict=True))
@@ -211,27 +234,24 @@ class StudentTeacher(nn.Module):
         return regression_loss(torch.cat(parts, dim=1), hard_fraction)
 
     def descriptor_vectors(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
-        """Return what :meth:`normalise_descriptors` takes statistics of, of shape ``(n, d)`` for n pixels of tiles."""
-        descriptors = dense_descriptors(self.teacher, tiles, output_stride, padded=True)
-        return descriptors.movedim(1, -1).flatten(0, -2)
-
-    def score_vectors(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
-        """Regression error and predictive uncertainty of n pixels of tiles, of shape ``(n, 2)``."""
-        students, target = self.describe(tiles, output_stride)
-        error = regression_error(students, target, self.error_weighting)
-        return torch.stack([error, predictive_uncertainty(students)], dim=-1).flatten(0, -2)
+        """Return what :meth:`normalise_descriptors` takes statistics of, ``(n, d + F)`` for n pixels of tiles."""
+        filled = fill_phases(self.teacher, tiles, output_stride)
+        phases = self.teacher.with_fine_features(filled, output_stride, first=0)
+        descriptors = join_phases(self.teacher, phases, output_stride, tiles.shape[-2:])
+        return descriptors[:, : len(self.descriptor_mean) + len(self.fine_mean)].movedim(1, -1).flatten(0, -2)
 
     def update_errors(self, images: torch.Tensor, stride: int, max_tile: int, *statistics: RunningStatistics) -> None:
         """Add images ``(B, 3, H, W)`` that the students learn from to what :meth:`weigh_errors` takes."""
-        differences, places = statistics
+        differences, places, excesses = statistics
 
-        def errors(students: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        def of_tile(students: torch.Tensor, target: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
             difference = students.float().mean(dim=0) - target.float()
             differences.update(difference.movedim(1, -1).flatten(0, -2))
-            return difference.square().sum(dim=1)
+            return torch.stack([difference.square().sum(dim=1), deviation])
 
-        of_images = self._of_tiles(errors, self.view(images), stride, max_tile)
-        places.update(functional.adaptive_avg_pool2d(of_images, PLACES).flatten(1))
+        error, deviation = self._of_tiles(of_tile, self.view(images), stride, max_tile)
+        places.update(functional.adaptive_avg_pool2d(error, PLACES).flatten(1))
+        excesses.update((largest_around(deviation, self._window(stride)) - deviation).view(-1, 1))
 
     def normalise_descriptors(self, statistics: RunningStatistics) -> None:
         """Set the statistics that the teacher's descriptors are normalised with (eq. 7).
@@ -243,18 +263,26 @@ class StudentTeacher(nn.Module):
         Raises:
             ValueError: If they are not finite.
         """
-        self.descriptor_mean.copy_(statistics.mean.view(-1, 1, 1))
-        divisor = descriptor_divisor(statistics.mean, statistics.std)
+        dim, mean, std = len(self.descriptor_mean), statistics.mean, statistics.std
+        self.descriptor_mean.copy_(mean[:dim].view(-1, 1, 1))
+        divisor = descriptor_divisor(mean[:dim], std[:dim])
         self.descriptor_std.copy_(divisor.view(-1, 1, 1))
         if len(self.whitening):
-            self.whitening.copy_(whitening_matrix(statistics.covariance, divisor))
+            self.whitening.copy_(whitening_matrix(statistics.covariance[:dim, :dim], divisor))
+        if len(self.fine_mean):
+            divisor = descriptor_divisor(mean[dim:], std[dim:])
+            self.fine_mean.copy_(mean[dim:].view(-1, 1, 1))
+            self.fine_whitening.copy_(whitening_matrix(statistics.covariance[dim:, dim:], divisor) / divisor)
 
-    def weigh_errors(self, differences: RunningStatistics, places: RunningStatistics) -> None:
-        """Set how errors are weighted, and where they are expected to be large.
+    def weigh_errors(
+        self, differences: RunningStatistics, places: RunningStatistics, excesses: RunningStatistics
+    ) -> None:
+        """Set how errors are weighted, where they are expected to be large, and how far they are focused.
 
         Args:
             differences: Statistics with covariance of the differences of students and teacher, d components.
             places: Statistics of their squared norm at each of 40 x 40 places of an image.
+            excesses: Statistics of how far the fine deviation is below the largest one around.
 
         Raises:
             ValueError: If the statistics are not finite.
@@ -264,12 +292,14 @@ class StudentTeacher(nn.Module):
         if len(self.error_pattern):
             pattern = places.mean / places.mean.mean().clamp(min=torch.finfo(places.mean.dtype).tiny)
             self.error_pattern.copy_(pattern.view(PLACES, PLACES))
+        if len(self.fine_mean):
+            self.softening.copy_(SOFTENING * excesses.mean[0].clamp(min=LEAST_EXCESS))
 
     def normalise_scores(self, statistics: RunningStatistics) -> None:
         """Set the statistics that scores are normalised with (eq. 11).
 
         Args:
-            statistics: Statistics of held-out images, see :meth:`score_vectors`.
+            statistics: Statistics of error and uncertainty of the pixels of held-out images, see :meth:`measure`.
 
         Raises:
             ValueError: If they are not finite.
@@ -287,14 +317,18 @@ class StudentTeacher(nn.Module):
         ]
         return torch.cat(rows, dim=-2)
 
+    def _window(self, output_stride: int) -> int:
+        """Side of a window that covers the pixels whose patches reach the one in its middle."""
+        return 2 * (self.teacher.patch_size // 2 // output_stride) + 1
+
     def _shared_layers(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
         filled = fill_phases(self.teacher, tiles, output_stride)
         return self.teacher(filled, output_stride, stop=self.shared_layers)
 
 
 def _complete(scale: StudentTeacher, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """Score as a checkpoint did that was written before errors had weights and a pattern."""
-    for name in ("error_weighting", "error_pattern"):
+    """Score as a checkpoint did that was written before errors had weights, a pattern and a focus."""
+    for name in ("error_weighting", "error_pattern", "fine_mean", "fine_whitening", "softening"):
         state.setdefault(f"{prefix}{name}", getattr(scale, name))
 
 

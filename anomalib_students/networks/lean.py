@@ -19,10 +19,10 @@ from .patch_network import NEGATIVE_SLOPE, PatchNetwork, check_architecture
 PATCH_SIZE = 83
 HALVED_PATCH_SIZE = 2 * PATCH_SIZE + 1
 STRIDE = 8
-SHARED_CHANNELS = 16
-"""Channels of the features, at stride 2, that the students continue from."""
+SHARED_CHANNELS = 16  # Channels of the features, at stride 2, that the students continue from.
 STAGE_CHANNELS = (24, 40, 80)
 """Channels of the features of p = 19 at stride 4, p = 67 at stride 8, and p = 83, which begin the descriptor."""
+MIDDLE = (PATCH_SIZE - 19) // 2 // 4  # First place at stride 4 whose 19 pixels are in the middle of a patch.
 HEAD_WIDTHS = (64, 96, 128, 128)
 STUDENT_WIDTHS = (48, 64, 96, 128, 128)
 
@@ -64,8 +64,7 @@ class LeanNetwork(PatchNetwork):
     def __init__(self, descriptor_dim: int) -> None:
         nn.Module.__init__(self)
         if descriptor_dim <= STAGE_CHANNELS[-1]:
-            msg = f"Lean networks need a descriptor_dim of more than {STAGE_CHANNELS[-1]}, got {descriptor_dim}."
-            raise ValueError(msg)
+            raise ValueError(f"Lean networks need a descriptor_dim above {STAGE_CHANNELS[-1]}, got {descriptor_dim}.")
         self.patch_size, self.descriptor_dim = PATCH_SIZE, descriptor_dim
         self.layers, self.first_layer = (), 0
 
@@ -109,12 +108,14 @@ class LeanNetwork(PatchNetwork):
 
 
 class LeanTeacher(LeanNetwork):
-    """The teacher, of p = 83 and stride 8.
+    """The teacher, of p = 83 and stride 8. Its fine features are those of the 19 pixels in the middle of a patch.
 
     Attributes:
         stages: Features of p = 7 at stride 2, p = 19 at stride 4, p = 67 at stride 8, and p = 83.
         convolutions: The head, of which all but the last continue from stride 4; the last one reads both.
     """
+
+    fine_channels = STAGE_CHANNELS[0]
 
     def __init__(self, descriptor_dim: int) -> None:
         super().__init__(descriptor_dim)
@@ -147,12 +148,17 @@ class LeanTeacher(LeanNetwork):
 
     def descriptors(self, features: torch.Tensor) -> torch.Tensor:
         """Compute descriptors ``(B, d, h, w)`` from the first features."""
-        hidden = of_19 = self.stages[1](features)
+        return self.with_fine_features(features, STRIDE, first=1)[:, : self.descriptor_dim]
+
+    def with_fine_features(self, features: torch.Tensor, output_stride: int, first: int) -> torch.Tensor:
+        """Describe patches by descriptors and fine features: ``(n B, d + fine_channels, h, w)``."""
+        hidden = of_19 = self.stages[1](self(features, output_stride, first, stop=1))
         of_67 = self.stages[2](of_19)
         for layer in list(self.convolutions)[:-1]:
             hidden = functional.leaky_relu(layer(hidden), NEGATIVE_SLOPE)
         predicted = self.convolutions[-1](torch.cat([hidden, of_67], dim=1))
-        return torch.cat([self.stages[3](of_67), predicted], dim=1)
+        rows, columns = (slice(MIDDLE, MIDDLE + 2 * side, 2) for side in predicted.shape[-2:])
+        return torch.cat([self.stages[3](of_67), predicted, of_19[..., rows, columns]], dim=1)
 
 
 class LeanStudent(LeanNetwork):

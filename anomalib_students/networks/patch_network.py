@@ -26,8 +26,7 @@ Architecture = Literal["paper", "lean"]
 PATCH_SIZES: dict[str, tuple[int, ...]] = {"paper": (17, 33, 65), "lean": (83, 167)}
 """Patch sizes p for which each architecture has a network."""
 
-NEGATIVE_SLOPE = 5e-3
-"""Slope of the leaky rectified linear unit that follows every convolution but the last."""
+NEGATIVE_SLOPE = 5e-3  # Slope of the leaky rectified linear unit that follows every convolution but the last.
 
 
 class ConvolutionLayer(NamedTuple):
@@ -70,10 +69,7 @@ def check_architecture(architecture: str, patch_size: int) -> None:
         raise ValueError(f"architecture must be one of {tuple(PATCH_SIZES)}, got {architecture!r}.")
     patch_sizes = PATCH_SIZES[architecture]
     if patch_size not in patch_sizes:
-        msg = (
-            f"The architecture {architecture!r} has no network for patch size {patch_size}: choose from {patch_sizes}."
-        )
-        raise ValueError(msg)
+        raise ValueError(f"{architecture!r} has no network for patch size {patch_size}: choose from {patch_sizes}.")
 
 
 class PatchNetwork(nn.Module):
@@ -84,6 +80,7 @@ class PatchNetwork(nn.Module):
 
     Attributes:
         layers: All layers.
+        fine_channels: Number of the fine features of a teacher, see :meth:`with_fine_features`.
         first_layer: First layer that the network has; it continues from another network's output of those before.
         convolutions: Convolutions of the layers from ``first_layer`` on.
 
@@ -101,6 +98,7 @@ class PatchNetwork(nn.Module):
     """
 
     architecture: Architecture = "paper"
+    fine_channels = 0
 
     def __init__(self, patch_size: int, descriptor_dim: int = 128) -> None:
         super().__init__()
@@ -218,6 +216,10 @@ class PatchNetwork(nn.Module):
             elif step.pool:
                 features = self.pool(features)
         return features
+
+    def with_fine_features(self, features: torch.Tensor, output_stride: int, first: int) -> torch.Tensor:
+        """Describe patches by descriptors and, if there are any, fine features: ``(n B, d + fine_channels, h, w)``."""
+        return self(features, output_stride, first)
 
 
 def _pool_every_phase(features: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from anomalib_students.false_alarms import fit_gumbel, is_usual, margin
 from anomalib_students.model.hold_out import split_indices
 from anomalib_students.model.merge import merge_scales
 from anomalib_students.model.settings import PRESETS
+from anomalib_students.model.student_teacher import UNFOCUSED
 
 from .conftest import write_category
 
@@ -126,6 +127,8 @@ def test_errors_are_weighed_only_where_there_are_thirty_images_to_learn_from(roo
     few, enough = scales
     assert torch.equal(few.error_weighting, torch.eye(208))
     assert torch.equal(few.error_pattern, torch.ones(40, 40))
+    assert few.softening == UNFOCUSED
+    assert 1 <= enough.softening < 1000
     assert not torch.allclose(enough.error_weighting.T @ enough.error_weighting, torch.eye(208), atol=0.1)
     assert float(enough.error_pattern.mean()) == pytest.approx(1, abs=1e-4)
     assert enough.error_pattern.std() > 0.01

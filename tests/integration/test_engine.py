@@ -64,7 +64,7 @@ def test_statistics_are_those_of_the_data(data_root: Path, tmp_path: Path) -> No
         descriptors = torch.cat(
             [dense_descriptors(ensemble.teacher, images[i].double(), 8)[0].flatten(1) for i in training], dim=1
         )
-        students, seen = ensemble.describe(pad_border(images[held_out[0]].double(), 83), 8)
+        students, seen, _ = ensemble.describe(pad_border(images[held_out[0]].double(), 83), 8)
     error, uncertainty = regression_error(students, seen), predictive_uncertainty(students)
     expected = {
         "descriptor_mean": descriptors.mean(dim=1).view(-1, 1, 1),

@@ -9,6 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 from anomalib_students.model.anomaly_map import (
     combine_scales,
+    focus,
     image_score,
     normalised_score,
     predictive_uncertainty,
@@ -153,3 +154,11 @@ def test_exported_image_score_follows_the_size_of_the_map(tmp_path):
         np.testing.assert_allclose(exact(scores.numpy())[0], expected, rtol=1e-5)
         np.testing.assert_allclose(usual(scores.numpy())[0], expected, rtol=1e-2)
         np.testing.assert_allclose(reference.run(None, {"scores": scores.numpy()})[0], expected, rtol=1e-5)
+
+
+def test_an_error_stays_where_its_surroundings_are_less_unusual():
+    error = torch.tensor([[[8.0, 8.0, 8.0, 8.0, 8.0]]])
+    deviation = torch.tensor([[[1.0, 4.0, 1.0, 1.0, 0.0]]])
+    focused = focus(error, deviation, torch.tensor(2.0), window=3)
+    torch.testing.assert_close(focused, torch.tensor([[[4.0, 8.0, 4.0, 8.0, 16 / 3]]]))
+    torch.testing.assert_close(focus(error, deviation, torch.tensor(1e9), window=3), error)

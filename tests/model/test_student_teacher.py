@@ -61,9 +61,9 @@ def test_students_continue_from_the_teachers_first_layers(output_stride, shared_
     images, painted = make_images(2, 3, 30, 41), make_images(2, 3, 30, 41)
     padded = [pad_border(each, 33) for each in (images, painted)]
     expected = describe_one_by_one(scale, images, output_stride, painted)
-    torch.testing.assert_close(scale.describe(padded[0], output_stride, padded[1]), expected)
+    torch.testing.assert_close(scale.describe(padded[0], output_stride, padded[1])[:2], expected)
     expected = describe_one_by_one(scale, images, output_stride)
-    torch.testing.assert_close(scale.describe(padded[0], output_stride), expected)
+    torch.testing.assert_close(scale.describe(padded[0], output_stride)[:2], expected)
 
 
 def test_students_hold_only_their_own_layers():
@@ -129,7 +129,7 @@ class TestLoss:
         scale = make_scale(shared_layers=1)
         images = make_images(6, 3, 72, 72) * torch.tensor([0.1, 3, 0.1, 0.1, 3, 0.1]).view(-1, 1, 1, 1)
         painted = images + 0.1 * make_images(6, 3, 72, 72)
-        students, target = scale.describe(images, 4, painted)
+        students, target, _ = scale.describe(images, 4, painted)
         distances = (students - target).square().sum(dim=2).flatten(1)
         n_hard = round(0.1 * distances.shape[1])
         expected = distances.sort(descending=True).values[:, :n_hard].mean(dim=1).sum()
@@ -155,11 +155,11 @@ class TestLoss:
 
 def test_scores_are_normalised_by_what_the_held_out_images_have():
     scale = make_scale()
-    tiles = make_images(2, 3, 37, 41)
-    students, target = scale.describe(tiles, 2)
+    images = make_images(2, 3, 37, 41)
+    students, target, _ = scale.describe(pad_border(images, 33), 2)
     scores = {"error": regression_error(students, target), "uncertainty": predictive_uncertainty(students)}
     statistics = RunningStatistics(2)
-    statistics.update(scale.score_vectors(tiles, 2))
+    statistics.update(torch.stack(scale.measure(images, 2), dim=-1).flatten(0, -2))
     scale.normalise_scores(statistics)
     for name, values in scores.items():
         assert float(getattr(scale, f"{name}_mean")) == pytest.approx(float(values.mean()), rel=1e-4)
@@ -173,12 +173,12 @@ def test_errors_are_weighed_by_those_of_the_images_learnt_from(size, max_tile):
     scale = StudentTeacher(33, 2, DIM, whitens=True, local_mean=0.5).double()
     nn.init.kaiming_normal_(scale.teacher.convolutions[0].weight)
     images = [make_images(1, 3, *size) for _ in range(3)]
-    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2)
+    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2), RunningStatistics(1)
     with torch.no_grad():
         for image in images:
             scale.update_errors(image, 2, max_tile, *statistics)
         scale.weigh_errors(*statistics)
-        described = [scale.describe(pad_border(image, 33), 2) for image in images]
+        described = [scale.describe(pad_border(image, 33), 2)[:2] for image in images]
     differences = torch.cat([students.float().mean(dim=0) - target for students, target in described])
     vectors = differences.movedim(1, -1).reshape(-1, DIM).double()
     covariance = np.cov(vectors.numpy(), rowvar=False, bias=True)
@@ -198,9 +198,33 @@ def test_errors_are_weighed_by_those_of_the_images_learnt_from(size, max_tile):
     np.testing.assert_allclose(scale.error_pattern, expected, rtol=1e-4)
 
 
+def test_errors_are_focused_by_what_is_unusual_on_the_images_learnt_from():
+    """The fine features are whitened, and softened by how far they are below the largest around, on average."""
+    scale = StudentTeacher(83, 1, 84, "lean", shared_layers=1, whitens=True).double()
+    images = [make_images(1, 3, 130, 90) for _ in range(4)]
+    statistics = RunningStatistics(84 + 24, covariance=True)
+    errors = RunningStatistics(84, covariance=True), RunningStatistics(PLACES**2), RunningStatistics(1)
+    with torch.no_grad():
+        for image in images:
+            statistics.update(scale.descriptor_vectors(pad_border(image, 83), 8))
+        scale.normalise_descriptors(statistics)
+        deviations = np.concatenate([scale.describe(pad_border(image, 83), 8)[2] for image in images])
+        for image in images:
+            scale.update_errors(image, 8, 64, *errors)
+        scale.weigh_errors(*errors)
+    # All but directions that hardly vary have a variance of 1.
+    assert deviations.mean() == pytest.approx(1, abs=0.1)
+    excess = [
+        deviation[max(0, row - 5) : row + 6, max(0, column - 5) : column + 6].max() - deviation[row, column]
+        for deviation in deviations
+        for row, column in np.ndindex(*deviation.shape)
+    ]
+    assert float(scale.softening) == pytest.approx(20 * np.mean(excess), rel=1e-5)
+
+
 def test_students_that_diverged_are_said_to_have():
     scale = StudentTeacher(33, 1, DIM, whitens=True)
-    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2)
+    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2), RunningStatistics(1)
     for each in statistics:
         each.update(torch.full((2, each.moments.shape[1]), torch.nan))
     with pytest.raises(ValueError, match="training diverged"):
@@ -209,7 +233,7 @@ def test_students_that_diverged_are_said_to_have():
 
 def test_students_that_err_nowhere_have_finite_weights():
     scale = StudentTeacher(33, 1, DIM, whitens=True, local_mean=0.5)
-    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2)
+    statistics = RunningStatistics(DIM, covariance=True), RunningStatistics(PLACES**2), RunningStatistics(1)
     for each in statistics:
         each.update(torch.zeros(2, each.moments.shape[1]))
     scale.weigh_errors(*statistics)
@@ -217,9 +241,12 @@ def test_students_that_err_nowhere_have_finite_weights():
     assert scale.error_pattern.isfinite().all()
 
 
+ADDED = ("error_w", "error_p", "fine_", "soft")
+
+
 def test_weights_of_before_errors_were_weighed_score_as_they_did():
     scale = StudentTeacher(33, 1, DIM, whitens=True, local_mean=0.5)
-    state = {name: value for name, value in scale.state_dict().items() if not name.startswith(("error_w", "error_p"))}
+    state = {name: value for name, value in scale.state_dict().items() if not name.startswith(ADDED)}
     images = torch.randn(1, 3, 20, 20)
     other = StudentTeacher(33, 1, DIM, whitens=True, local_mean=0.5)
     other.load_state_dict(state)

@@ -56,6 +56,30 @@ def whole_students(scale):
         yield network
 
 
+class Middle(torch.nn.Module):
+    """The fine features of a teacher, which see the 19 pixels in the middle of its patch."""
+
+    patch_size = 19
+
+    def __init__(self, teacher):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*teacher.stages[:2])
+        self.stem = teacher.stem
+
+    def forward(self, patches):
+        return self.layers(self.stem(patches).clamp(0, 6))
+
+
+def focused(error, deviation, softening):
+    """Errors ``(h, w)``, by how unusual their place is beside the others whose patches reach it."""
+    rows, columns = error.shape
+    focused = error.clone()
+    for row, column in np.ndindex(rows, columns):
+        near = deviation[max(0, row - 5) : row + 6, max(0, column - 5) : column + 6]
+        focused[row, column] *= (deviation[row, column] + softening) / (near.max() + softening)
+    return focused
+
+
 def bilinear(values, shape):
     """Values of a grid in the middles of the cells of another one that covers the same."""
     for axis, n in enumerate(shape):
@@ -66,7 +90,7 @@ def bilinear(values, shape):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(40, 40), (37, 50)])
+@pytest.mark.parametrize("size", [(40, 40), (37, 120)])
 def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
     """With layers that the students share, and a second scale on the image at half its side."""
     model = UninformedStudentsModel(n_students=2, descriptor_dim=84).double().eval()
@@ -77,6 +101,9 @@ def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
         scale.whitening.normal_(std=0.1)
         scale.error_weighting.normal_(std=0.1)
         scale.error_pattern.uniform_(0.5, 2)
+        scale.fine_mean.normal_(std=0.01)
+        scale.fine_whitening.normal_(std=10)
+        scale.softening.fill_(0.5)
         for name in ("error", "uncertainty"):
             getattr(scale, f"{name}_mean").uniform_()
             getattr(scale, f"{name}_std").uniform_(0.5, 2)
@@ -87,6 +114,11 @@ def test_maps_of_the_default_are_those_of_patches_cropped_one_by_one(size):
         target = target @ scale.whitening.T
         students = torch.stack([describe_cropped_patches(each, view, pixels)[:, 0] for each in whole_students(scale)])
         error = ((students.mean(dim=0) - target) @ scale.error_weighting.T).square().sum(dim=1)
+        fine = describe_cropped_patches(Middle(scale.teacher), view, pixels)[:, 0] - scale.fine_mean[:, 0, 0]
+        deviation = (fine @ scale.fine_whitening.T).square().mean(dim=1)
+        unfocused = error
+        error = focused(error.view(*grid), deviation.view(*grid), scale.softening).flatten()
+        assert (error < 0.98 * unfocused).any()
         uncertainty = students.var(dim=0, correction=0).sum(dim=1)
         pattern = torch.from_numpy(bilinear(scale.error_pattern.numpy(), grid)).flatten()
         score = (error - scale.error_mean * (1 + 0.5 * (pattern - 1))) / scale.error_std
