@@ -13,7 +13,7 @@
 # %% [markdown]
 # # What students see
 #
-# A teacher describes each pixel by 128 numbers, and three students learn to guess them on good parts. This notebook looks at one
+# A teacher describes each pixel by 208 numbers, and three students learn to guess them on good parts. This notebook looks at one
 # scratched part through the eyes of all four. The equations are on the page "How it works".
 
 # %% tags=["remove_input"]
@@ -37,7 +37,7 @@ from anomalib.engine import Engine
 from anomalib.models import UninformedStudents
 from sklearn.decomposition import PCA
 
-from anomalib_students.model.anomaly_map import predictive_uncertainty, regression_error
+from anomalib_students.model.anomaly_map import regression_error
 from anomalib_students.networks.dense import pad_border
 
 # %% [markdown]
@@ -63,11 +63,11 @@ scratched = [test[index] for index, path in enumerate(test.samples.image_path) i
 batch = test.collate_fn([max(scratched, key=lambda item: item.gt_mask.sum())])
 with torch.no_grad():
     images = model.pre_processor(batch.image)
-    students, teacher = scale.describe(pad_border(images, scale.patch_size), output_stride=4)
+    students, teacher, unusual = scale.describe(pad_border(images, scale.patch_size), output_stride=4)
 students.shape, teacher.shape  # (M, B, d, h, w) and (B, d, h, w)
 
 # %% [markdown]
-# 128 numbers a pixel can't be shown. Their three principal components can, as red, green and blue; the same for the teacher and
+# 208 numbers a pixel can't be shown. Their three principal components can, as red, green and blue; the same for the teacher and
 # the students. The students have learnt flanges, and paint the scratch as if it were one.
 
 
@@ -95,18 +95,23 @@ for cell, name, picture in zip(axes, names, pictures, strict=True):
 # %% [markdown]
 # ## Error, uncertainty, score
 #
-# How far is the mean of the students from the teacher (e, eqs. 8 and 9), and how far are they from each other (v, eq. 10)? From e,
-# a quarter of what is to be expected of such a place is subtracted: edges are harder than faces. Both are expressed in deviations from
-# what good parts have, and added (eq. 11).
+# How far is the mean of the students from the teacher (e, eqs. 8 and 9), and how far are they from each other (v, eq. 10)? The error
+# is in the patches of all pixels around the scratch. The teacher's fine features see only the 19 pixels in the middle of each patch:
+# where they are more unusual nearby, e is reduced, and directions in which students hardly err on good parts count more. Both are
+# expressed in deviations from what good parts have, and added (eq. 11).
 
 # %%
-error, uncertainty = regression_error(students, teacher), predictive_uncertainty(students)
-expected = torch.einsum("d,bdhw->bhw", scale.error_weight, teacher)
-score = scale.score(students, teacher)
-figure, axes = plt.subplots(1, 5, figsize=(11, 2.6), layout="constrained")
+with torch.no_grad():
+    error, uncertainty = scale.measure(images, output_stride=4)
+    score = scale.score(error, uncertainty)
+figure, axes = plt.subplots(1, 6, figsize=(13, 2.6), layout="constrained")
 axes[0].imshow(batch.gt_mask[0], cmap="gray")
-for cell, values in zip(axes[1:], (error, expected, uncertainty, score), strict=True):
+for cell, values in zip(
+    axes[1:], (regression_error(students, teacher), unusual, error, uncertainty, score), strict=True
+):
     figure.colorbar(cell.imshow(values[0], cmap="inferno"), ax=cell, shrink=0.7)
-for cell, name in zip(axes, ("ground truth", "e", "a quarter of\nwhat is expected", "v", "score"), strict=True):
+for cell, name in zip(
+    axes, ("ground truth", "e", "unusual middle", "e, weighted\nand focused", "v", "score"), strict=True
+):
     cell.set_title(name)
     cell.set_axis_off()
