@@ -25,22 +25,16 @@ from .sources import ENLARGEMENT, GRID_STRIDE, STRIDES, FeatureSource, block_cha
 from .training import TeacherSettings, TeacherTraining, check_run, make_teacher, normalise
 
 DEFAULT_SOURCES = ("resnet18", "tf_efficientnet_lite0")
-FURTHER_WEIGHT = 0.7
-"""Weight of each source but the first."""
+FURTHER_WEIGHT = 0.7  # Weight of each source but the first.
 HELD_OUT_FRACTION = 0.05
-MOST_HELD_OUT = 48
-"""Most photographs that are held out: each has hundreds of patches."""
-MEASURED_BATCH_SIZE = 8
-"""Crops that the sources see at once where no loss is computed."""
-SAMPLED_CROPS = 400
-"""Crops on which the principal components are measured."""
-SAMPLED_POINTS = 400
-"""Points on each of these crops."""
+MOST_HELD_OUT = 48  # Most photographs that are held out: each has hundreds of patches.
+MEASURED_BATCH_SIZE = 8  # Crops that the sources see at once where no loss is computed.
+SAMPLED_CROPS = 400  # Crops on which the principal components are measured.
+SAMPLED_POINTS = 400  # Points on each of these crops.
 SHRINKAGE = 0.1
 """Fraction of the mean variance of the components that is added to each before whitening. Without, the last components,
 which are mostly noise, would count as much as the first."""
-LARGEST_GRADIENT = 1.0
-"""Norm to which larger gradients are clipped."""
+LARGEST_GRADIENT = 1.0  # Norm to which larger gradients are clipped.
 WARM_UP_STEPS = 200
 MOST_KEPT = 5000
 """Crops whose targets are kept in memory after their first use: 3 GB by default. The sources take most of a step."""
@@ -174,6 +168,9 @@ class Distillation(TeacherTraining):
         if isinstance(self.teacher, LeanTeacher):
             start_from(self.teacher, sources)
         self.crops = crops.flatten(0, 1)
+        side = self.settings.crop_side // GRID_STRIDE
+        # In one piece: single ones, between what a step needs and frees, would keep that from being used again.
+        self._store = torch.empty(min(MOST_KEPT, len(self.crops)), settings.predicted, side, side, dtype=torch.half)
         self._kept: dict[int, torch.Tensor] = {}
         n_images, per_image = crops.shape[:2]
         n_held_out = min(MOST_HELD_OUT, max(1, round(HELD_OUT_FRACTION * n_images)))
@@ -218,7 +215,9 @@ class Distillation(TeacherTraining):
         missing = sorted({*indices} - self._kept.keys())
         computed = self.targets(self.crops[missing].to(self.device)).half().cpu() if missing else ()
         targets = self._kept | dict(zip(missing, computed, strict=True))
-        self._kept.update({index: targets[index].clone() for index in missing if index < MOST_KEPT})
+        for index in missing:
+            if index < len(self._store):
+                self._kept[index] = self._store[index].copy_(targets[index])
         return torch.stack([targets[index] for index in indices])
 
     def predict(self, crops: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
