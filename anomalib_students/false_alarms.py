@@ -16,12 +16,9 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import gumbel_r
 
-SAMPLES = 20_000
-"""Samples of good images that are drawn to find a margin: the rate is then right to 2 %."""
-LARGEST_SAMPLE = 500
-"""Margins for more images hardly differ from the margin for this number, which is used instead."""
-RELATIVE_FLOOR = 0.02
-"""Least scale as a fraction of the location, for images that hardly differ."""
+SAMPLES = 20_000  # Samples of good images that are drawn to find a margin: the rate is then right to 2 %.
+LARGEST_SAMPLE = 500  # Margins for more images hardly differ from the margin for this number, which is used instead.
+RELATIVE_FLOOR = 0.02  # Least scale as a fraction of the location, for images that hardly differ.
 QUARTILES = (0.25, 0.5, 0.75)
 OUTLIER_RATE = 1e-4  # Of good images that score as high as those that are taken for mislabelled.
 FEWEST_FOR_OUTLIERS = 10  # Images whose quartiles show what is usual.

@@ -19,12 +19,9 @@ IMAGES = (
 NO_DATA = ("__macosx", "results")
 """Folders that are skipped, as hidden ones are. The heat maps that anomalib writes into the latter are no data."""
 SIXTEEN_BITS = 65_535
-DARK = 4095
-"""Largest value of a camera with 12 bits: a 16-bit image with no larger one is nearly black."""
-PER_LEVEL = 257
-"""Values of a 16-bit image for each of the 255 levels of an 8-bit one above black."""
-TAIL = 4096
-"""Bytes at the end of a JPEG file that are searched for its end marker."""
+DARK = 4095  # Largest value of a camera with 12 bits: a 16-bit image with no larger one is nearly black.
+PER_LEVEL = 257  # Values of a 16-bit image for each of the 255 levels of an 8-bit one above black.
+TAIL = 4096  # Bytes at the end of a JPEG file that are searched for its end marker.
 # EXIF orientations of images that are stored turned or mirrored, and of those that swap width and height.
 TURNED, ON_THEIR_SIDE = range(2, 9), range(5, 9)
 
@@ -138,8 +135,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _check_mode(image: Image.Image) -> None:
     if image.mode == "F":
-        msg = "it has floating-point values, of which it is not known which is white; convert it to 8 or 16 bits"
-        raise ValueError(msg)
+        raise ValueError("it has floating-point values, and no one knows which is white; convert it to 8 or 16 bits")
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
@@ -149,8 +145,7 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image)
     if values.min() < 0 or values.max() > SIXTEEN_BITS:
-        msg = f"its values reach from {values.min()} to {values.max()}, more than 16 bits; convert it to 8 or 16 bits"
-        raise ValueError(msg)
+        raise ValueError(f"its values, {values.min()} to {values.max()}, take more than 16 bits; convert it to 8 or 16")
     if values.max() <= DARK:
         warnings.warn(
             f"16-bit images with no value above {DARK}, as of cameras with 12 bits, are read as nearly black: "

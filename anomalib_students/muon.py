@@ -6,8 +6,7 @@ import torch
 
 LEAST_SINGULAR_VALUE = 1e-3
 """Of the largest; what is smaller is rounding of the gradient, which a step does not enlarge beyond this."""
-VECTOR_RATE = 0.1
-"""Learning rate of the biases, as a multiple of that of the weights."""
+VECTOR_RATE = 0.1  # Learning rate of the biases, as a multiple of that of the weights.
 
 
 class Muon(torch.optim.Optimizer):

@@ -19,8 +19,7 @@ from .files import naming_what_is_damaged, replace_file
 logger = logging.getLogger(__name__)
 
 WEIGHT_DECAY = 1e-5
-STATUS = 128 + signal.SIGTERM
-"""Exit status of a process that SIGTERM has ended, as shells report it."""
+STATUS = 128 + signal.SIGTERM  # Exit status of a process that SIGTERM has ended, as shells report it.
 LIMITS_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
 """Substrings of the values of ``ONEDNN_MAX_CPU_ISA`` that leave oneDNN the instructions for bfloat16."""
 

@@ -16,10 +16,8 @@ from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment, RayTrai
 from anomalib_students.model.lightning_model import UninformedStudents
 from anomalib_students.teacher.pretrain import pretrain
 
-CATEGORY = "{category}"
-"""Placeholder for the name of the category in the arguments of a data module."""
-CHECKPOINT = RayTrainReportCallback.CHECKPOINT_NAME
-"""File of Lightning's in the folder of a checkpoint of Ray's."""
+CATEGORY = "{category}"  # Placeholder for the name of the category in the arguments of a data module.
+CHECKPOINT = RayTrainReportCallback.CHECKPOINT_NAME  # File of Lightning's in the folder of a checkpoint of Ray's.
 SECONDS_BETWEEN_REPORTS = 60
 
 

@@ -10,8 +10,7 @@ from uuid import uuid4
 
 from pyarrow.fs import FileSystem
 
-RESULT = "result.json"
-"""File in the folder of a job that is done, which is not run again."""
+RESULT = "result.json"  # File in the folder of a job that is done, which is not run again.
 SETTINGS = "settings.json"
 
 
@@ -68,6 +67,5 @@ class Storage:
         before, now = self.read_json(SETTINGS) or {}, json.loads(json.dumps(settings, default=str))
         changed = [f"{name}={before.get(name)}" for name in now if before and before.get(name) != now[name]]
         if changed:
-            msg = f"The job in {self.location} has {', '.join(changed)}: resume it with that, or choose another name."
-            raise ValueError(msg)
+            raise ValueError(f"The job in {self.location} has {', '.join(changed)}: resume with that, or name another.")
         self.write_json(SETTINGS, now)

@@ -25,10 +25,8 @@ from anomalib_students.teacher.pretrain import LOSS_WEIGHTS, PAPER_WEIGHTS
 from .fit import create_datamodule, create_model, create_worker_engine, pretrain_together
 from .workers import reason_of, room, run_on_workers
 
-WEIGHTS = tuple(LOSS_WEIGHTS.values())
-"""Arguments of the pretraining that are the weights of eq. 6."""
-HELD_OUT = 0.3
-"""Fraction of the good training images that is held out for the validation."""
+WEIGHTS = tuple(LOSS_WEIGHTS.values())  # Arguments of the pretraining that are the weights of eq. 6.
+HELD_OUT = 0.3  # Fraction of the good training images that is held out for the validation.
 
 
 def run_sweep(settings: Namespace, pretraining: Mapping[str, Any], choices: Mapping[str, Sequence]) -> ResultGrid:

@@ -27,8 +27,7 @@ def find_images(root: Path) -> tuple[dict[Path, Folders], dict[Path, Folders]]:
     if root.is_file():
         return {root: ()}, {}
     if not root.is_dir():
-        msg = f"There is no folder {root.resolve()}: name the folder with your images by --data.root."
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"There is no folder {root.resolve()}: name the folder of your images by --data.root.")
     found = {path: path.relative_to(root).parts[:-1] for path in list_images(root)}
     stems = {(path.parent, path.stem) for path in found}
     masks = {
@@ -37,8 +36,7 @@ def find_images(root: Path) -> tuple[dict[Path, Folders], dict[Path, Folders]]:
         if _has(folders, MASKS) or (path.stem.endswith("_mask") and (path.parent, path.stem[:-5]) in stems)
     }
     if len(masks) == len(found):
-        msg = f"There is no image in {root.resolve()}; images are files that end with {', '.join(IMAGES)}."
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"There is no image in {root.resolve()}; images are files such as {', '.join(IMAGES)}.")
     return {path: folders for path, folders in found.items() if path not in masks}, masks
 
 
@@ -69,11 +67,8 @@ def _label(root: Path, images: Mapping[Path, Folders], names: tuple[str, ...]) -
     has_good = any(_has(folders, names) for folders in training)
     suspicious = sorted({folder for folders in training for folder in folders if folder.lower() in BAD})
     if suspicious and not has_good:
-        msg = (
-            f"There is a folder {suspicious[0]!r} in {root.resolve()}, but none of good parts: call it 'good', or name "
-            "it by --data.good."
-        )
-        raise ValueError(msg)
+        problem = f"There is a folder {suspicious[0]!r} in {root.resolve()}, but none of good parts"
+        raise ValueError(f"{problem}: call it 'good', or name it by --data.good.")
     # Folders that hold those of the kinds.
     before_good = {_before(folders, names) for folders in images.values() if _has(folders, names)}
     holders = {(), *map(_without_splits, before_good), *tasks}

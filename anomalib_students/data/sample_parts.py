@@ -14,8 +14,7 @@ from anomalib_students.files import ensure_folder
 
 from .mvtec import MVTec
 
-ARCHIVE = Path(__file__).with_name("sample_parts.zip")
-"""Images as JPEG and masks as PNG."""
+ARCHIVE = Path(__file__).with_name("sample_parts.zip")  # Images as JPEG and masks as PNG.
 CATEGORY = "part"
 # To be raised whenever an image changes, so that caches do not keep the old one.
 VERSION = "v2"
@@ -42,8 +41,7 @@ class SampleParts(MVTec):
         try:
             ensure_folder(self.folder, is_complete, write_sample_parts)
         except OSError as error:
-            msg = f"Can't write the sample parts to {self.folder}: {error}. Name another folder with --data.root."
-            raise OSError(msg) from error
+            raise OSError(f"Can't write sample parts to {self.folder}: {error}. Set another --data.root.") from error
 
     def _setup(self, _stage: str | None = None) -> None:
         # Lightning calls prepare_data in one of several processes; who calls setup directly, in none.

@@ -15,10 +15,8 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import functional
 
 IMAGE_CHANNELS = 3
-CALIBRATION_IMAGES = 32
-"""Most images that calibrate a quantisation: each has tens of thousands of patches."""
-COMPARED_IMAGES = 8
-"""Most images whose scores are compared."""
+CALIBRATION_IMAGES = 32  # Most images that calibrate a quantisation: each has tens of thousands of patches.
+COMPARED_IMAGES = 8  # Most images whose scores are compared.
 
 
 def quantise(model: openvino.Model, datamodule: AnomalibDataModule) -> openvino.Model:
@@ -39,8 +37,7 @@ def quantise_controlled(
     datamodule.setup("test")
     tested = datamodule.test_data
     if not tested.has_anomalous:
-        msg = "INT8_ACQ measures detection on the test images, none of which is anomalous: choose INT8_PTQ instead."
-        raise ValueError(msg)
+        raise ValueError("INT8_ACQ measures detection on test images, of which none is anomalous: choose INT8_PTQ.")
     measured = metric or F1Score(fields=["pred_label", "gt_label"])
 
     def measure(compiled: openvino.CompiledModel, batches: Iterable[ImageBatch]) -> tuple[float, None]:

@@ -30,16 +30,13 @@ from anomalib_students.user_errors import only_warnings_of
 
 logger = logging.getLogger(__name__)
 
-ONNX_OPSET = 18
-"""Operator set of exported models: the one in which torch exports."""
+ONNX_OPSET = 18  # Operator set of exported models: the one in which torch exports.
 EXAMPLE_SIZE = (1032, 1048)
 """Height and width that models of any size are traced with: not equal, or torch fixes them; larger than most crops."""
-QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)
-"""Compressions whose convolutions compute in 8 bits."""
+QUANTISED = (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ)  # Compressions whose convolutions compute in 8 bits.
 LARGEST_DIFFERENCE = 0.05
 """Difference of scores in ``[0, 1]`` that quantisation may make without a warning; 0.01 is usual."""
-TALKATIVE = ("onnx_ir", "onnxscript", "nncf")
-"""Loggers that report each step of a conversion."""
+TALKATIVE = ("onnx_ir", "onnxscript", "nncf")  # Loggers that report each step of a conversion.
 WRITE_FAILURES = ("iostream error", "PytorchStreamWriter", "write failed", "unexpected pos")
 """What OpenVINO and torch say of files that could not be written."""
 
@@ -123,8 +120,7 @@ class ExactExport(LightningModule):
         if compression_type in QUANTISED:
             if datamodule is None:
                 what = f"OpenVINO {compression_type.name} compression"
-                msg = f"Datamodule must be provided for {what}: its images calibrate it. Name it, as in --data MVTec."
-                raise ValueError(msg)
+                raise ValueError(f"Datamodule must be provided for {what}, which it calibrates: as in --data MVTec.")
             # Imported here, because it takes seconds, and before its logger is made quiet.
             import nncf  # noqa: F401
         # In a thread of its own: where OpenVINO has computed, the next signal may find a stack that is gone.

@@ -15,8 +15,7 @@ TrainingMode = Literal["phase", "dense"]
 
 PHASE_SIDE = 32
 """Patches in each direction that a training step sees: in the same time, many steps on few patches learn more."""
-SPREAD_SIDE = 8
-"""Patches in each direction that a network without poolings sees in one place."""
+SPREAD_SIDE = 8  # Patches in each direction that a network without poolings sees in one place.
 
 # Largest changes of the light, some in standard deviations of ImageNet's pixels (about 0.22 of the range 0 to 1).
 GAIN = 0.15  # Of the contrast, relative.
@@ -26,8 +25,7 @@ EXPOSURE = 0.25  # Of what the camera records, relative.
 NOISE = 0.04  # Standard deviation of what is added to pixels, in standard deviations.
 BLACK = -torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1) / torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
 """Normalised pixels without light."""
-WHITE = BLACK + 1 / torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
-"""Normalised pixels that are saturated."""
+WHITE = BLACK + 1 / torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)  # Normalised pixels that are saturated.
 
 LARGEST_COVER = 0.15  # Fraction of an image that blobs cover.
 LARGEST_WIDTH = 0.08  # Of lines, as the height of the field that they are contours of.

@@ -17,10 +17,8 @@ from torchvision.transforms.v2.functional import to_image
 
 from anomalib_students.image_files import read_rgb
 
-SECONDS_BETWEEN_SAVES = 60
-"""Least time between two checkpoints."""
-SHARE_OF_SAVES = 0.1
-"""Largest fraction of a training's time that checkpoints take."""
+SECONDS_BETWEEN_SAVES = 60  # Least time between two checkpoints.
+SHARE_OF_SAVES = 0.1  # Largest fraction of a training's time that checkpoints take.
 
 
 class RegularCheckpoint(ModelCheckpoint):

@@ -18,10 +18,8 @@ from anomalib_students.trainings import AtomicCheckpointIO
 
 CHECKPOINT_FORMAT = 1
 """Format of the checkpoints that this version writes. It grows when older versions would misread them."""
-CHECKPOINT_KEY = "anomalib_students_format"
-"""Key of the format in checkpoints."""
-METRICS = "evaluator"
-"""Component of a model that has its metrics."""
+CHECKPOINT_KEY = "anomalib_students_format"  # Key of the format in checkpoints.
+METRICS = "evaluator"  # Component of a model that has its metrics.
 CHECKED = ("patch_sizes", "n_students", "descriptor_dim", "architecture")
 """Arguments that the weights depend on: checkpoints with another value than the model's are refused."""
 
@@ -70,14 +68,12 @@ class Checkpoints(LightningModule):
             own, theirs = self.hparams[name], saved[name]
             # Command lines give lists of patch sizes.
             if own is not None and (tuple(own) != tuple(theirs) if name == "patch_sizes" else own != theirs):
-                msg = f"The checkpoint is of a model with {name} {theirs}, but the model has {own}: set {name} alike."
-                raise ValueError(msg)
+                raise ValueError(f"The checkpoint is of a model with {name} {theirs}, the model has {own}: set it so.")
         has_ours = "post_processor.good_images" in checkpoint["state_dict"]
         own = getattr(self, "post_processor", None)
         if own is not None and hasattr(own, "good_images") != has_ours:
             kinds = ("anomalib's PostProcessor", "FalseAlarmPostProcessor, the default")
-            msg = f"The checkpoint has the thresholds of {kinds[has_ours]}: give the model the same post_processor."
-            raise ValueError(msg)
+            raise ValueError(f"The checkpoint has thresholds of {kinds[has_ours]}: give the model that post_processor.")
         checkpoint.get("anomalib_components_enabled", {}).pop(METRICS, None)
         super().on_load_checkpoint(checkpoint)
 

@@ -11,14 +11,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 logger = logging.getLogger(__name__)
 
-SEED = 0
-"""Seed of the split and of samples, so that a resumed run takes the same images."""
-FEWEST_HELD_OUT = 10
-"""Least images held out, up to a quarter of all: fewer hardly show the spread of the scores."""
+SEED = 0  # Seed of the split and of samples, so that a resumed run takes the same images.
+FEWEST_HELD_OUT = 10  # Least images held out, up to a quarter of all: fewer hardly show the spread of the scores.
 MOST = 300
 """Most images held out, and most that statistics are computed from: more hardly change either, but cost time."""
-SEEN = 50
-"""Training images, or up to twice as many, that show where and in what students err."""
+SEEN = 50  # Training images, or up to twice as many, that show where and in what students err.
 FEWEST_LEARNT = 30  # Training images whose scores spread as those of others do; fewer are known by heart.
 NEEDS_DATA_MODULE = (
     "Training images are held out of a data module of anomalib: give the fit a datamodule, not a loader."

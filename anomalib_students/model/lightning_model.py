@@ -46,8 +46,7 @@ from .training import StudentTraining
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_KEY = "anomalib_students_settings"
-"""Key of the settings in checkpoints."""
+SETTINGS_KEY = "anomalib_students_settings"  # Key of the settings in checkpoints.
 
 
 class UninformedStudents(StudentTraining, Checkpoints, ExactExport, AnomalibModule):

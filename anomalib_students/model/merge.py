@@ -9,8 +9,7 @@ from anomalib.pre_processing import PreProcessor
 
 from .lightning_model import UninformedStudents
 
-MAY_DIFFER = {"patch_sizes", "optimizer", "lr", "lr_schedule"}
-"""Settings in which the models may differ."""
+MAY_DIFFER = {"patch_sizes", "optimizer", "lr", "lr_schedule"}  # Settings in which the models may differ.
 
 
 def merge_scales(models: Sequence[UninformedStudents]) -> UninformedStudents:

@@ -13,13 +13,10 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-RELATIVE_FLOOR = 0.01
-"""Fraction of the typical size of a descriptor, and of the mean of a score."""
-LEAST_VARIANCE = 0.01
-"""Variance that whitening takes directions to have at least, in units of the mean of all."""
+RELATIVE_FLOOR = 0.01  # Fraction of the typical size of a descriptor, and of the mean of a score.
+LEAST_VARIANCE = 0.01  # Variance that whitening takes directions to have at least, in units of the mean of all.
 DIVERGED = "The students' scores are not finite: the training diverged. Use a smaller lr."
-SCORE_FLOOR = 1e-5
-"""Fraction of the squared distance of descriptors that have nothing to do with one another."""
+SCORE_FLOOR = 1e-5  # Fraction of the squared distance of descriptors that have nothing to do with one another.
 
 
 def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
@@ -30,8 +27,7 @@ def descriptor_divisor(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """
     typical = (mean.square() + std.square()).mean().sqrt()
     if not typical.isfinite():
-        msg = "The teacher's descriptors of the training images are not finite: pixels are NaN or absurdly large."
-        raise ValueError(msg)
+        raise ValueError("Descriptors of the training images are not finite: pixels are NaN or absurdly large.")
     # Where all descriptors are zero, nothing is left to divide.
     floor = RELATIVE_FLOOR * typical if typical > 0 else torch.ones_like(typical)
     n_below = int((std < floor).sum())

@@ -30,8 +30,7 @@ logger = logging.getLogger(__name__)
 
 TRAINING_IMAGES = 3_300
 """Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
-DEFAULT_EPOCHS = 1000
-"""Epochs of Lightning's trainer without ``max_epochs``."""
+DEFAULT_EPOCHS = 1000  # Epochs of Lightning's trainer without ``max_epochs``.
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, because the first gradients would lead the students astray."""
 

@@ -22,10 +22,8 @@ from torch.nn import functional
 
 from .patch_network import PatchNetwork
 
-OUTPUT_STRIDES = (1, 2, 4, 8)
-"""Supported distances in pixels between neighbouring descriptors."""
-SMALLEST_TILE = 16
-"""Least side of a tile in pixels: smaller ones would be nearly all border."""
+OUTPUT_STRIDES = (1, 2, 4, 8)  # Supported distances in pixels between neighbouring descriptors.
+SMALLEST_TILE = 16  # Least side of a tile in pixels: smaller ones would be nearly all border.
 
 
 def check_dense(output_stride: int, max_tile: int = SMALLEST_TILE) -> None:

@@ -14,19 +14,14 @@ from anomalib_students.files import check_format, replace_file
 from anomalib_students.networks.lean import make_network, seen_patch_size
 from anomalib_students.networks.patch_network import PATCH_SIZES, PatchNetwork
 
-BUNDLED = "bundled"
-"""Name that stands for the teachers that come with the package."""
-TEACHER_FORMAT = 1
-"""Format of the teacher files that this version writes."""
+BUNDLED = "bundled"  # Name that stands for the teachers that come with the package.
+TEACHER_FORMAT = 1  # Format of the teacher files that this version writes.
 
 DTYPES = ("F16", "BF16", "F32", "F64")
 """Types of weights, in the words of safetensors: the others lose some of what they hold in float32."""
-MAX_ENTRIES = 100
-"""Most entries that the metadata of a teacher file may have. Ours have 18."""
-MAX_CHARACTERS = 16_384
-"""Most characters that the metadata of a teacher file may have in total. Ours have 316."""
-MAX_REASON = 200
-"""Most characters of torch's message about weights that do not fit."""
+MAX_ENTRIES = 100  # Most entries that the metadata of a teacher file may have. Ours have 18.
+MAX_CHARACTERS = 16_384  # Most characters that the metadata of a teacher file may have in total. Ours have 316.
+MAX_REASON = 200  # Most characters of torch's message about weights that do not fit.
 
 Teachers = str | Path | Mapping[int, str | Path]
 
@@ -102,15 +97,13 @@ def load_teacher(path: str | Path, patch_size: int, descriptor_dim: int, archite
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:
         reason = shorten(str(error), MAX_REASON)
-        msg = f"The teacher {path} does not have the weights of a patch network with patch_size {patch_size}: {reason}"
-        raise ValueError(msg) from error
+        raise ValueError(f"The teacher {path} lacks the weights of a network for p = {patch_size}: {reason}") from error
     if not all(weight.isfinite().all() for weight in state.values()):
         raise ValueError(f"The teacher {path} has weights that are not finite.")
     with torch.no_grad():
         patch = torch.linspace(-2, 2, 3 * patch_size**2).view(1, 3, patch_size, patch_size)
         if not network(patch).isfinite().all():
-            msg = f"The teacher {path} describes a patch by values that are not finite: its weights are too large."
-            raise ValueError(msg)
+            raise ValueError(f"The teacher {path} has weights so large that descriptors are not finite.")
     return network.to(memory_format=torch.channels_last).requires_grad_(requires_grad=False)
 
 
@@ -156,11 +149,8 @@ def check_metadata(metadata: Mapping[str, str], what: str) -> None:
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not Path(path).is_file():
-        msg = (
-            f"The teacher file does not exist: {path}. "
-            "Use teacher='bundled', or pretrain one with `anomalib-students pretrain`."
-        )
-        raise FileNotFoundError(msg)
+        advice = "Use teacher='bundled', or pretrain one with `anomalib-students pretrain`."
+        raise FileNotFoundError(f"The teacher file does not exist: {path}. {advice}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -171,8 +161,7 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
                 dtype = file.get_slice(name).get_dtype()
                 if dtype not in DTYPES:
                     taken = ", ".join(DTYPES)
-                    msg = f"The teacher {path} has the weight {name[:MAX_REASON]} in {dtype}: only {taken} are taken."
-                    raise ValueError(msg)
+                    raise ValueError(f"The teacher {path} has {name[:MAX_REASON]} in {dtype}: only {taken} are taken.")
             # A value that is finite in float64 need not be in float32, in which it is used.
             state = {name: file.get_tensor(name).float() for name in names}
     except SafetensorError as error:

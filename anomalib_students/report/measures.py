@@ -13,8 +13,7 @@ from anomalib_students.model.metrics import AUPRO
 
 from .results import ImageResult
 
-CONFIDENCE = 0.9
-"""Of the intervals of rates: that of the expected rate of false alarms."""
+CONFIDENCE = 0.9  # Of the intervals of rates: that of the expected rate of false alarms.
 
 
 class Rate(NamedTuple):

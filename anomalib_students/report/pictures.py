@@ -15,12 +15,9 @@ from scipy.ndimage import binary_dilation
 from .measures import Curve
 from .results import OUTCOMES, ImageResult
 
-COLOUR_MAP = "inferno"
-"""Ordered by lightness, also for the colour-blind and in print."""
-FIRST_COLOUR = 0.3
-"""Where in the colour map the colours begin: darker ones would not be seen on a dark image."""
-OPACITY = 0.85
-"""Opacity of the highest scores in a map over an image. The lowest are transparent."""
+COLOUR_MAP = "inferno"  # Ordered by lightness, also for the colour-blind and in print.
+FIRST_COLOUR = 0.3  # Where in the colour map the colours begin: darker ones would not be seen on a dark image.
+OPACITY = 0.85  # Opacity of the highest scores in a map over an image. The lowest are transparent.
 GROUND_TRUTH = "#56b4e9"
 """A blue that the colour map lacks, of the palette of Okabe and Ito, which the colour-blind can distinguish."""
 CLASSES = {False: ("good", "#0072b2"), True: ("defective", "#d55e00")}

@@ -30,8 +30,7 @@ OUTCOMES: dict[tuple[bool, bool | None], str] = {
     (False, None): "good",
 }
 """By whether an image is defective, and whether it is called anomalous; in the order in which they are shown."""
-UNRECORDED = Decision("f1")
-"""That of anomalib's own post-processor, which does not record how it has set a threshold."""
+UNRECORDED = Decision("f1")  # That of anomalib's own post-processor, which does not record how it has set a threshold.
 
 
 class ImageResult(NamedTuple):

@@ -14,22 +14,16 @@ from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_students.image_files import IMAGES, list_images, read_rgb
 
-SIDE_RANGE = (4, 16)
-"""Least and greatest side to which an image is resized before a patch is cropped, in patch sides."""
+SIDE_RANGE = (4, 16)  # Least and greatest side to which an image is resized before a patch is cropped, in patch sides.
 GRAYSCALE_PROBABILITY = 0.1
-NOISE_STD = 0.1
-"""Standard deviation of the Gaussian noise on positive patches, whose values without it are in [0, 1]."""
-LUMINANCE_RANGE = (0.8, 1.2)
-"""Factor of a positive patch's values. The paper gives none."""
+NOISE_STD = 0.1  # Standard deviation of the Gaussian noise on positive patches, whose values without it are in [0, 1].
+LUMINANCE_RANGE = (0.8, 1.2)  # Factor of a positive patch's values. The paper gives none.
 
-SMALLEST_CROP = 0.6
-"""Side of the smallest crop, as a fraction of the largest square in the photograph."""
+SMALLEST_CROP = 0.6  # Side of the smallest crop, as a fraction of the largest square in the photograph.
 GREY_CROP_PROBABILITY = 0.2
-LIGHT_PROBABILITY = 0.5
-"""Probability of another contrast and brightness."""
+LIGHT_PROBABILITY = 0.5  # Probability of another contrast and brightness.
 CONTRAST = (0.6, 1.3)
-BRIGHTNESS = 0.15
-"""Largest change, as a fraction of the range of values."""
+BRIGHTNESS = 0.15  # Largest change, as a fraction of the range of values.
 FLIP_PROBABILITY = 0.5
 
 

@@ -23,11 +23,9 @@ PAPER_WEIGHTS = ((1, 0, 1), (1, 1, 1), (0, 1, 1), (1, 0, 0))
 """Weights that the paper compares (Table 2), in the order of :data:`LOSS_WEIGHTS`."""
 STATISTICS_BATCHES = 64
 HELD_OUT_BATCHES = 16
-MEASURED_BATCH_SIZE = 64
-"""Patches in each of these batches, whose number does not depend on that of devices."""
+MEASURED_BATCH_SIZE = 64  # Patches in each of these batches, whose number does not depend on that of devices.
 HELD_OUT_SEED = 1
-HELD_OUT_FRACTION = 0.05
-"""Fraction of the images that no training patch comes from."""
+HELD_OUT_FRACTION = 0.05  # Fraction of the images that no training patch comes from.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 from anomalib_students.networks.weights import BUNDLED, load_teacher, teacher_path
 from anomalib_students.trainings import has_bfloat16
 
-ENLARGEMENT = 2
-"""A source sees a crop at this many times its size, and so finer details than it was trained on."""
-STRIDES = (8, 16)
-"""Distances between the features that are distilled, in pixels of the enlarged crop."""
+ENLARGEMENT = 2  # A source sees a crop at this many times its size, and so finer details than it was trained on.
+STRIDES = (8, 16)  # Distances between the features that are distilled, in pixels of the enlarged crop.
 GRID_STRIDE = STRIDES[0] // ENLARGEMENT
 """Distance between points of the grid to which all features are brought, in pixels of the crop."""
 
@@ -115,8 +113,7 @@ def _out_indices(name: str) -> tuple[int, ...]:
         indices = {stride: index for index, stride in zip(info.out_indices, info.reduction(), strict=True)}
         return tuple(indices[stride] for stride in STRIDES)
     except (KeyError, RuntimeError) as error:
-        msg = f"{name} has no features at strides of {STRIDES[0]} and {STRIDES[1]} pixels: choose another model."
-        raise ValueError(msg) from error
+        raise ValueError(f"{name} has no features at strides {STRIDES[0]} and {STRIDES[1]}: choose another.") from error
 
 
 def _create(name: str, pretrained: bool = False, **arguments: Any) -> Any:  # noqa: ANN401 - timm's models differ

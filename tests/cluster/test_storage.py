@@ -45,7 +45,7 @@ def test_a_folder_that_cannot_be_written_is_named(storage, tmp_path):
 def test_a_job_is_resumed_with_its_settings_only(storage, tmp_path):
     for _ in range(2):
         storage.begin({"seed": 0, "limit": None, "images": tmp_path})
-    with pytest.raises(ValueError, match=rf"The job in {storage.location} has seed=0: resume it with that"):
+    with pytest.raises(ValueError, match=rf"The job in {storage.location} has seed=0: resume with that"):
         storage.begin({"seed": 1, "limit": None, "images": tmp_path})
     assert storage.read_json("settings.json") == {"seed": 0, "limit": None, "images": str(tmp_path)}
 

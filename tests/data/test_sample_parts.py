@@ -88,7 +88,7 @@ def test_two_processes_at_once_both_succeed(tmp_path):
 def test_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").touch()
     datamodule = SampleParts(root=tmp_path / "file")
-    with pytest.raises(OSError, match=r"Can't write the sample parts to .*file.*--data\.root") as caught:
+    with pytest.raises(OSError, match=r"Can't write sample parts to .*file.*--data\.root") as caught:
         datamodule.setup()
     assert isinstance(caught.value.__cause__, OSError)
 

@@ -94,7 +94,7 @@ def test_another_kind_of_post_processor_is_one_clear_error(tmp_path):
         engine = small_engine(tmp_path)
         engine.fit(small_model(post_processor=trained), datamodule=data)
         path = engine.best_model_path
-        clear = f"has the thresholds of {kind}.*: give the model the same"
+        clear = f"has thresholds of {kind}.*: give the model that"
         with pytest.raises(ValueError, match=clear):
             UninformedStudents.load_from_checkpoint(path, post_processor=used)
         with pytest.raises(ValueError, match=clear):

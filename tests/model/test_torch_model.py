@@ -249,15 +249,15 @@ def test_exported_program_equals_eager(output_stride):
         ({"score_fraction": 1}, r"score_fraction must lie in \[0, 1\), got 1"),
         (
             {"architecture": "lean", "patch_sizes": (83,), "descriptor_dim": 80},
-            "need a descriptor_dim of more than 80, got 80",
+            "need a descriptor_dim above 80, got 80",
         ),
         ({"max_tile": 15}, "max_tile must be at least 16 pixels, got 15"),
         ({"descriptor_dim": 0}, "descriptor dimension must be at least 1, got 0"),
         ({"light_jitter": -0.1}, "light_jitter must be at least 0 and finite, got -0.1"),
         ({"light_jitter": float("inf")}, "light_jitter must be at least 0 and finite, got inf"),
         ({"synthetic_defects": 1.1}, r"synthetic_defects must lie in \[0, 1\], got 1.1"),
-        ({"shared_layers": -1}, "shared_layers must be at least 0 and less than 4, got -1"),
-        ({"shared_layers": 4}, "shared_layers must be at least 0 and less than 4, got 4"),
+        ({"shared_layers": -1}, r"shared_layers must lie in \[0, 4\), got -1"),
+        ({"shared_layers": 4}, r"shared_layers must lie in \[0, 4\), got 4"),
     ],
 )
 def test_an_argument_out_of_range_is_refused(arguments, message):

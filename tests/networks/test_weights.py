@@ -111,12 +111,12 @@ class TestLoading:
         refused(crafted(architecture="light"), r"has architecture light, but there are only \['paper', 'lean'\]")
 
     def test_metadata_that_belie_the_weights_are_told(self, crafted):
-        message = "does not have the weights of a patch network with patch_size 33"
+        message = "lacks the weights of a network for p = 33"
         refused(crafted(patch_size="33"), message, patch_size=33)
 
     def test_many_foreign_weights_are_one_short_error(self, crafted):
         path = crafted(lambda state: state | {f"{number}" * 50: torch.zeros(1) for number in range(2000)})
-        refused(path, "does not have the weights of a patch network")
+        refused(path, "lacks the weights of a network")
 
     @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"patch_size": "17"}])
     def test_a_safetensors_file_that_is_no_teacher_is_told(self, tmp_path, metadata):
@@ -140,7 +140,7 @@ class TestLoading:
         if dtype not in safetensors.torch._SIZE:
             pytest.skip("this version of safetensors writes no such file")
         path = crafted(lambda state: {name: weight.to(dtype) for name, weight in state.items()})
-        refused(path, r"crafted\.safetensors has the weight convolutions\.\S+ in \w+: only")
+        refused(path, r"crafted\.safetensors has convolutions\.\S+ in \w+: only")
 
     @pytest.mark.parametrize("value", [1e300, float("nan"), float("inf")])
     def test_weights_that_are_not_finite_in_float32_are_refused(self, crafted, value):
@@ -154,7 +154,7 @@ class TestLoading:
     def test_weights_whose_descriptors_overflow_are_refused(self, crafted):
         """They are finite, but what they give is not: the training would be said to diverge."""
         path = crafted(lambda state: {name: torch.full_like(weight, 1e30) for name, weight in state.items()})
-        refused(path, "describes a patch by values that are not finite")
+        refused(path, "has weights so large that descriptors are not finite")
 
 
 class TestMetadata:

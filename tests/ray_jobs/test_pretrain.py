@@ -33,7 +33,7 @@ def test_a_killed_job_goes_on_to_the_teacher_of_the_command(cluster, start_job, 
 
     output = run_job("pretrain.py", *options, code=1)
     assert f"p = 17: {folder / 'p17.safetensors'}" in output
-    assert "p = 19 failed: The architecture 'paper' has no network for patch size 19" in output
+    assert "p = 19 failed: 'paper' has no network for patch size 19" in output
     alone = tmp_path / "alone.safetensors"
     pretrain(**settings, output=alone, patch_size=17, accelerator="cpu", results=tmp_path / "results")
     # Sums are added in another order with more threads.

@@ -84,5 +84,5 @@ def test_is_an_error_before_the_training(root: Path, tmp_path: Path) -> None:
             return super().transform(inpt, params) * torch.nan
 
     model = small_model(pre_processor=PreProcessor(transform=Breaking((SIDE, SIDE))))
-    with pytest.raises(ValueError, match="descriptors of the training images are not finite"):
+    with pytest.raises(ValueError, match="Descriptors of the training images are not finite"):
         small_engine(tmp_path).fit(model, datamodule=small_data(root))

@@ -123,7 +123,7 @@ def test_what_is_not_there_is_told(make, tmp_path):
 def test_a_model_without_the_layers_is_told(resnet18_checkpoint):
     message = "resnet18 has no layer 'layer9' to take descriptors from: choose from .*layer3"
     assert_refused(ValueError, message, DistillationSource, "resnet18", resnet18_checkpoint, "layer9")
-    message = "vit_tiny_patch16_224 has no features at strides of 8 and 16 pixels"
+    message = "vit_tiny_patch16_224 has no features at strides 8 and 16"
     assert_refused(ValueError, message, FeatureSource, "vit_tiny_patch16_224")
 
 
