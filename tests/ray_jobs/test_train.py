@@ -166,7 +166,7 @@ def test_two_workers_measure_the_statistics_of_one(run_job, options, tmp_path):
     # Five images in an epoch: five steps for one worker, three for each of two.
     assert (one["global_step"], two["global_step"]) == (10, 6)
     names = [name for name in one["state_dict"] if name.endswith(("_mean", "_std")) and "ensembles" in name]
-    assert len(names) == 6
+    assert len(names) == 7
     for name in names:
         torch.testing.assert_close(two["state_dict"][name], one["state_dict"][name], rtol=1e-5, atol=1e-6)
 
