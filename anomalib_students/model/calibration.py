@@ -1,7 +1,6 @@
 """Passes over images beside the training: statistics of descriptors and of scores, and scores for a threshold."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -56,11 +55,9 @@ def weigh_errors(module: "StudentTraining", seen: AnomalibDataset) -> None:
     for _, images in _sampled(module, seen, "Errors of training images"):
         for scale, of_scale in zip(scales, statistics, strict=True):
             scale.update_errors(images, module.model.output_stride, module.model.tile_side, *of_scale)
-    for scale, of_scale in zip(scales, statistics, strict=True):
-        with ExitStack() as stack:
-            for each in of_scale:
-                stack.enter_context(each.sync_context())
-            scale.weigh_errors(*of_scale)
+    for scale, (differences, places, excesses) in zip(scales, statistics, strict=True):
+        with differences.sync_context(), places.sync_context(), excesses.sync_context():
+            scale.weigh_errors(differences, places, excesses)
 
 
 @torch.no_grad()

@@ -172,8 +172,7 @@ class StudentTeacher(nn.Module):
         """
         with torch.no_grad():
             shared = self._shared_layers(tiles, output_stride)
-            described = self.teacher.with_fine_features(shared, output_stride, self.shared_layers).float()
-            described = join_phases(self.teacher, described, output_stride, tiles.shape[-2:])
+            described = self._continued(shared, tiles, output_stride).float()
             dim = len(self.descriptor_mean)
             target = transform(self.whitening, (described[:, :dim] - self.descriptor_mean) / self.descriptor_std)
             deviation = torch.zeros_like(target[:, 0])
@@ -235,9 +234,7 @@ class StudentTeacher(nn.Module):
 
     def descriptor_vectors(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
         """Return what :meth:`normalise_descriptors` takes statistics of, ``(n, d + F)`` for n pixels of tiles."""
-        filled = fill_phases(self.teacher, tiles, output_stride)
-        phases = self.teacher.with_fine_features(filled, output_stride, first=0)
-        descriptors = join_phases(self.teacher, phases, output_stride, tiles.shape[-2:])
+        descriptors = self._continued(self._shared_layers(tiles, output_stride), tiles, output_stride)
         return descriptors[:, : len(self.descriptor_mean) + len(self.fine_mean)].movedim(1, -1).flatten(0, -2)
 
     def update_errors(self, images: torch.Tensor, stride: int, max_tile: int, *statistics: RunningStatistics) -> None:
@@ -324,6 +321,11 @@ class StudentTeacher(nn.Module):
     def _shared_layers(self, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
         filled = fill_phases(self.teacher, tiles, output_stride)
         return self.teacher(filled, output_stride, stop=self.shared_layers)
+
+    def _continued(self, shared: torch.Tensor, tiles: torch.Tensor, output_stride: int) -> torch.Tensor:
+        """Descriptors and fine features of the teacher, ``(B, d + F, h / s, w / s)``, from its shared layers."""
+        phases = self.teacher.with_fine_features(shared, output_stride, self.shared_layers)
+        return join_phases(self.teacher, phases, output_stride, tiles.shape[-2:])
 
 
 def _complete(scale: StudentTeacher, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:

@@ -168,7 +168,7 @@ class Distillation(TeacherTraining):
         if isinstance(self.teacher, LeanTeacher):
             start_from(self.teacher, sources)
         self.crops = crops.flatten(0, 1)
-        side = self.settings.crop_side // GRID_STRIDE
+        side = settings.crop_side // GRID_STRIDE
         # In one piece: single ones, between what a step needs and frees, would keep that from being used again.
         self._store = torch.empty(min(MOST_KEPT, len(self.crops)), settings.predicted, side, side, dtype=torch.half)
         self._kept: dict[int, torch.Tensor] = {}
