@@ -29,7 +29,7 @@ from .torch_model import UninformedStudentsModel
 logger = logging.getLogger(__name__)
 
 TRAINING_IMAGES = 3_300
-"""Least number of images that a training of open length shows to the students, one a step: minutes on two cores."""
+"""Images that a training of open length shows to the students, one a step: minutes on two cores."""
 DEFAULT_EPOCHS = 1000  # Epochs of Lightning's trainer without ``max_epochs``.
 WARM_UP_STEPS = 100
 """Most steps in which the learning rate rises, because the first gradients would lead the students astray."""
@@ -40,9 +40,9 @@ class StudentTraining(LightningModule):
 
     Attributes:
         named_by_user: Names of the trainer's arguments that the user has given a value. Without ``max_epochs``,
-            ``max_steps`` and ``max_time``, the training lasts as many epochs as show 3,300 images; without
-            ``precision``, its steps compute in bfloat16 where the device does so natively; and without
-            ``val_check_interval``, the only validation is that of the final students.
+            ``max_steps`` and ``max_time``, the training shows 3,300 images; without ``precision``, its steps compute in
+            bfloat16 where the device does so natively; and without ``val_check_interval``, the only validation is that
+            of the final students.
     """
 
     settings: Settings
@@ -82,9 +82,9 @@ class StudentTraining(LightningModule):
         has_timer = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         is_bounded = "max_epochs" in self.named_by_user or trainer.max_epochs != DEFAULT_EPOCHS
         if not (is_bounded or has_timer or trainer.max_steps != -1):
-            images = trainer.num_training_batches * trainer.world_size
-            trainer.fit_loop.max_epochs = ceil(TRAINING_IMAGES / images)
-            rank_zero_info(f"The training lasts {trainer.max_epochs} epochs of {images} images.")
+            trainer.fit_loop.epoch_loop.max_steps = ceil(TRAINING_IMAGES / trainer.world_size)
+            trainer.fit_loop.max_epochs = ceil(trainer.max_steps / trainer.num_training_batches)
+            rank_zero_info(f"The training shows {TRAINING_IMAGES} images, in {trainer.max_epochs} epochs.")
         decays = self.settings.lr_schedule == "cosine"
         self._steps = trainer.estimated_stepping_batches if decays else inf
         if self._steps == inf and decays:

@@ -52,19 +52,19 @@ def run(tmp_path: Path, **arguments: Any) -> tuple[Counter, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _ten_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def _sixteen_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "TRAINING_IMAGES", 16)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_trains_for_whole_epochs_of_the_default_steps_and_validates_once(schedule: str, tmp_path: Path) -> None:
+def test_trains_on_the_default_number_of_images_and_validates_once(schedule: str, tmp_path: Path) -> None:
     counter = Counter()
     engine = small_engine(tmp_path, callbacks=[counter], max_epochs=None)
     engine.fit(small_model(lr_schedule=schedule), datamodule=small_data(tmp_path / "data"))
-    assert (engine.trainer.current_epoch, counter.steps, counter.validations) == (4, 20, 1)
-    # The learning rate has decayed over just these steps: the last one is half a cosine's nineteenth of twenty.
+    assert (engine.trainer.current_epoch, counter.steps, counter.validations) == (4, 16, 1)
+    # The learning rate has decayed over just these steps: the last one is half a cosine's fifteenth of sixteen.
     rate = engine.trainer.optimizers[0].param_groups[0]["lr"]
-    assert rate == pytest.approx((1 + math.cos(math.pi * 19 / 20)) / 2e3 if schedule == "cosine" else 1e-3)
+    assert rate == pytest.approx((1 + math.cos(math.pi * 15 / 16)) / 2e3 if schedule == "cosine" else 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_checkpoints_are_saved_at_the_end_of_epochs_a_while_apart_and_at_the_end
     assert counter.saved == 2
     assert engine.best_model_path.endswith("weights/lightning/model.ckpt")
     checkpoint = torch.load(engine.best_model_path, weights_only=False)
-    assert checkpoint["global_step"] == 20
+    assert checkpoint["global_step"] == 16
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_SAVES", 0)
     # A checkpoint takes longer than the other two epochs, but not a million times as long.
     monkeypatch.setattr(callbacks, "SHARE_OF_SAVES", 1e-6)
@@ -170,7 +170,7 @@ def test_a_resumed_training_ends_after_the_same_steps(tmp_path: Path) -> None:
     _, first = run(tmp_path / "first", max_epochs=2)
     engine = small_engine(tmp_path / "second", max_epochs=None)
     engine.fit(small_model(), datamodule=small_data(tmp_path / "data"), ckpt_path=first.best_model_path)
-    assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 20)
+    assert (engine.trainer.current_epoch, engine.trainer.global_step) == (4, 16)
 
 
 def test_the_default_is_a_model_of_one_student_and_two_scales_that_inspects_parts_of_320_pixels() -> None:
