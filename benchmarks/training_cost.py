@@ -9,7 +9,7 @@ much.
 from pathlib import Path
 
 from detection import CATEGORIES
-from detection_job import Job, cache_images, make_datamodule, students, train
+from detection_job import Job, cache_images, make_datamodule, make_model, train
 from jsonargparse import auto_cli
 from lightning.pytorch import seed_everything
 from measuring import count_operations
@@ -43,7 +43,7 @@ def operations(root: Path, category: str, steps: int) -> int:
     """Count the operations of a training of a number of steps."""
     seed_everything(0, verbose=False)
     job = Job({}, category, seed=0, root=str(root), resnet18=None, brightness=False, output="")
-    return count_operations(train, students(visualizer=False), make_datamodule(job), {"max_steps": steps})
+    return count_operations(train, make_model({}, None), make_datamodule(job), {"max_steps": steps})
 
 
 if __name__ == "__main__":
